@@ -1,0 +1,305 @@
+/* client: td_connect, td_close, calls, releases, and what fork() needs. */
+#include "client/internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* All clients of the process, for the handlers around fork(). */
+static pthread_mutex_t clients_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct td_client *clients;
+
+const char *td_last_error(void)
+{
+    return fail_detail();
+}
+
+const char *td_version(void)
+{
+    return "0.1.0";
+}
+
+/* ---- fork ---------------------------------------------------------------------------------- */
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&clients_lock);
+    for (struct td_client *c = clients; c; c = c->next)
+        pthread_mutex_lock(&c->lock);
+    regions_lock();
+}
+
+static void after_fork(void)
+{
+    regions_unlock();
+    for (struct td_client *c = clients; c; c = c->next)
+        pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(&clients_lock);
+}
+
+/* The child's copies of the sockets would keep the parent's sessions alive after its death. */
+static void after_fork_in_child(void)
+{
+    for (struct td_client *client = clients; client; client = client->next)
+        for (struct connection *c = client->connections; c; c = c->next) {
+            if (c->fd >= 0)
+                close(c->fd);
+            c->fd = -1;
+        }
+    after_fork();
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, after_fork_in_child);
+}
+
+bool client_is_foreign(const struct td_client *client)
+{
+    return client->pid != getpid();
+}
+
+/* ---- lifetime ------------------------------------------------------------------------------ */
+
+static void client_destroy(struct td_client *client)
+{
+    while (client->connections) {
+        struct connection *connection = client->connections;
+        client->connections = connection->next;
+        connection_close(connection);
+    }
+    pthread_mutex_destroy(&client->lock);
+    pthread_cond_destroy(&client->session_opened);
+    free(client->pending);
+    if (client->token)
+        explicit_bzero(client->token, strlen(client->token));
+    free(client->token);
+    free(client->name);
+    free(client);
+}
+
+void client_ref(struct td_client *client)
+{
+    atomic_fetch_add_explicit(&client->refs, 1, memory_order_relaxed);
+}
+
+void client_unref(struct td_client *client)
+{
+    if (!client || atomic_fetch_sub_explicit(&client->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    pthread_mutex_lock(&clients_lock);
+    struct td_client **at = &clients;
+    while (*at != client)
+        at = &(*at)->next;
+    *at = client->next;
+    pthread_mutex_unlock(&clients_lock);
+    client_destroy(client);
+}
+
+static enum td_status client_new(const struct td_options *options, const struct address *address,
+                                 struct td_client **out)
+{
+    const char *token = options->token ? options->token : getenv("TENSORD_TOKEN");
+    struct td_client *client = calloc(1, sizeof *client);
+    if (!client)
+        return fail(TD_OUT_OF_MEMORY, "no memory for a client");
+    atomic_init(&client->refs, 1);
+    client->pid = getpid();
+    client->address = *address;
+    client->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_DEFAULT_MS;
+    client->reconnect = !options->no_reconnect;
+    pthread_mutex_init(&client->lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&client->session_opened, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    client->name = strdup(options->client ? options->client : program_invocation_short_name);
+    client->token = token && *token ? strdup(token) : NULL;
+    pthread_mutex_lock(&clients_lock);
+    client->next = clients;
+    clients = client;
+    pthread_mutex_unlock(&clients_lock);
+    if (!client->name || (token && *token && !client->token)) {
+        client_unref(client);
+        return fail(TD_OUT_OF_MEMORY, "no memory for a client");
+    }
+    *out = client;
+    return TD_OK;
+}
+
+enum td_status td_connect(const char *url, const struct td_options *options,
+                          struct td_client **out)
+{
+    static const struct td_options defaults = {0};
+    struct address address;
+    struct connection *connection;
+    _cleanup_(client_unrefp) struct td_client *client = NULL;
+
+    if (!options)
+        options = &defaults;
+    TRY(address_parse(url, &address));
+    TRY(client_new(options, &address, &client));
+    TRY(pool_take(client, deadline_after(client->timeout_ms), &connection));
+    pool_give(client, connection, CONNECTION_GOOD);
+    *out = take(&client);
+    return TD_OK;
+}
+
+void td_close(struct td_client *client)
+{
+    if (!client)
+        return;
+    struct connection *idle = NULL;
+    pthread_mutex_lock(&client->lock);
+    client->closed = true;
+    pthread_cond_broadcast(&client->session_opened);
+    for (struct connection **at = &client->connections; *at;) {
+        struct connection *connection = *at;
+        if (connection->busy) {
+            /* Its call ends at once, and closes it. Never in a child: the socket is the parent's.
+             */
+            if (connection->fd >= 0)
+                shutdown(connection->fd, SHUT_RDWR);
+            at = &connection->next;
+        } else {
+            *at = connection->next;
+            connection->next = idle;
+            idle = connection;
+        }
+    }
+    pthread_mutex_unlock(&client->lock);
+    while (idle) {
+        struct connection *next = idle->next;
+        connection_close(idle);
+        idle = next;
+    }
+    client_unref(client);
+}
+
+bool td_is_local(const struct td_client *client)
+{
+    return client->address.local;
+}
+
+uint64_t td_session_count(const struct td_client *client)
+{
+    struct td_client *locked = (struct td_client *)(uintptr_t)client;
+    pthread_mutex_lock(&locked->lock);
+    uint64_t session = client->session;
+    pthread_mutex_unlock(&locked->lock);
+    return session;
+}
+
+/* ---- calls --------------------------------------------------------------------------------- */
+
+/* Operations that may be sent twice: they change no tensor and no name. A lease that a lost map had
+ * made ends with the session. */
+static bool is_repeatable(enum op op)
+{
+    switch (op) {
+    case OP_ping:
+    case OP_stats:
+    case OP_devices:
+    case OP_ops:
+    case OP_get:
+    case OP_map:
+    case OP_numpy:
+    case OP_info:
+    case OP_list:
+    case OP_print:
+    case OP_item:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static int64_t call_deadline(const struct td_client *client, const struct call *call)
+{
+    int64_t timeout_ms = client->timeout_ms;
+    if (timeout_ms >= 0 && FIELDS_HAS(call->fields, timeout_ms)) {
+        uint64_t asked = call->fields->timeout_ms;
+        if (asked > INT64_MAX - TIMEOUT_GRACE_MS)
+            timeout_ms = -1;
+        else if ((int64_t)asked + TIMEOUT_GRACE_MS > timeout_ms)
+            timeout_ms = (int64_t)asked + TIMEOUT_GRACE_MS;
+    }
+    return deadline_after(timeout_ms);
+}
+
+/* One attempt. *again: the connection was found dead, and trying on another is safe. */
+static enum td_status call_once(struct td_client *client, const struct call *call,
+                                int64_t deadline, bool *again, struct td_reply **out)
+{
+    struct connection *connection;
+    struct exchange exchange;
+    _cleanup_(td_reply_freep) struct td_reply *reply = NULL;
+
+    *again = false;
+    TRY(reply_new(&reply));
+    TRY(pool_take(client, deadline, &connection));
+    bool fresh = connection->fresh;
+    reply->session = connection->session;
+    enum td_status status = connection_exchange(connection, call, deadline, reply, &exchange);
+    pool_give(client, connection, exchange.state);
+    if (status == TD_OK || (status == TD_TOO_LARGE && call->into_given)) {
+        *out = take(&reply);
+        return status;
+    }
+    bool unsent = !exchange.request_begun ||
+                  (is_repeatable(call->op) && !exchange.reply_begun);
+    *again = exchange.state == CONNECTION_LOST && !exchange.refused && !fresh &&
+             client->reconnect && unsent;
+    return status;
+}
+
+enum td_status client_call(struct td_client *client, const struct call *call,
+                           struct td_reply **out)
+{
+    if (client_is_foreign(client))
+        return fail(TD_CONNECTION, "this client of %s was connected by process %d, before fork(); "
+                    "call td_connect in process %d", client->address.url, (int)client->pid,
+                    (int)getpid());
+    if (wire_fields_size(call->fields) > WIRE_META_MAX)
+        return fail(TD_INVALID, "the arguments of '%s' are longer than the %d bytes that fit in a "
+                    "request", op_infos[call->op].name, WIRE_META_MAX);
+    client_ref(client); /* td_close may come from another thread meanwhile */
+    int64_t deadline = call_deadline(client, call);
+    bool again;
+    enum td_status status;
+    *out = NULL;
+    do
+        status = call_once(client, call, deadline, &again, out);
+    while (again);
+    client_unref(client);
+    return status;
+}
+
+/* ---- releases ------------------------------------------------------------------------------ */
+
+void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session)
+{
+    if (client_is_foreign(client))
+        return;
+    struct pending_release item = {.lease = lease, .id = id, .session = session};
+    struct connection *connection = NULL;
+    pthread_mutex_lock(&client->lock);
+    if (!client->closed && session == client->session &&
+        pending_push(&client->pending, &client->pending_count, &client->pending_capacity, &item))
+        connection = pool_find_idle(client);
+    if (connection)
+        pool_queue_pending(client, connection);
+    pthread_mutex_unlock(&client->lock);
+    if (!connection)
+        return; /* whoever gives a connection back sends it */
+    bool good = connection_flush_now(connection);
+    pool_give(client, connection, good ? CONNECTION_GOOD : CONNECTION_LOST);
+}
+
+void td_release(struct td_client *client, uint64_t object_id)
+{
+    if (client)
+        client_release(client, false, object_id, td_session_count(client));
+}

@@ -1,0 +1,122 @@
+"""The methods of a handle that copy it, cast it or move it, and only where they have to."""
+
+import builtins
+from typing import TYPE_CHECKING, Any
+
+from tensord.dtypes import device_or_dtype
+from tensord.dtypes import dtype as find_dtype
+
+if TYPE_CHECKING:
+    from tensord.tensor import Tensor
+
+
+def device_name(device: Any) -> str:
+    """The daemon's name of a device: of "cuda", "cuda:1", 1, torch.device("cuda")."""
+    return f"cuda:{device}" if isinstance(device, int) else str(device)
+
+
+class Casts:
+    """Copy and cast methods of Tensor."""
+
+    __slots__ = ()
+
+    def to(
+        self: "Tensor",
+        *args: Any,
+        dtype: Any = None,
+        device: Any = None,
+        other: Any = None,
+        copy: builtins.bool = False,
+        non_blocking: builtins.bool = False,
+        casting: "str | None" = None,
+        saturate: "builtins.bool | None" = None,
+    ) -> "Tensor":
+        """The same tensor if it has that dtype and device already, else a copy.
+
+        to(dtype), to(device), to(device, dtype), to(other), each also by keyword; dtypes and
+        devices are tensord's, PyTorch's, NumPy's or texts. copy=True always copies. casting is
+        NumPy's ("unsafe", "same_kind", "safe"), saturate keeps float8 finite. non_blocking is
+        accepted and has no effect. NoDevice (a RuntimeError) where there is no such device.
+        """
+        for arg in args:
+            found, place = device_or_dtype(arg)
+            if found is None and hasattr(arg, "dtype"):
+                other = arg
+            else:
+                dtype, device = found or dtype, place or device
+        if other is not None:
+            dtype, device = dtype or other.dtype, device or getattr(other, "device", "cpu")
+        return self._same_or_new(
+            "to",
+            dtype=dtype,
+            device=None if device is None else device_name(device),
+            copy=copy or None,
+            casting=casting,
+            saturate=saturate,
+        )
+
+    def type(
+        self: "Tensor",
+        dtype: Any = None,
+        casting: "str | None" = None,
+        saturate: "builtins.bool | None" = None,
+    ) -> Any:
+        """Cast to a dtype; without one the name of PyTorch's legacy type, "torch.FloatTensor"."""
+        if dtype is None:
+            return self.dtype.legacy_name
+        return self._same_or_new("type", dtype=find_dtype(dtype), casting=casting, saturate=saturate)
+
+    def cpu(self: "Tensor") -> "Tensor":
+        """to("cpu")."""
+        return self._same_or_new("cpu")
+
+    def cuda(self: "Tensor", device: Any = None) -> "Tensor":
+        """To a GPU, the first unless another is named. NoDevice (a RuntimeError) without one."""
+        return self._same_or_new("cuda", device=None if device is None else device_name(device))
+
+    def clone(self: "Tensor") -> "Tensor":
+        """A copy in memory of its own; it keeps requires_grad."""
+        return self._make("clone")
+
+    def detach(self: "Tensor") -> "Tensor":
+        """The same memory and version, without grad or history."""
+        return self._make("detach")
+
+    @property
+    def data(self: "Tensor") -> "Tensor":
+        """The same memory without grad or history, and with a version of its own."""
+        return self._make("data")
+
+    def contiguous(self: "Tensor") -> "Tensor":
+        """The same tensor if its elements lie in C order without holes, else a copy that does."""
+        return self._same_or_new("contiguous")
+
+    def float(self: "Tensor") -> "Tensor":
+        return self.type("float32")
+
+    def double(self: "Tensor") -> "Tensor":
+        return self.type("float64")
+
+    def half(self: "Tensor") -> "Tensor":
+        return self.type("float16")
+
+    def bfloat16(self: "Tensor") -> "Tensor":
+        return self.type("bfloat16")
+
+    def int(self: "Tensor") -> "Tensor":
+        return self.type("int32")
+
+    def long(self: "Tensor") -> "Tensor":
+        return self.type("int64")
+
+    def short(self: "Tensor") -> "Tensor":
+        return self.type("int16")
+
+    def char(self: "Tensor") -> "Tensor":
+        return self.type("int8")
+
+    def byte(self: "Tensor") -> "Tensor":
+        return self.type("uint8")
+
+    def bool(self: "Tensor") -> "Tensor":
+        return self.type("bool")

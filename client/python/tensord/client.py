@@ -1,0 +1,275 @@
+"""The client: the tensors of one daemon, by name."""
+
+from collections import OrderedDict
+from typing import Any, Iterable, Iterator, Mapping
+
+from tensord import convert
+from tensord._session import Info, Reply, Session
+from tensord._tensord import lib
+from tensord.creation import Creation
+from tensord.errors import NotFound
+from tensord.tensor import Tensor, wrap
+
+_PAGE = 1000  # names in one reply to list
+
+
+class Client(Creation):
+    """A connection to a daemon, used like a dict of tensors.
+
+        c["x"] = np.eye(3)      # stored, frozen
+        x = c["x"]              # a handle
+        del c["x"]; "x" in c; list(c); len(c)
+
+    Thread-safe. Not to be used across fork(): connect anew in the child. `with` closes it, which
+    gives back everything its handles hold; arrays over mapped memory stay good.
+    """
+
+    def __init__(
+        self,
+        url: "str | None" = None,
+        token: "str | None" = None,
+        timeout: "float | None" = 30.0,
+    ):
+        """See tensord.connect."""
+        self.session = Session(url, token, timeout)
+
+    # ---- the connection ----
+
+    def close(self) -> None:
+        """Ends the connection. Handles of it raise ConnectionError from now on."""
+        self.session.close()
+
+    @property
+    def closed(self) -> bool:
+        return self.session.closed
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_error: Any) -> None:
+        self.close()
+
+    @property
+    def is_local(self) -> bool:
+        """True if memory can be shared with the daemon: over a Unix socket."""
+        return self.session.is_local()
+
+    def ping(self, data: bytes = b"") -> bytes:
+        """Returns data (at most 64 KiB) from the daemon."""
+        return bytes(self.session.op("ping", data).body())
+
+    def stats(self) -> "dict[str, int]":
+        """The daemon's counters by name."""
+        entries = self.session.op("stats").entries()
+        return {entry.text("name") or "": entry.uint("count") or 0 for entry in entries}
+
+    def devices(self) -> "list[str]":
+        """The devices of the daemon: ["cpu"], ["cpu", "cuda:0"]."""
+        entries = self.session.op("devices").entries()
+        return [entry.text("device") or entry.text("name") or "" for entry in entries]
+
+    def ops(self) -> "dict[str, str]":
+        """The daemon's operations, and what each does."""
+        entries = self.session.op("ops").entries()
+        return {entry.text("name") or "": entry.text("text") or "" for entry in entries}
+
+    def op(self, name: str, body: Any = None, **fields: Any) -> Reply:
+        """Runs any operation of the table with its fields as keywords; tensors among them as
+        handles or names. Returns the reply, for what has no method."""
+        for field, value in fields.items():
+            if isinstance(value, Tensor):
+                fields[field] = value.ref
+        return self.session.op(name, body, **fields)
+
+    # ---- names ----
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A handle on the tensor that has the name now. NotFound (a KeyError) if none has."""
+        return wrap(self, self.session.op("as_tensor", input=name), name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Stores an array frozen; publishes a handle of this client under the name, not copied."""
+        if isinstance(value, Tensor) and value._client is self:
+            self.session.op("as_tensor", input=value.ref, output=name)
+        else:
+            self._store(name, value, 0)
+
+    def __delitem__(self, name: str) -> None:
+        self.delete(name)
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        try:
+            self.info(name)
+        except NotFound:
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return self.keys()
+
+    def __len__(self) -> int:
+        return sum(1 for _name in self.keys())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """c[name], or default if no tensor has the name."""
+        try:
+            return self[name]
+        except NotFound:
+            return default
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """The names that begin with prefix, in byte order."""
+        return (info.name for info in self.infos(prefix))
+
+    def items(self, prefix: str = "") -> "Iterator[tuple[str, Tensor]]":
+        """(name, handle) of the names that begin with prefix, in byte order. Names that are
+        deleted meanwhile are left out."""
+        for name in self.keys(prefix):
+            tensor = self.get(name)
+            if tensor is not None:
+                yield name, tensor
+
+    def values(self, prefix: str = "") -> Iterator[Tensor]:
+        """Handles of the names that begin with prefix, in byte order."""
+        return (tensor for _name, tensor in self.items(prefix))
+
+    def update(self, tensors: "Mapping[str, Any] | Iterable[tuple[str, Any]]") -> None:
+        """c[name] = value for each."""
+        pairs = tensors.items() if isinstance(tensors, Mapping) else tensors
+        for name, value in pairs:
+            self[name] = value
+
+    def list(self, prefix: str = "", limit: "int | None" = None) -> "list[str]":
+        """The names that begin with prefix, in byte order, at most `limit`."""
+        return [info.name for info in self.infos(prefix, limit)]
+
+    def infos(self, prefix: str = "", limit: "int | None" = None) -> Iterator[Info]:
+        """What the daemon says about each tensor whose name begins with prefix, in byte order."""
+        cursor, left = None, limit
+        while left is None or left > 0:
+            page = _PAGE if left is None else min(left, _PAGE)
+            reply = self.session.op("list", prefix=prefix or None, limit=page, cursor=cursor)
+            entries = [entry.info() for entry in reply.entries()]
+            yield from entries
+            cursor = reply.text("cursor")
+            if not cursor:
+                return
+            left = None if left is None else left - len(entries)
+
+    def info(self, name: str) -> Info:
+        """What the daemon says about a tensor."""
+        return self.session.op("info", input=name).info()
+
+    def rename(self, old: str, new: str, create_only: bool = False) -> None:
+        """Gives a tensor another name, which it takes from whoever has it; Exists instead if
+        create_only is set. Whoever holds a tensor notices nothing."""
+        self.session.op("rename", input=old, output=new, create_only=create_only or None)
+
+    def copy(self, name: str, to: str, mutable: "bool | None" = None) -> None:
+        """Stores a copy of a tensor's elements under another name."""
+        self.session.op("copy", input=name, output=to, mutable=mutable)
+
+    def delete(self, name: str, if_generation: "int | None" = None) -> None:
+        """Removes a name; whoever holds or maps the tensor keeps it. Precondition if the name does
+        not have that generation."""
+        self.session.op("delete", input=name, if_generation=if_generation)
+
+    def touch(self, name: str) -> None:
+        """Tells the daemon that a tensor was changed through a mapping. See Tensor.touch."""
+        self.session.touch(name)
+
+    # ---- arrays in and out ----
+
+    def put(
+        self,
+        name: str,
+        value: Any,
+        *,
+        mutable: bool = False,
+        requires_grad: bool = False,
+        create_only: bool = False,
+    ) -> Tensor:
+        """Stores a copy of an array under a name and returns a handle on it.
+
+        Frozen unless mutable is set: then nobody can change it, and the kernel sees to that.
+        Exists (and nothing changes) if create_only is set and the name is taken.
+        """
+        flags = lib.TD_PUT_MUTABLE if mutable else 0
+        flags |= lib.TD_PUT_REQUIRES_GRAD if requires_grad else 0
+        flags |= lib.TD_PUT_CREATE_ONLY if create_only else 0
+        self._store(name, value, flags)
+        return self[name]
+
+    def _store(self, name: str, value: Any, flags: int) -> None:
+        plain = value.detach() if isinstance(value, Tensor) else value
+        self.session.put(name, convert.source(plain), flags)
+
+    def fetch(self, name: str, dtype: Any = None, out: Any = None) -> Any:
+        """A copy of a tensor's elements as a NumPy array, or in `out`. See Tensor.fetch."""
+        return self[name].fetch(dtype, out)
+
+    def operand(self, value: Any) -> Tensor:
+        """A handle of this client on a value: itself if it is one, else an anonymous copy."""
+        if isinstance(value, Tensor) and value._client is self:
+            return value
+        if isinstance(value, str):
+            return self[value]
+        return self._upload(value)
+
+    def variable(self, *arguments: Any, requires_grad: bool = False) -> Tensor:
+        """variable(data) or variable(name, data): a variable over a tensor's memory.
+
+        data is a handle, a name, or an array (which is copied). As PyTorch 0.2's Variable it wraps
+        tensors of any dtype.
+        """
+        name, data = arguments if len(arguments) == 2 else (None, *arguments)
+        operand = self.operand(data)
+        made = operand._make("variable", requires_grad=requires_grad)
+        return made.save(name) if name is not None else made
+
+    # ---- state dicts ----
+
+    def put_state_dict(
+        self, prefix: str, state_dict: "Mapping[str, Any]", mutable: bool = False
+    ) -> None:
+        """Stores every tensor of a PyTorch state dict as prefix/key; keys keep their dots.
+
+        Names under the prefix that the dict does not have stay as they are.
+        """
+        for key, value in state_dict.items():
+            flags = lib.TD_PUT_MUTABLE if mutable else 0
+            self._store(f"{prefix}/{key}", value, flags)
+
+    def get_state_dict(self, prefix: str) -> "OrderedDict[str, Any]":
+        """The tensors under prefix/ as PyTorch tensors over the daemon's memory (see
+        Tensor.torch), by what follows the prefix, in byte order; for model.load_state_dict.
+
+        NotFound if there is none.
+        """
+        start = f"{prefix}/"
+        found = OrderedDict(
+            (name.removeprefix(start), tensor.torch()) for name, tensor in self.items(start)
+        )
+        if not found:
+            raise NotFound(f"there is no tensor under {start!r}")
+        return found
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "local" if self.is_local else "remote"
+        return f"<tensord.Client {state}>"
+
+
+def connect(
+    url: "str | None" = None, token: "str | None" = None, timeout: "float | None" = 30.0
+) -> Client:
+    """Connects to a daemon.
+
+    url: "unix:///run/tensord.sock", "tcp://host:7071" or the path of a socket; without it
+    TENSORD_URL, then TENSORD_SOCKET, then the default socket. token: the secret of --token-file.
+    timeout: seconds for connecting and for each call; None waits for ever.
+
+    Raises ConnectionError if no daemon answers, Unauthorized if it wants another token.
+    """
+    return Client(url, token, timeout)

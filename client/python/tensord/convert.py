@@ -1,0 +1,275 @@
+"""Arrays on their way in: what memory a value has, whatever library it comes from.
+
+Understood are NumPy arrays and scalars (ml_dtypes' too), PyTorch tensors, anything with DLPack, the
+array interface or the buffer protocol, and Python's numbers and nested lists of them. Neither NumPy
+nor PyTorch is imported here unless the value needs it.
+"""
+
+import array
+import struct
+import sys
+from typing import Any, Iterator, NamedTuple
+
+from tensord import _shapes, dlpack
+from tensord._session import python_number
+from tensord._tensord import ffi
+from tensord.dtypes import DType, _find, dtype
+from tensord.errors import BadDtype
+
+# The text of PyTorch's own error.
+_NUMPY_DTYPES = (
+    "float64, float32, float16, complex64, complex128, int64, int32, int16, int8, uint64, uint32, "
+    "uint16, uint8, and bool"
+)
+_MAX_DEPTH = 32  # of nested lists: the highest rank
+
+
+class Source(NamedTuple):
+    """Elements in memory of this process. Shape and strides in elements, address in bytes."""
+
+    dtype: DType
+    shape: tuple
+    strides: tuple
+    address: int
+    owner: Any  # keeps the memory alive
+    requires_grad: bool = False
+    gathered: bool = False  # this is a copy made here, not the caller's own memory
+
+    @property
+    def nbytes(self) -> int:
+        return _shapes.count(self.shape) * self.dtype.itemsize
+
+    @property
+    def body(self) -> tuple:
+        """(address, bytes) of the elements; only of a contiguous one."""
+        return self.address, self.nbytes
+
+    def is_contiguous(self) -> bool:
+        return _shapes.is_contiguous(self.shape, self.strides)
+
+
+def source(value: Any, want: "DType | None" = None, contiguous: bool = True) -> Source:
+    """The memory of a value, gathered into C order if `contiguous` asks for that.
+
+    `want` is a hint: lists and numbers are written in that dtype where Python can do it exactly,
+    and in float64 or complex128 where the daemon has to do the rounding.
+    """
+    found = _library_source(value, contiguous)
+    if found is None:
+        found = _list_source(value, want)
+    return found
+
+
+def _library_source(value: Any, contiguous: bool) -> "Source | None":
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
+        return _torch_source(torch, value, contiguous)
+    if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
+        return _numpy_source(numpy, value, contiguous)
+    if hasattr(value, "__dlpack__"):
+        return _dlpack_source(value, contiguous)
+    if hasattr(value, "__array_interface__") or hasattr(value, "__array__"):
+        import numpy
+
+        return _numpy_source(numpy, value, contiguous)
+    try:
+        view = memoryview(value)
+    except TypeError:
+        return None
+    return _buffer_source(view)
+
+
+def _torch_source(torch: Any, tensor: Any, contiguous: bool) -> Source:
+    element = _find(tensor.dtype)
+    if element is None:
+        raise BadDtype(f"tensord has no dtype like PyTorch's {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise BadDtype(f"a {tensor.layout} tensor has no plain elements; use x.to_dense()")
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu()
+    if contiguous:
+        plain = plain.contiguous()
+    return Source(
+        element,
+        tuple(plain.shape),
+        tuple(plain.stride()),
+        plain.data_ptr(),
+        plain,
+        requires_grad=bool(tensor.requires_grad),
+        gathered=plain.data_ptr() != tensor.data_ptr(),
+    )
+
+
+def _numpy_source(numpy: Any, value: Any, contiguous: bool) -> Source:
+    values = given = numpy.asarray(value)
+    if values.dtype.byteorder == ">":
+        values = values.astype(values.dtype.newbyteorder("<"))
+    element = _find(values.dtype)
+    if element is None:
+        raise BadDtype(
+            f"can't convert np.ndarray of type {values.dtype.type.__module__}."
+            f"{values.dtype.type.__name__}. The only supported types are: {_NUMPY_DTYPES}."
+        )
+    if _needs_gathering(values, contiguous):
+        values = values.copy(order="C")
+    return Source(
+        element,
+        tuple(values.shape),
+        tuple(step // element.itemsize for step in values.strides),
+        values.__array_interface__["data"][0],
+        values,
+        gathered=values is not given,
+    )
+
+
+def _needs_gathering(values: Any, contiguous: bool) -> bool:
+    """True for strides that the daemon does not know: negative ones, and parts of an element."""
+    if values.flags.c_contiguous:
+        return False
+    return contiguous or any(step < 0 or step % values.itemsize for step in values.strides)
+
+
+def _dlpack_source(value: Any, contiguous: bool) -> Source:
+    view = dlpack.read(value)
+    found = Source(view.dtype, view.shape, view.strides, view.address, view.owner)
+    if found.is_contiguous() or (not contiguous and min(found.strides, default=0) >= 0):
+        return found
+    return _gather(found)
+
+
+def _gather(found: Source) -> Source:
+    """A strided source copied into C order, without NumPy: by rows where they are in one piece."""
+    size = found.dtype.itemsize
+    whole_rows = bool(found.shape) and found.strides[-1] == 1
+    outer = len(found.shape) - whole_rows
+    row_bytes = size * (found.shape[-1] if whole_rows else 1)
+    out, base = bytearray(), ffi.cast("char *", found.address)
+    for offset in _offsets(found.shape[:outer], found.strides[:outer]):
+        out += ffi.buffer(base + offset * size, row_bytes)
+    return _own_source(found.dtype, found.shape, out)
+
+
+def _offsets(shape: tuple, strides: tuple) -> Iterator[int]:
+    """The offset of each position in C order, in elements."""
+    if not shape:
+        yield 0
+        return
+    for position in range(shape[0]):
+        for inner in _offsets(shape[1:], strides[1:]):
+            yield position * strides[0] + inner
+
+
+def _own_source(element: DType, shape: tuple, elements: Any) -> Source:
+    """A source over elements that were written here, in C order."""
+    memory = ffi.from_buffer(elements)
+    address = int(ffi.cast("uintptr_t", memory))
+    return Source(element, shape, _shapes.c_strides(shape), address, memory, gathered=True)
+
+
+_BUFFER_KINDS = {"?": "b", "e": "f", "f": "f", "d": "f", "Zf": "c", "Zd": "c", "c": "u"}
+_BUFFER_KINDS.update(dict.fromkeys("bhilqn", "i"), **dict.fromkeys("BHILQN", "u"))
+
+
+def _buffer_dtype(view: memoryview) -> DType:
+    letters = view.format.lstrip("<=@")
+    kind = _BUFFER_KINDS.get(letters)
+    found = _find(f"<{kind}{view.itemsize}") if kind and letters != "?" else None
+    if letters == "?" and view.itemsize == 1:
+        found = dtype("bool")
+    if found is None:
+        raise BadDtype(f"tensord has no dtype like the buffer format {view.format!r}")
+    return found
+
+
+def _buffer_source(view: memoryview) -> Source:
+    element, shape = _buffer_dtype(view), tuple(view.shape)
+    gathered = not view.c_contiguous
+    memory = ffi.from_buffer(view.tobytes() if gathered else view)
+    address = int(ffi.cast("uintptr_t", memory))
+    return Source(element, shape, _shapes.c_strides(shape), address, memory, gathered=gathered)
+
+
+# ---- Python's numbers and nested lists ---------------------------------------------------------
+
+
+def _list_source(value: Any, want: "DType | None") -> Source:
+    flat: list = []
+    shape = _shape_of(value)
+    _flatten(value, shape, 0, flat)
+    arrays = [item for item in flat if hasattr(item, "__array__") or hasattr(item, "dtype")]
+    if arrays and not all(_is_number(item) for item in arrays):
+        import numpy  # lists of arrays, and of NumPy's numbers, which have dtypes of their own
+
+        return _numpy_source(numpy, numpy.asarray(value), True)
+    numbers = [item if _is_number(item) else python_number(item) for item in flat]
+    element = _written_as(want or _natural(numbers))
+    return _own_source(element, shape, _pack(numbers, element))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (bool, int, float, complex)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple, range))
+
+
+def _shape_of(value: Any) -> tuple:
+    shape: list = []
+    while _is_sequence(value) and len(shape) < _MAX_DEPTH:
+        shape.append(len(value))
+        if not value:
+            break
+        value = value[0]
+    if isinstance(value, str):
+        if not shape:
+            raise TypeError("new(): invalid data type 'str'")
+        raise ValueError("too many dimensions 'str'")
+    return tuple(shape)
+
+
+def _flatten(value: Any, shape: tuple, dim: int, out: list) -> None:
+    """Appends the elements in C order; refuses lists of unequal length with PyTorch's text."""
+    if dim == len(shape):
+        if _is_sequence(value):
+            raise ValueError(f"too many dimensions '{type(value).__name__}'")
+        out.append(value)
+        return
+    if not _is_sequence(value):
+        raise TypeError(f"expected a sequence at dim {dim} (got {type(value).__name__})")
+    if len(value) != shape[dim]:
+        raise ValueError(
+            f"expected sequence of length {shape[dim]} at dim {dim} (got {len(value)})"
+        )
+    for item in value:
+        _flatten(item, shape, dim + 1, out)
+
+
+def _natural(numbers: list) -> DType:
+    """PyTorch's default for Python numbers: float32, unless all are integers or all are bools."""
+    kinds = {type(number) for number in numbers}
+    if complex in kinds:
+        return dtype("complex64")
+    if float in kinds or not kinds:
+        return dtype("float32")
+    return dtype("int64") if int in kinds else dtype("bool")
+
+
+def _written_as(want: DType) -> DType:
+    """What Python writes: types narrower than float32 are rounded once, by the daemon."""
+    narrow = want.is_floating_point and want.itemsize < 4
+    return dtype("float64") if narrow else want
+
+
+def _pack(numbers: list, element: DType) -> Any:
+    if element.is_complex:
+        parts = [part for number in map(complex, numbers) for part in (number.real, number.imag)]
+        return array.array(element.struct_code, parts)
+    if element.is_floating_point:
+        return array.array(element.struct_code, numbers)  # to infinity where struct would raise
+    convert = bool if element.kind == "b" else int
+    try:
+        return struct.pack(f"<{len(numbers)}{element.struct_code}", *map(convert, numbers))
+    except struct.error:
+        raise RuntimeError(
+            f"value cannot be converted to type {element.name} without overflow"
+        ) from None

@@ -1,0 +1,224 @@
+"""The methods of a client that make tensors: from nothing, and from arrays.
+
+Sizes are given as in PyTorch, rand(2, 3) or rand((2, 3)). What these make is mutable: NumPy arrays
+and PyTorch tensors over it write to it. dtype is float32 unless said otherwise; `name` publishes the
+result, which is anonymous and lives as long as its handles without it.
+"""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from tensord import _shapes, convert
+from tensord._tensord import ffi, lib
+from tensord.casts import device_name
+from tensord.dtypes import dtype as find_dtype
+from tensord.errors import Unsupported
+from tensord.tensor import Tensor, wrap
+
+if TYPE_CHECKING:
+    from tensord.client import Client
+
+_READ_ONLY_WARNING = (
+    "The given NumPy array is not writable, and tensors over it are: writing to this tensor writes "
+    "to the array all the same. Copy the array first, or use tensor() instead."
+)
+
+
+class Creation:
+    """Creation methods of Client."""
+
+    # The keywords that every method below takes beside its own.
+    def _create(
+        self: "Client",
+        op: str,
+        name: "str | None",
+        *,
+        dtype: Any = None,
+        device: Any = None,
+        body: Any = None,
+        **fields: Any,
+    ) -> Tensor:
+        element = None if dtype is None else find_dtype(dtype)
+        place = None if device is None else device_name(device)
+        made = wrap(self, self.session.op(op, body, dtype=element, device=place, **fields))
+        return made.save(name) if name is not None else made
+
+    def empty(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
+        """A tensor to be filled. options: dtype, device, requires_grad, mutable."""
+        return self._create("empty", name, shape=_shapes.sizes(size), **options)
+
+    def zeros(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
+        """Zeros. options: dtype, device, requires_grad, mutable."""
+        return self._create("zeros", name, shape=_shapes.sizes(size), **options)
+
+    def ones(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
+        """Ones. options: dtype, device, requires_grad, mutable."""
+        return self._create("ones", name, shape=_shapes.sizes(size), **options)
+
+    def full(
+        self: "Client", size: Any, fill_value: Any, *, name: "str | None" = None, **options: Any
+    ) -> Tensor:
+        """One value everywhere; the dtype is the value's unless given: bool, int64, float32.
+        options: dtype, device, requires_grad, mutable."""
+        shape = _shapes.sizes((size,))
+        return self._create("full", name, shape=shape, value=fill_value, **options)
+
+    def eye(
+        self: "Client", n: int, m: "int | None" = None, *, name: "str | None" = None, **options: Any
+    ) -> Tensor:
+        """Ones on the diagonal of an n x m (or n x n) matrix, zeros elsewhere.
+        options: dtype, device, requires_grad, mutable."""
+        shape = (n,) if m is None else (n, m)
+        return self._create("eye", name, shape=shape, **options)
+
+    def arange(
+        self: "Client",
+        start: Any,
+        end: Any = None,
+        step: Any = None,
+        *,
+        name: "str | None" = None,
+        **options: Any,
+    ) -> Tensor:
+        """start, start + step, ... before end; arange(end) starts at 0. Integers give int64,
+        others float32. options: dtype, device, requires_grad, mutable."""
+        if end is None:
+            start, end = None, start
+        return self._create("arange", name, start=start, end=end, step=step, **options)
+
+    def rand(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
+        """Uniform in [0, 1), from Philox-4x32-10: not PyTorch's stream, but the same for the same
+        seed on every device. options: seed, counter (elements to skip), dtype, device,
+        requires_grad, mutable."""
+        return self._create("rand", name, shape=_shapes.sizes(size), **options)
+
+    def randn(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
+        """Standard normal. options as of rand."""
+        return self._create("randn", name, shape=_shapes.sizes(size), **options)
+
+    def randint(
+        self: "Client",
+        low: int,
+        high: Any,
+        size: Any = None,
+        *,
+        name: "str | None" = None,
+        **options: Any,
+    ) -> Tensor:
+        """Integers in [low, high), int64; randint(high, size) starts at 0. options as of rand."""
+        if size is None:
+            low, high, size = 0, low, high
+        shape = _shapes.sizes((size,))
+        return self._create("randint", name, shape=shape, low=low, high=high, **options)
+
+    # ---- from arrays ----
+
+    def tensor(
+        self: "Client",
+        data: Any,
+        *,
+        dtype: Any = None,
+        device: Any = None,
+        requires_grad: bool = False,
+        name: "str | None" = None,
+    ) -> Tensor:
+        """A new tensor of an array, a nested list or a number. Never shares memory; mutable.
+
+        Without dtype, arrays keep theirs, and Python's numbers become bool, int64, float32 or
+        complex64.
+        """
+        want = None if dtype is None else find_dtype(dtype)
+        if isinstance(data, Tensor) and data._client is self:
+            made = data.detach().clone()
+        else:
+            made = self._upload(data, want)
+        return self._finish(made, want, device, requires_grad, name)
+
+    def _upload(self: "Client", data: Any, want: Any = None) -> Tensor:
+        """An anonymous, mutable copy of a value's elements."""
+        source = convert.source(data.detach() if isinstance(data, Tensor) else data, want)
+        made = self._create("tensor", None, dtype=source.dtype, shape=source.shape, body=source.body)
+        del source  # it kept the memory until here
+        return made
+
+    def _finish(
+        self: "Client",
+        made: Tensor,
+        dtype: Any,
+        device: Any,
+        requires_grad: bool,
+        name: "str | None",
+    ) -> Tensor:
+        """What is left after the elements are there: cast, move, requires_grad, name."""
+        if (dtype is not None and made.dtype != dtype) or device is not None:
+            memory, reason, upload = made.memory, made.reason, made
+            made = made.to(dtype=dtype, device=device)
+            if made is upload:  # nothing to do: what counts is how the elements came here
+                made._memory, made._reason = memory, reason
+        if requires_grad:
+            made.requires_grad_()
+        return made.save(name) if name is not None else made
+
+    def as_tensor(
+        self: "Client",
+        data: Any,
+        dtype: Any = None,
+        device: Any = None,
+        *,
+        name: "str | None" = None,
+    ) -> Tensor:
+        """A tensor that shares memory with `data` if it can, else a copy; `memory` and `reason` of
+        the result say which and why.
+
+        A handle, or the name of a tensor here, gives that very tensor if dtype and device fit. An
+        array is shared if its memory is in a descriptor: see from_numpy. PyTorch's requires_grad
+        is kept.
+        """
+        want = None if dtype is None else find_dtype(dtype)
+        place = None if device is None else device_name(device)
+        if isinstance(data, str) or (isinstance(data, Tensor) and data._client is self):
+            ref = data if isinstance(data, str) else data.ref
+            made = wrap(self, self.session.op("as_tensor", input=ref, dtype=want, device=place))
+            return made.save(name) if name is not None else made
+        source = convert.source(data, want, contiguous=False)
+        return self._finish(self._over(source, False), want, place, source.requires_grad, name)
+
+    def from_numpy(
+        self: "Client",
+        *arguments: Any,
+        require_shared: bool = False,
+        name: "str | None" = None,
+    ) -> Tensor:
+        """from_numpy(array) or from_numpy(name, array): a tensor over an array's own memory.
+
+        Writes on either side then show on the other, in every process that maps the tensor. The
+        memory must be in a descriptor: arrays of tensord.empty, arrays made inside
+        `with tensord.allocator():`, and arrays over mutable tensors. Any other array is copied,
+        with reason "heap" (over TCP: "transport"); require_shared=True raises Unsupported instead.
+
+        TypeError for anything but a NumPy array (as_tensor takes the rest).
+        """
+        if len(arguments) == 2:
+            name, array = arguments
+        else:
+            (array,) = arguments
+        if not type(array).__module__.startswith("numpy") or not hasattr(array, "flags"):
+            raise TypeError(f"expected np.ndarray (got {type(array).__name__})")
+        source = convert.source(array, contiguous=False)
+        return self._finish(self._over(source, require_shared, array), None, None, False, name)
+
+    def _over(
+        self: "Client", source: convert.Source, require_shared: bool, array: Any = None
+    ) -> Tensor:
+        """An anonymous tensor over a source's memory, or a copy where that cannot be shared."""
+        shareable = bool(lib.td_shared_owns(ffi.cast("void *", source.address)))
+        if source.gathered and require_shared:
+            raise Unsupported(
+                "the array's layout cannot be shared (negative strides, or another byte order); "
+                "give a copy of it"
+            )
+        if shareable and not getattr(getattr(array, "flags", None), "writeable", True):
+            warnings.warn(_READ_ONLY_WARNING, UserWarning, stacklevel=3)
+        if not shareable and not source.is_contiguous():
+            source = convert.source(source.owner)  # what is sent has no holes
+        return wrap(self, self.session.from_memory(source, require_shared))

@@ -1,0 +1,205 @@
+"""The methods of a handle that hand its memory to this process.
+
+Over a Unix socket nothing is copied (small frozen tensors excepted): arrays, PyTorch tensors and
+capsules show the daemon's own memory, and stay good when the handle and the client are gone. Over
+TCP they are copies. `memory` and `reason` of the handle say which it was, after each of these.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from tensord import convert, dlpack, mapping
+from tensord.dtypes import dtype as find_dtype
+from tensord.errors import Error, Frozen, RequiresGrad
+
+if TYPE_CHECKING:
+    from tensord.tensor import Tensor
+
+_NO_COPY = "Unable to avoid copy while creating an array as requested."
+
+
+class Exports:
+    """Export methods of Tensor."""
+
+    __slots__ = ()
+
+    def numpy(self: "Tensor", force: bool = False) -> Any:
+        """A NumPy array over the tensor's memory.
+
+        Writable if the tensor is mutable: then writes on either side show on the other (and
+        `touch()` tells the daemon that there were some). Read-only if it is frozen.
+
+        Raises PyTorch's errors: RequiresGrad (a RuntimeError) for a tensor that requires grad,
+        WrongDevice (a TypeError) on a GPU; `force=True` does x.detach().cpu() first. bfloat16 and
+        float8 come as ml_dtypes' types; TypeError if that is not installed.
+        """
+        return mapping.to_numpy(self._numpy_mapping(mapping.FORCE if force else 0))
+
+    def _numpy_mapping(self: "Tensor", flags: int = 0) -> mapping.Mapping:
+        """A mapping with the checks of numpy(), writable if the tensor's mode allows it."""
+        flags |= mapping.NUMPY
+        try:
+            if self._info.mode == "mutable":
+                return self._map(flags | mapping.WRITE)
+        except Frozen:  # since this handle was made
+            pass
+        return self._map(flags)
+
+    def _open_mapping(self: "Tensor") -> mapping.Mapping:
+        """A mapping that can be written: the tensor's own memory, or private if it is frozen."""
+        try:
+            if self._info.mode == "mutable":
+                return self._map(mapping.WRITE)
+        except Frozen:
+            pass
+        return self._map(mapping.PRIVATE)
+
+    def _map(self: "Tensor", flags: int) -> mapping.Mapping:
+        found = mapping.Mapping(self._session.map(self.ref, flags))
+        private = flags & mapping.PRIVATE and found.info.memory == "shared"
+        self._memory = "private" if private else found.info.memory
+        self._reason = "mode" if private else found.info.reason
+        return found
+
+    def torch(self: "Tensor") -> Any:
+        """A PyTorch tensor over the tensor's memory, of any dtype. Imports PyTorch.
+
+        A mutable tensor is shared: writes on either side show on the other. PyTorch has no
+        read-only tensors, so a frozen one comes as a private copy-on-write map: reads are shared,
+        writes stay in this process, and `memory` then says "private".
+
+        A tensor that requires grad gives a PyTorch leaf that does; for integers that is PyTorch's
+        own RuntimeError.
+        """
+        requires_grad = self.requires_grad
+        result = mapping.to_torch(self._open_mapping())
+        return result.requires_grad_(True) if requires_grad else result
+
+    def memoryview(self: "Tensor") -> memoryview:
+        """Python's own view of the memory, without NumPy: of the dtype where the struct module has
+        a letter for it, else (and for complex numbers) of bytes. Read-only if the tensor is frozen.
+
+        BufferError unless the tensor is contiguous and on the cpu.
+        """
+        self._check_plain("a memoryview")
+        if not self.is_contiguous():
+            raise BufferError("only contiguous tensors have a memoryview; use x.contiguous()")
+        found = self._open_mapping()
+        view = mapping.to_memoryview(found)
+        return view if self._memory != "private" else view.toreadonly()
+
+    def tobytes(self: "Tensor") -> bytes:
+        """The elements in C order: a copy."""
+        return bytes(self._session.get(self.ref, 0).body())
+
+    def tolist(self: "Tensor") -> Any:
+        """Nested lists of Python numbers; of a 0-d tensor the number itself."""
+        element = self.dtype if self.dtype.struct_code else find_dtype("float32")
+        reply = self._session.get(self.ref, element.code)
+        return mapping.to_list(self._info, reply.body(), element)
+
+    def fetch(self: "Tensor", dtype: Any = None, out: Any = None) -> Any:
+        """The elements in C order, copied into a NumPy array or into `out`; returns that.
+
+        dtype: cast on the way, by the daemon, so that only the result travels. out: a contiguous,
+        writable array, PyTorch tensor or buffer of at least the bytes needed, in which case NumPy
+        is not used. ValueError if it is too small or no such memory.
+        """
+        element = find_dtype(dtype) if dtype is not None else self.dtype
+        if out is None:
+            import numpy
+
+            out = numpy.empty(self.shape, element.numpy)
+        target = _writable(out)
+        self._session.get_into(self.ref, element.code, target.address, target.nbytes)
+        return out
+
+    def __array__(self: "Tensor", dtype: Any = None, copy: "bool | None" = None) -> Any:
+        """For np.asarray(x) and np.array(x). Errors as numpy()."""
+        values = self.numpy()
+        fits = dtype is None or values.dtype == dtype
+        if copy is False and not (fits and self._memory == "shared"):
+            raise ValueError(_NO_COPY)
+        if not fits:
+            return values.astype(dtype)
+        return values.copy() if copy else values
+
+    @property
+    def __array_interface__(self: "Tensor") -> dict:
+        """For NumPy and what speaks its protocol. AttributeError where numpy() would fail, so that
+        hasattr() answers truly; NumPy then asks __array__, whose error says why."""
+        if self.dtype.typestr[1] == "V":
+            raise AttributeError(f"NumPy has no {self.dtype.name}")
+        try:
+            self._check_plain("__array_interface__")
+            if self._exported is None:
+                # Kept for the life of the handle, which is the base of arrays made from this.
+                self._exported = self._numpy_mapping()
+        except (Error, BufferError) as error:
+            raise AttributeError(str(error)) from error
+        return mapping.array_interface(self._exported)
+
+    def _check_plain(self: "Tensor", what: str) -> None:
+        if self.requires_grad:
+            raise RequiresGrad(
+                "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() "
+                "instead."
+            )
+        if self.device != "cpu":
+            raise BufferError(f"{what} needs a tensor on the cpu, not on {self.device}")
+
+    def __dlpack_device__(self: "Tensor") -> tuple:
+        if self.device.type == "cuda":
+            return dlpack.CUDA, self.device.index
+        return dlpack.CPU, 0
+
+    def __dlpack__(
+        self: "Tensor",
+        *,
+        stream: Any = None,
+        max_version: "tuple | None" = None,
+        dl_device: "tuple | None" = None,
+        copy: "bool | None" = None,
+    ) -> Any:
+        """A DLPack capsule for np.from_dlpack(x), torch.from_dlpack(x) and others.
+
+        Frozen tensors come as private copy-on-write memory that is flagged read-only: PyTorch
+        ignores the flag, and may then write without harm to anybody. BufferError if the tensor
+        requires grad, is on a GPU, or copy=False and it would have to be copied.
+        """
+        if self.requires_grad:
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+        target = tuple(dl_device) if dl_device is not None else self.__dlpack_device__()
+        if target != (dlpack.CPU, 0):
+            raise BufferError(f"tensord exports host memory over DLPack, not device {target}")
+        versioned = max_version is not None and max_version[0] >= 1
+        exported = self if self.device == "cpu" and not copy else self._copied(copy)
+        found = exported._open_mapping()
+        self._memory, self._reason = exported._memory, exported._reason
+        if copy is False and found.info.memory == "copied":
+            raise BufferError(f"this tensor can only be copied: {found.info.reason}")
+        read_only = found.info.mode != "mutable" and not copy
+        return mapping.to_capsule(found, versioned, read_only, bool(copy))
+
+    def _copied(self: "Tensor", copy: "bool | None") -> "Tensor":
+        if copy is False:
+            raise BufferError(f"a tensor on {self.device} has to be copied for the cpu")
+        return self.to("cpu", copy=True)
+
+
+def _writable(out: Any) -> convert.Source:
+    """The memory of an array that is to be written to."""
+    target = convert.source(out, contiguous=False)
+    if target.gathered or not target.is_contiguous():
+        raise ValueError("out must be contiguous memory of this process")
+    if _is_read_only(out):
+        raise ValueError("out is read-only")
+    return target
+
+
+def _is_read_only(out: Any) -> bool:
+    if getattr(getattr(out, "flags", None), "writeable", True) is False:
+        return True
+    try:
+        return memoryview(out).readonly
+    except (TypeError, ValueError, BufferError):  # PyTorch's, and dtypes that buffers do not know
+        return False

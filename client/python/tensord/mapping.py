@@ -1,0 +1,133 @@
+"""Arrays on their way out: NumPy arrays, PyTorch tensors, capsules and buffers over a mapping.
+
+Internal. A mapping (td_mapping) belongs to the objects that show its memory: it ends with the last
+of them, in whatever order they, the handle and the client go.
+"""
+
+import struct
+from typing import Any
+
+from tensord import _shapes, dlpack
+from tensord._session import Info, read_info
+from tensord._tensord import ffi, lib
+from tensord.errors import check
+
+WRITE = int(lib.TD_MAP_WRITE)
+PRIVATE = int(lib.TD_MAP_PRIVATE)
+NUMPY = int(lib.TD_MAP_NUMPY)
+FORCE = int(lib.TD_MAP_FORCE)
+
+
+class Mapping:
+    """A tensor's memory in this process, until it is handed over to what shows it."""
+
+    def __init__(self, pointer: Any):
+        self.pointer = ffi.gc(pointer, lib.td_unmap)
+        self.info: Info = read_info(lib.td_mapping_info(pointer))
+        self.writable = bool(lib.td_mapping_writable(pointer))
+
+    @property
+    def address(self) -> int:
+        return int(ffi.cast("uintptr_t", lib.td_mapping_data(self.pointer)))
+
+    def buffer(self) -> Any:
+        """A writable buffer from the first element to the end of the last; keeps the mapping."""
+        pointer = self.pointer
+        data = ffi.cast("char *", lib.td_mapping_data(pointer))
+        # The closure is the reference: it goes when the buffer goes, and the mapping with it.
+        keep = ffi.gc(data, lambda _data: pointer)
+        return ffi.buffer(keep, lib.td_mapping_span(pointer))
+
+
+class _ReadOnly:
+    """The base of read-only arrays.
+
+    It has no buffer, so NumPy finds nothing that it could make writable: setting flags.writeable
+    on the array or on a view of it fails. The kernel would kill the process on such a write.
+    """
+
+    def __init__(self, mapping: Mapping):
+        self._mapping = mapping
+        self.__array_interface__ = array_interface(mapping)
+
+
+def array_interface(mapping: Mapping) -> dict:
+    """NumPy's __array_interface__, version 3. Valid while the mapping is kept."""
+    info = mapping.info
+    return {
+        "version": 3,
+        "shape": info.shape,
+        "typestr": info.dtype.typestr,
+        "strides": tuple(step * info.dtype.itemsize for step in info.strides),
+        "data": (mapping.address, not mapping.writable),
+    }
+
+
+def to_numpy(mapping: Mapping) -> Any:
+    """A NumPy array of the mapping's memory, read-only where the kernel refuses writes."""
+    import numpy
+
+    info, element = mapping.info, mapping.info.dtype.numpy
+    if 0 in info.shape:
+        empty = numpy.empty(info.shape, element)
+        empty.flags.writeable = mapping.writable
+        return empty
+    if not mapping.writable:
+        values = numpy.asarray(_ReadOnly(mapping))
+        return values if values.dtype == element else values.view(element)
+    strides = tuple(step * info.dtype.itemsize for step in info.strides)
+    return numpy.ndarray(info.shape, element, buffer=mapping.buffer(), strides=strides)
+
+
+def to_torch(mapping: Mapping) -> Any:
+    """A PyTorch tensor of the mapping's memory, which must be writable."""
+    import torch
+
+    info, element = mapping.info, mapping.info.dtype.torch
+    if 0 in info.shape:
+        return torch.empty(info.shape, dtype=element)
+    flat = torch.frombuffer(mapping.buffer(), dtype=element)
+    return flat.as_strided(info.shape, info.strides)
+
+
+def to_capsule(mapping: Mapping, versioned: bool, read_only: bool, copied: bool) -> Any:
+    """A DLPack capsule that takes the mapping over."""
+    copied = copied or mapping.info.memory == "copied"
+    if versioned:
+        out = ffi.new("struct DLManagedTensorVersioned **")
+        check(lib.td_dlpack_versioned(mapping.pointer, out))
+        dlpack.mark(out[0], read_only, copied)
+    else:
+        out = ffi.new("struct DLManagedTensor **")
+        check(lib.td_dlpack(mapping.pointer, out))
+    # The DLPack tensor ends the mapping now, not this object.
+    ffi.gc(mapping.pointer, None)
+    return dlpack.capsule(out[0], versioned)
+
+
+def to_memoryview(mapping: Mapping) -> memoryview:
+    """Python's own view of a contiguous mapping: one-dimensional bytes if the dtype has no letter."""
+    info = mapping.info
+    view = memoryview(mapping.buffer())
+    if info.dtype.struct_code and not info.dtype.is_complex and 0 not in info.shape:
+        view = view.cast(info.dtype.struct_code, info.shape)
+    return view if mapping.writable else view.toreadonly()
+
+
+def to_list(info: Info, elements: Any, element: Any) -> Any:
+    """Nested lists of Python numbers of elements in C order, whose dtype is `element`."""
+    total = _shapes.count(info.shape)
+    pairs = 2 if element.is_complex else 1
+    flat: list = list(struct.unpack(f"<{total * pairs}{element.struct_code}", elements))
+    if element.is_complex:
+        flat = [complex(re, im) for re, im in zip(flat[::2], flat[1::2])]
+    return _nest(flat, info.shape)
+
+
+def _nest(flat: list, shape: tuple) -> Any:
+    if not shape:
+        return flat[0]
+    if len(shape) == 1:
+        return flat
+    step = _shapes.count(shape[1:])
+    return [_nest(flat[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0])]

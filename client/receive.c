@@ -1,0 +1,251 @@
+/* receive: frames in. */
+#include "client/internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* More than may come, so that a daemon which sends too many is noticed and all are closed. */
+#define DESCRIPTOR_ROOM 4
+
+/* A reply while it arrives: in[used .. have) of the connection is read ahead. */
+struct reader {
+    struct connection *connection;
+    int64_t deadline;
+    size_t have, used;
+    uint64_t received; /* bytes, ever */
+    int descriptor;    /* -1: none came yet */
+    bool descriptor_fault;
+};
+
+static void take_descriptors(struct reader *reader, struct msghdr *message)
+{
+    if (message->msg_flags & MSG_CTRUNC)
+        reader->descriptor_fault = true;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+            if (reader->descriptor < 0) {
+                reader->descriptor = fd;
+            } else {
+                close(fd);
+                reader->descriptor_fault = true;
+            }
+        }
+    }
+}
+
+/* Receives at least a byte into `to`. `wait`: nothing is expected to be there yet. */
+static enum io_result receive_some(struct reader *reader, void *to, size_t size, bool wait,
+                                   size_t *received)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(DESCRIPTOR_ROOM * sizeof(int))];
+    } control;
+    for (;; wait = true) {
+        if (wait) {
+            int events = connection_wait(reader->connection, POLLIN, reader->deadline);
+            if (events <= 0)
+                return events == 0 ? IO_TIMEOUT : IO_FAILED;
+        }
+        struct iovec part = {to, size};
+        struct msghdr message = {
+            .msg_iov = &part,
+            .msg_iovlen = 1,
+            .msg_control = control.bytes,
+            .msg_controllen = sizeof control.bytes,
+        };
+        ssize_t n = recvmsg(reader->connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        if (n > 0) {
+            take_descriptors(reader, &message);
+            reader->received += (size_t)n;
+            *received = (size_t)n;
+            return IO_DONE;
+        }
+        if (n == 0 || errno == ECONNRESET || errno == EPIPE)
+            return IO_CLOSED;
+        if (errno != EAGAIN && errno != EINTR)
+            return IO_FAILED;
+    }
+}
+
+/* Exactly size bytes: first what was read ahead, then straight from the socket into `to`. */
+static enum io_result receive_exactly(struct reader *reader, void *to, uint64_t size)
+{
+    uint8_t *at = to;
+    size_t ahead = reader->have - reader->used;
+    if (ahead > size)
+        ahead = (size_t)size;
+    if (ahead > 0)
+        memcpy(at, reader->connection->in + reader->used, ahead);
+    reader->used += ahead;
+    for (uint64_t done = ahead; done < size;) {
+        size_t n;
+        enum io_result result = receive_some(reader, at + done, size - done, false, &n);
+        if (result != IO_DONE)
+            return result;
+        done += n;
+    }
+    return IO_DONE;
+}
+
+/* Reads over a body that nobody can take, so that the connection, and the session, can go on. */
+static enum io_result skip(struct reader *reader, uint64_t size)
+{
+    uint64_t ahead = reader->have - reader->used;
+    if (ahead > size)
+        ahead = size;
+    reader->used += (size_t)ahead;
+    for (uint64_t left = size - ahead; left > 0;) {
+        size_t n, most = left < CONNECTION_IN_SIZE ? (size_t)left : CONNECTION_IN_SIZE;
+        enum io_result result = receive_some(reader, reader->connection->in, most, false, &n);
+        if (result != IO_DONE)
+            return result;
+        left -= n;
+        reader->have = reader->used = 0;
+    }
+    return IO_DONE;
+}
+
+static enum io_result receive_header(struct reader *reader)
+{
+    struct connection *connection = reader->connection;
+    while (reader->have < WIRE_HEADER_SIZE) {
+        size_t n;
+        enum io_result result = receive_some(reader, connection->in + reader->have,
+                                             sizeof connection->in - reader->have, true, &n);
+        if (result != IO_DONE)
+            return result;
+        reader->have += n;
+    }
+    reader->used = WIRE_HEADER_SIZE;
+    return IO_DONE;
+}
+
+static enum td_status check_header(const struct reader *reader, const struct call *call,
+                                   const struct wire_header *header)
+{
+    const struct connection *connection = reader->connection;
+    const char *op = op_infos[call->op].name;
+    if (!(header->flags & WIRE_REPLY))
+        return fail(TD_PROTOCOL, "%s sent a request instead of the reply to '%s'; is it tensord?",
+                    connection->url, op);
+    /* A request whose header could not be read is refused under the id 0. */
+    bool unread = header->status != TD_OK && header->request_id == 0;
+    if (!unread && (header->request_id != connection->last_id || header->opcode != call->op))
+        return fail(TD_PROTOCOL, "%s answered request %" PRIu64 " (operation %u), and '%s' was "
+                    "request %" PRIu64 "; the connection is closed", connection->url,
+                    header->request_id, header->opcode, op, connection->last_id);
+    if (reader->descriptor_fault || header->descriptors != (reader->descriptor >= 0 ? 1 : 0))
+        return fail(TD_PROTOCOL, "the reply to '%s' from %s announces %u descriptors, and %s came",
+                    op, connection->url, header->descriptors,
+                    reader->descriptor_fault ? "more" : reader->descriptor >= 0 ? "1" : "none");
+    return TD_OK;
+}
+
+static enum td_status receive_meta(struct reader *reader, const struct call *call, size_t length,
+                                   struct td_reply *reply)
+{
+    uint8_t *meta = malloc(length + 1);
+    if (!meta)
+        return fail(TD_OUT_OF_MEMORY, "no memory for the reply to '%s'", op_infos[call->op].name);
+    enum io_result result = receive_exactly(reader, meta, length);
+    if (result != IO_DONE) {
+        free(meta);
+        return connection_fail(reader->connection, call, result);
+    }
+    return reply_set_meta(reply, meta, length);
+}
+
+/* What the daemon says went wrong. */
+static enum td_status refusal(const struct call *call, const struct wire_header *header,
+                              const struct td_reply *reply)
+{
+    struct text message = FIELDS_HAS(&reply->fields, message)
+                              ? reply->fields.message
+                              : text_of(td_status_meaning((int)header->status));
+    if (header->status < TD_STATUS_COUNT)
+        return fail((enum td_status)header->status, "%.*s", TEXT_ARGS(message));
+    return fail(TD_INTERNAL, "'%s' ended with error %" PRIu32 ", which this client does not know; "
+                "it says: %.*s", op_infos[call->op].name, header->status, TEXT_ARGS(message));
+}
+
+/* The body, to where the call wants it. */
+static enum td_status receive_body(struct reader *reader, const struct call *call, uint64_t length,
+                                   struct td_reply *reply, bool *finished)
+{
+    enum io_result result;
+    reply->body_bytes = length;
+    if (call->into_given && length > call->into_bytes) {
+        result = skip(reader, length);
+        *finished = result == IO_DONE;
+        if (*finished)
+            return fail(TD_TOO_LARGE, "the elements are %" PRIu64 " bytes, and the buffer has %zu",
+                        length, call->into_bytes);
+    } else if (call->into_given) {
+        result = receive_exactly(reader, call->into, length);
+    } else if (length > 0) {
+        reply->body = block_alloc(length);
+        if (!reply->body)
+            return fail(TD_OUT_OF_MEMORY, "no memory for the %" PRIu64 " bytes that '%s' gives",
+                        length, op_infos[call->op].name);
+        result = receive_exactly(reader, reply->body, length);
+    } else {
+        result = IO_DONE;
+    }
+    *finished = result == IO_DONE;
+    return *finished ? TD_OK : connection_fail(reader->connection, call, result);
+}
+
+/* After the header. *finished: the frame was read to its end, whatever the status says. */
+static enum td_status receive_rest(struct reader *reader, const struct call *call,
+                                   const struct wire_header *header, struct td_reply *reply,
+                                   struct exchange *exchange, bool *finished)
+{
+    TRY(receive_meta(reader, call, header->meta_length, reply));
+    if (header->status == TD_OK)
+        return receive_body(reader, call, header->body_length, reply, finished);
+    exchange->refused = true;
+    *finished = skip(reader, header->body_length) == IO_DONE;
+    return refusal(call, header, reply);
+}
+
+enum td_status connection_receive(struct connection *connection, const struct call *call,
+                                  int64_t deadline, struct td_reply *reply,
+                                  struct exchange *exchange)
+{
+    struct reader reader = {.connection = connection, .deadline = deadline, .descriptor = -1};
+    struct wire_header header;
+    bool finished = false;
+    enum td_status status;
+
+    enum io_result result = receive_header(&reader);
+    if (result != IO_DONE)
+        status = connection_fail(connection, call, result);
+    else
+        status = wire_header_decode(connection->in, &header);
+    if (result == IO_DONE && status == TD_OK)
+        status = check_header(&reader, call, &header);
+    if (status == TD_OK) {
+        status = receive_rest(&reader, call, &header, reply, exchange, &finished);
+        finished = finished && !(exchange->refused && header.request_id == 0);
+    }
+    if (finished && (reader.have != reader.used || reader.descriptor_fault)) {
+        finished = false;
+        status = fail(TD_PROTOCOL, "%s sent more than the reply to '%s'; the connection is closed",
+                      connection->url, op_infos[call->op].name);
+    }
+    reply->descriptor = reader.descriptor;
+    exchange->reply_begun = reader.received > 0;
+    if (!finished)
+        exchange->state = status == TD_CONNECTION && !exchange->refused ? CONNECTION_LOST
+                                                                        : CONNECTION_DESYNC;
+    return status;
+}

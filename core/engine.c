@@ -1,0 +1,40 @@
+#include "core/engine.h"
+
+#include "core/random_id.h"
+
+static enum td_status engine_open(struct engine *engine, const struct engine_options *options)
+{
+    struct device_options devices = {.ledger = &engine->ledger, .pool_bytes = options->pool_bytes};
+    TRY(random_id(BOOT_ID_LENGTH, engine->boot));
+    TRY(devices_open(&devices, &engine->devices));
+    TRY(store_create(&engine->ledger, &engine->store));
+    TRY(session_table_create(&engine->ledger, &options->sessions, &engine->sessions));
+    return job_pool_create(options->job_threads, options->max_queued, &engine->jobs);
+}
+
+enum td_status engine_create(const struct engine_options *options, struct engine **out)
+{
+    struct engine *engine = calloc(1, sizeof *engine);
+    if (!engine)
+        return fail(TD_OUT_OF_MEMORY, "no memory for the engine");
+    ledger_init(&engine->ledger, &options->ledger);
+    enum td_status status = engine_open(engine, options);
+    if (status != TD_OK) {
+        engine_destroy(engine);
+        return status;
+    }
+    *out = engine;
+    return TD_OK;
+}
+
+void engine_destroy(struct engine *engine)
+{
+    if (!engine)
+        return;
+    job_pool_destroy(engine->jobs);
+    session_table_destroy(engine->sessions);
+    store_destroy(engine->store);
+    devices_close(&engine->devices);
+    ledger_finish(&engine->ledger);
+    free(engine);
+}

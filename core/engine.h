@@ -1,0 +1,34 @@
+/* engine: everything that outlives a request, in one place. No sockets in it. */
+#ifndef CORE_ENGINE_H
+#define CORE_ENGINE_H
+
+#include "core/device.h"
+#include "core/parked.h"
+#include "core/session.h"
+#include "core/store.h"
+
+#define BOOT_ID_LENGTH 32
+
+struct engine_options {
+    struct ledger_limits ledger;
+    struct session_limits sessions;
+    uint64_t pool_bytes;
+    unsigned job_threads, max_queued;
+};
+
+struct engine {
+    struct ledger ledger;
+    struct devices devices;
+    struct store *store;
+    struct session_table *sessions;
+    struct job_pool *jobs;
+    char boot[BOOT_ID_LENGTH + 1];
+    /* Counted by the doors. */
+    atomic_ullong connections, requests, errors, bytes_received, bytes_sent;
+};
+
+NODISCARD enum td_status engine_create(const struct engine_options *options, struct engine **out);
+/* All connections must have ended. */
+void engine_destroy(struct engine *engine);
+
+#endif

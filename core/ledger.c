@@ -1,0 +1,121 @@
+#include "core/ledger.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MIB (UINT64_C(1) << 20)
+
+void ledger_init(struct ledger *ledger, const struct ledger_limits *limits)
+{
+    memset(ledger, 0, sizeof *ledger);
+    ledger->limits = *limits;
+    pthread_mutex_init(&ledger->lock, NULL);
+}
+
+void ledger_finish(struct ledger *ledger)
+{
+    pthread_mutex_destroy(&ledger->lock);
+}
+
+static enum td_status reserve_locked(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
+                                     uint64_t names)
+{
+    const struct ledger_limits *limits = &ledger->limits;
+    struct ledger_limits *used = &ledger->used;
+    if (ledger->fail_after && --ledger->fail_after == 0)
+        return fail(TD_OUT_OF_MEMORY, "a reservation of %" PRIu64 " bytes was refused for a test",
+                    bytes);
+    if (bytes > limits->memory_bytes || used->memory_bytes > limits->memory_bytes - bytes)
+        return fail(TD_OUT_OF_MEMORY,
+                    "%" PRIu64 " bytes do not fit: %" PRIu64 " of %" PRIu64
+                    " bytes are in use; delete tensors, or raise --memory-limit",
+                    bytes, used->memory_bytes, limits->memory_bytes);
+    if (used->descriptors + descriptors > limits->descriptors)
+        return fail(TD_OUT_OF_MEMORY,
+                    "%" PRIu64 " of %" PRIu64
+                    " memory descriptors are in use; delete tensors, or raise --max-descriptors",
+                    used->descriptors, limits->descriptors);
+    if (used->names + names > limits->names)
+        return fail(TD_OUT_OF_MEMORY,
+                    "%" PRIu64 " of %" PRIu64
+                    " names are in use; delete some, or raise --max-names",
+                    used->names, limits->names);
+    used->memory_bytes += bytes;
+    used->descriptors += descriptors;
+    used->names += names;
+    if (used->memory_bytes > ledger->peak_bytes)
+        ledger->peak_bytes = used->memory_bytes;
+    return TD_OK;
+}
+
+enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
+                              uint64_t names)
+{
+    pthread_mutex_lock(&ledger->lock);
+    enum td_status status = reserve_locked(ledger, bytes, descriptors, names);
+    if (status != TD_OK)
+        ledger->refused++;
+    pthread_mutex_unlock(&ledger->lock);
+    return status;
+}
+
+void ledger_release(struct ledger *ledger, uint64_t bytes, uint64_t descriptors, uint64_t names)
+{
+    pthread_mutex_lock(&ledger->lock);
+    ledger->used.memory_bytes -= bytes;
+    ledger->used.descriptors -= descriptors;
+    ledger->used.names -= names;
+    pthread_mutex_unlock(&ledger->lock);
+}
+
+void ledger_pool(struct ledger *ledger, int64_t bytes)
+{
+    pthread_mutex_lock(&ledger->lock);
+    ledger->pool_bytes += (uint64_t)bytes;
+    pthread_mutex_unlock(&ledger->lock);
+}
+
+void ledger_read(struct ledger *ledger, struct ledger *out)
+{
+    pthread_mutex_lock(&ledger->lock);
+    memcpy(out, ledger, sizeof *out);
+    pthread_mutex_unlock(&ledger->lock);
+}
+
+/* The first number in a file like /sys/fs/cgroup/memory.max; UINT64_MAX for "max" or no file. */
+static uint64_t file_number(const char *path)
+{
+    unsigned long long value = 0;
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return UINT64_MAX;
+    int found = fscanf(file, "%llu", &value);
+    fclose(file);
+    return found == 1 ? value : UINT64_MAX;
+}
+
+static uint64_t memory_available(void)
+{
+    char line[128];
+    unsigned long long kib = 0;
+    FILE *file = fopen("/proc/meminfo", "re");
+    if (!file)
+        return 512 * MIB;
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+            break;
+    fclose(file);
+    return kib ? kib * 1024 : 512 * MIB;
+}
+
+uint64_t ledger_default_limit(void)
+{
+    uint64_t limit = memory_available() / 2;
+    uint64_t cgroup = file_number("/sys/fs/cgroup/memory.max");
+    uint64_t cgroup_v1 = file_number("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    if (cgroup_v1 < cgroup)
+        cgroup = cgroup_v1;
+    uint64_t leaves = cgroup > 576 * MIB ? cgroup - 512 * MIB : 64 * MIB;
+    return leaves < limit ? leaves : limit;
+}

@@ -1,0 +1,69 @@
+#include "core/op_table.h"
+
+#include <string.h>
+
+const struct op_info op_infos[OP_END] = {
+#define OP_ROW(number, name, required, optional, traits, doc)                                      \
+    [number] = {#name, required,                                                                   \
+                (optional) | F(timeout_ms) |                                                       \
+                    (((traits)&OP_MAKES) ? F(output) | F(create_only) | F(if_generation) : 0),     \
+                traits, doc},
+    OPS(OP_ROW)
+#undef OP_ROW
+};
+
+const struct field_info field_infos[FIELD_END] = {
+#define FIELD_ROW(number, name, type, meaning)                                                     \
+    [number] = {#name, FIELD_TYPE_##type, offsetof(struct fields, name), meaning},
+    FIELDS(FIELD_ROW)
+#undef FIELD_ROW
+};
+
+struct text text_of(const char *string)
+{
+    return (struct text){string, strlen(string)};
+}
+
+bool text_equal(struct text text, const char *string)
+{
+    return strlen(string) == text.length && memcmp(text.data, string, text.length) == 0;
+}
+
+int op_find(const char *name, size_t length)
+{
+    for (int op = 1; op < OP_END; op++)
+        if (op_infos[op].name && text_equal((struct text){name, length}, op_infos[op].name))
+            return op;
+    return 0;
+}
+
+int field_find(const char *name, size_t length)
+{
+    for (int field = 1; field < FIELD_END; field++)
+        if (field_infos[field].name &&
+            text_equal((struct text){name, length}, field_infos[field].name))
+            return field;
+    return 0;
+}
+
+const char *field_type_name(enum field_type type)
+{
+    static const char *const names[] = {"none", "uint", "int",    "bool", "text",
+                                        "dtype", "dims", "scalar", "index"};
+    return names[type];
+}
+
+enum td_status op_check_fields(enum op op, const struct fields *fields)
+{
+    const struct op_info *info = &op_infos[op];
+    uint64_t missing = info->required & ~fields->present;
+    if (missing)
+        return fail(TD_INVALID, "%s needs the field '%s': %s", info->name,
+                    field_infos[__builtin_ctzll(missing)].name,
+                    field_infos[__builtin_ctzll(missing)].meaning);
+    uint64_t surplus = fields->present & ~(info->required | info->optional);
+    if (surplus)
+        return fail(TD_INVALID, "%s does not take the field '%s'; see the operations table",
+                    info->name, field_infos[__builtin_ctzll(surplus)].name);
+    return TD_OK;
+}

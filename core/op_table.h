@@ -1,0 +1,146 @@
+/* op_table: everything tensord does, one row each.
+ *
+ * Both doors, the clients, the documents and the tests read this table. The numbers are the frame
+ * protocol's opcodes and never change. Fields every operation takes besides its own: timeout_ms; and
+ * every operation that makes a tensor (MAKES) also takes output, create_only and if_generation.
+ */
+#ifndef CORE_OP_TABLE_H
+#define CORE_OP_TABLE_H
+
+#include "core/fields.h"
+
+enum op_trait {
+    OP_MAKES = 1,      /* the result is a tensor: published under output, or anonymous */
+    OP_BODY_IN = 2,    /* the request's body is the elements, in C order */
+    OP_BODY_OUT = 4,   /* the reply's body is the elements, in C order, or a list of entries */
+    OP_FD_IN = 8,      /* a memory descriptor may come instead of a body (Unix socket) */
+    OP_FD_OUT = 16,    /* a memory descriptor may leave instead of a body (Unix socket) */
+    OP_BYTES = 32,     /* touches the bytes of tensors: runs in the job pool when they are many */
+    OP_ONE_WAY = 64,   /* may be sent without wanting a reply */
+    OP_CONNECTION = 128, /* belongs to the connection itself; answered by the transport */
+};
+
+#define F(name) FIELD_BIT(name)
+#define NEW_TENSOR (F(dtype) | F(device) | F(requires_grad) | F(mutable))
+#define CAST (F(casting) | F(saturate))
+
+/* X(number, name, required fields, optional fields, traits, "what it does") */
+#define OPS(X)                                                                                     \
+    X(1, hello, F(protocol), F(token) | F(client) | F(session_key), OP_CONNECTION,                 \
+      "Opens the connection: versions, token, and the session to join. Must come first.")          \
+    X(2, ping, 0, 0, OP_BODY_IN | OP_BODY_OUT | OP_CONNECTION,                                     \
+      "Returns its body, of at most 64 KiB.")                                                      \
+    X(3, stats, 0, 0, OP_BODY_OUT, "The daemon's counters: one entry each, name and count.")       \
+    X(4, devices, 0, 0, OP_BODY_OUT, "The devices, one entry each.")                               \
+    X(5, ops, 0, 0, OP_BODY_OUT, "This table: one entry each, name and text.")                     \
+    X(10, put, F(output) | F(dtype) | F(shape), F(device) | F(requires_grad) | F(mutable),         \
+      OP_MAKES | OP_BODY_IN,                                                                       \
+      "Stores the body under a name. Frozen unless mutable is set.")                               \
+    X(11, get, F(input), F(dtype) | CAST, OP_BODY_OUT | OP_BYTES,                                  \
+      "The elements in C order as the reply's body, cast on the way when dtype is given.")         \
+    X(12, map, F(input), F(write) | F(known_storage), OP_FD_OUT | OP_BODY_OUT | OP_BYTES,          \
+      "Hands out the tensor's own memory under a lease: a descriptor of its storage. Small frozen " \
+      "tensors, and everything over TCP, come as a body instead, and the reply says copied.")      \
+    X(13, release, 0, F(input) | F(lease), OP_ONE_WAY,                                             \
+      "Gives back one reference of the session: an anonymous object (@id) or a lease.")            \
+    X(14, info, F(input), 0, 0, "Describes a tensor without touching its bytes.")                  \
+    X(15, list, 0, F(prefix) | F(limit) | F(cursor), OP_BODY_OUT,                                  \
+      "The names in byte order, one entry each; cursor in the reply when there are more.")         \
+    X(16, rename, F(input) | F(output), F(create_only) | F(if_generation), 0,                      \
+      "Gives the tensor another name; whoever holds it notices nothing.")                          \
+    X(17, copy, F(input) | F(output), F(mutable), OP_MAKES | OP_BYTES,                             \
+      "Stores a copy of the elements under another name.")                                         \
+    X(18, delete, F(input), F(if_generation), 0,                                                   \
+      "Removes the name. Whoever maps or holds the tensor keeps it.")                              \
+    X(19, touch, F(input), 0, 0,                                                                   \
+      "Tells that the bytes were changed through a mapping: raises epoch and version.")            \
+    X(20, empty, F(shape), NEW_TENSOR, OP_MAKES | OP_BYTES, "A tensor to be filled.")              \
+    X(21, zeros, F(shape), NEW_TENSOR, OP_MAKES | OP_BYTES, "A tensor of zeros.")                  \
+    X(22, ones, F(shape), NEW_TENSOR, OP_MAKES | OP_BYTES, "A tensor of ones.")                    \
+    X(23, full, F(shape) | F(value), NEW_TENSOR, OP_MAKES | OP_BYTES,                              \
+      "A tensor of one value; its dtype is the value's unless given.")                             \
+    X(24, eye, F(shape), NEW_TENSOR, OP_MAKES | OP_BYTES,                                          \
+      "Ones on the diagonal, zeros elsewhere; shape is [n] or [n, m].")                            \
+    X(25, arange, F(end), F(start) | F(step) | NEW_TENSOR, OP_MAKES | OP_BYTES,                    \
+      "start, start + step, ... before end; integers give int64, others float32.")                 \
+    X(26, rand, F(shape), F(seed) | F(counter) | NEW_TENSOR, OP_MAKES | OP_BYTES,                  \
+      "Uniform in [0, 1): Philox-4x32-10; the reply tells the seed.")                              \
+    X(27, randn, F(shape), F(seed) | F(counter) | NEW_TENSOR, OP_MAKES | OP_BYTES,                 \
+      "Standard normal: Philox-4x32-10 and Box-Muller; the reply tells the seed.")                 \
+    X(28, randint, F(shape) | F(high), F(low) | F(seed) | F(counter) | NEW_TENSOR,                 \
+      OP_MAKES | OP_BYTES, "Integers in [low, high); low is 0 unless given; int64.")               \
+    X(29, tensor, F(dtype) | F(shape), F(device) | F(requires_grad) | F(mutable),                  \
+      OP_MAKES | OP_BODY_IN, "A new tensor of the body's elements; never shares. Mutable.")        \
+    X(30, as_tensor, F(input), F(dtype) | F(device), OP_MAKES | OP_BYTES,                          \
+      "The same tensor when dtype and device fit already, else a copy.")                           \
+    X(31, from_numpy, F(dtype) | F(shape), F(strides) | F(offset_bytes) | F(require_shared),       \
+      OP_MAKES | OP_BODY_IN | OP_FD_IN,                                                            \
+      "A tensor over the client's own memory, given as a sealed memfd; or a copy of the body.")    \
+    X(40, to, F(input), F(dtype) | F(device) | F(other) | F(copy) | CAST, OP_MAKES | OP_BYTES,     \
+      "The same tensor when it already has that dtype and device, else a copy.")                   \
+    X(41, type, F(input), F(dtype) | CAST, OP_MAKES | OP_BYTES, "to with a dtype.")                \
+    X(42, cpu, F(input), 0, OP_MAKES | OP_BYTES, "to the cpu.")                                    \
+    X(43, cuda, F(input), F(device), OP_MAKES | OP_BYTES, "to a GPU, cuda:0 unless named.")        \
+    X(44, clone, F(input), 0, OP_MAKES | OP_BYTES, "A copy in memory of its own.")                 \
+    X(45, detach, F(input), 0, OP_MAKES, "The same memory and version, without grad or history.")  \
+    X(46, data, F(input), 0, OP_MAKES,                                                             \
+      "The same memory without grad or history, and with a version of its own.")                   \
+    X(47, contiguous, F(input), 0, OP_MAKES | OP_BYTES,                                            \
+      "The same tensor when it is C-contiguous, else a copy that is.")                             \
+    X(48, numpy, F(input), F(force) | F(write) | F(known_storage),                                 \
+      OP_FD_OUT | OP_BODY_OUT | OP_BYTES,                                                          \
+      "map, if PyTorch would allow numpy(): on the cpu, without grad; force detaches first.")      \
+    X(60, view, F(input) | F(shape), 0, OP_MAKES, "The same memory in another shape, or an error.") \
+    X(61, reshape, F(input) | F(shape), 0, OP_MAKES | OP_BYTES,                                    \
+      "The same memory in another shape, or a copy where no view can say it.")                     \
+    X(62, transpose, F(input) | F(dim0) | F(dim1), 0, OP_MAKES, "Two dimensions exchanged.")       \
+    X(63, permute, F(input) | F(dims), 0, OP_MAKES, "The dimensions in another order.")            \
+    X(64, select, F(input) | F(dim) | F(index), 0, OP_MAKES,                                       \
+      "One position of a dimension, which disappears; index holds one integer.")                   \
+    X(65, slice, F(input) | F(dim) | F(index), 0, OP_MAKES,                                        \
+      "A range of a dimension; index holds one slice.")                                            \
+    X(66, getitem, F(input) | F(index), 0, OP_MAKES, "NumPy's basic indexing: a view.")            \
+    X(67, squeeze, F(input), F(dim), OP_MAKES, "Without the dimensions of size 1.")                \
+    X(68, unsqueeze, F(input) | F(dim), 0, OP_MAKES, "With a new dimension of size 1.")            \
+    X(69, expand, F(input) | F(shape), 0, OP_MAKES, "Dimensions of size 1 repeated without copy.") \
+    X(80, setitem, F(input) | F(index), F(value) | F(other) | CAST, OP_BYTES,                      \
+      "Writes a number, or another tensor broadcast and cast, into a slice.")                      \
+    X(81, fill_, F(input) | F(value), 0, OP_BYTES, "Writes one number everywhere.")                \
+    X(82, copy_, F(input) | F(other), CAST, OP_BYTES,                                              \
+      "Writes another tensor's elements, broadcast and cast, into this one.")                      \
+    X(83, mul, F(input) | F(value), 0, OP_MAKES | OP_BYTES,                                        \
+      "Times a number, with PyTorch's type promotion.")                                            \
+    X(84, add, F(input) | F(value), 0, OP_MAKES | OP_BYTES,                                        \
+      "Plus a number, with PyTorch's type promotion.")                                             \
+    X(90, variable, F(input), F(requires_grad), OP_MAKES,                                          \
+      "A variable over the tensor's memory, as PyTorch 0.2's Variable: any dtype.")                \
+    X(91, requires_grad_, F(input), F(requires_grad), 0, "Sets requires_grad, true unless given.") \
+    X(92, grad, F(input), 0, OP_MAKES, "The variable's grad; not_found when there is none.")       \
+    X(93, set_grad, F(input), F(other), 0, "Sets the grad; without other, clears it.")             \
+    X(94, print, F(input), 0, OP_BYTES, "The tensor as PyTorch prints it, in text.")               \
+    X(95, item, F(input), 0, 0, "The value of a tensor of one element.")
+
+enum op {
+#define OP_ENUM(number, name, required, optional, traits, doc) OP_##name = number,
+    OPS(OP_ENUM)
+#undef OP_ENUM
+    OP_END
+};
+
+struct op_info {
+    const char *name; /* NULL for a number without an operation */
+    uint64_t required, optional;
+    unsigned traits; /* enum op_trait */
+    const char *doc;
+};
+
+/* Indexed by opcode, below OP_END. */
+extern const struct op_info op_infos[OP_END];
+
+/* The opcode of a name, 0 if there is none. */
+int op_find(const char *name, size_t length);
+/* Whether the fields are those the operation takes: INVALID names the first that is missing, or not
+ * known to it. */
+NODISCARD enum td_status op_check_fields(enum op op, const struct fields *fields);
+
+#endif

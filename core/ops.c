@@ -1,0 +1,300 @@
+#include "core/ops_internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* The handler of every operation that the transport does not answer itself. */
+static const op_handler handlers[OP_END] = {
+    [OP_stats] = op_run_stats,
+    [OP_devices] = op_run_devices,
+    [OP_ops] = op_run_ops,
+    [OP_put] = op_run_body,
+    [OP_get] = op_run_get,
+    [OP_map] = op_run_map,
+    [OP_release] = op_run_release,
+    [OP_info] = op_run_info,
+    [OP_list] = op_run_list,
+    [OP_rename] = op_run_rename,
+    [OP_copy] = op_run_copy,
+    [OP_delete] = op_run_delete,
+    [OP_touch] = op_run_touch,
+    [OP_empty] = op_run_zeros, /* recycled memory would show what it held before */
+    [OP_zeros] = op_run_zeros,
+    [OP_ones] = op_run_ones,
+    [OP_full] = op_run_full,
+    [OP_eye] = op_run_eye,
+    [OP_arange] = op_run_arange,
+    [OP_rand] = op_run_rand,
+    [OP_randn] = op_run_randn,
+    [OP_randint] = op_run_randint,
+    [OP_tensor] = op_run_body,
+    [OP_as_tensor] = op_run_to,
+    [OP_from_numpy] = op_run_from_numpy,
+    [OP_to] = op_run_to,
+    [OP_type] = op_run_to,
+    [OP_cpu] = op_run_cpu,
+    [OP_cuda] = op_run_cuda,
+    [OP_clone] = op_run_clone,
+    [OP_detach] = op_run_detach,
+    [OP_data] = op_run_data,
+    [OP_contiguous] = op_run_contiguous,
+    [OP_numpy] = op_run_numpy,
+    [OP_view] = op_run_view,
+    [OP_reshape] = op_run_reshape,
+    [OP_transpose] = op_run_transpose,
+    [OP_permute] = op_run_permute,
+    [OP_select] = op_run_select,
+    [OP_slice] = op_run_slice,
+    [OP_getitem] = op_run_getitem,
+    [OP_squeeze] = op_run_squeeze,
+    [OP_unsqueeze] = op_run_unsqueeze,
+    [OP_expand] = op_run_expand,
+    [OP_setitem] = op_run_setitem,
+    [OP_fill_] = op_run_fill_,
+    [OP_copy_] = op_run_copy_,
+    [OP_mul] = op_run_mul,
+    [OP_add] = op_run_add,
+    [OP_variable] = op_run_variable,
+    [OP_requires_grad_] = op_run_requires_grad_,
+    [OP_grad] = op_run_grad,
+    [OP_set_grad] = op_run_set_grad,
+    [OP_print] = op_run_print,
+    [OP_item] = op_run_item,
+};
+
+void op_init(struct op_call *call, struct engine *engine, struct session *session, enum op op,
+             const struct fields *in)
+{
+    memset(call, 0, sizeof *call);
+    call->engine = engine;
+    call->session = session;
+    call->op = op;
+    call->in = in;
+    call->fd = call->share_fd = -1;
+}
+
+static enum td_status parse_id(struct text text, uint64_t *id)
+{
+    uint64_t value = 0;
+    bool good = text.length > 1 && text.length <= 20;
+    for (size_t i = 1; i < text.length && good; i++) {
+        good = text.data[i] >= '0' && text.data[i] <= '9';
+        value = value * 10 + (uint64_t)(text.data[i] - '0');
+    }
+    if (!good)
+        return fail(TD_INVALID, "'%.*s' is no object id; those are @ and a number",
+                    TEXT_ARGS(text));
+    *id = value;
+    return TD_OK;
+}
+
+enum td_status op_resolve(struct op_call *call, struct text name, struct tensor **out,
+                          uint64_t *generation)
+{
+    uint64_t id;
+    if (generation)
+        *generation = 0;
+    if (name.length == 0 || name.data[0] != '@') {
+        TRY(name_check(name));
+        return store_lookup(call->engine->store, name, out, generation);
+    }
+    TRY(parse_id(name, &id));
+    return session_find(call->session, id, out);
+}
+
+/* The layout that a body must have, and that it has it. */
+static enum td_status begin_body(struct op_call *call)
+{
+    const struct fields *in = call->in;
+    if (call->fd >= 0 && call->body_length)
+        return fail(TD_INVALID, "a descriptor and a body came together; send one of them");
+    if (call->fd >= 0)
+        return TD_OK;
+    if (FIELDS_HAS(in, strides) || FIELDS_HAS(in, offset_bytes))
+        return fail(TD_INVALID, "strides and offset_bytes go with a descriptor; a body is in C "
+                                "order without holes");
+    if (!device_is_cpu(call->device))
+        return fail(TD_UNSUPPORTED, "a body arrives on the cpu; move the tensor with to afterwards");
+    TRY(layout_contiguous(in->dtype, &in->shape, &call->layout));
+    if ((uint64_t)layout_nbytes(&call->layout) != call->body_length)
+        return fail(TD_BAD_SHAPE,
+                    "the shape and dtype need %" PRId64 " bytes, but the body has %" PRIu64,
+                    layout_nbytes(&call->layout), call->body_length);
+    return TD_OK;
+}
+
+static enum td_status begin_names(struct op_call *call)
+{
+    const struct fields *in = call->in;
+    if (FIELDS_HAS(in, output))
+        TRY(name_check(in->output));
+    /* What these two take need not be a tensor that is still there, or is no tensor at all. */
+    if (call->op != OP_release && call->op != OP_delete && call->op != OP_rename) {
+        if (FIELDS_HAS(in, input))
+            TRY(op_resolve(call, in->input, &call->input, &call->input_generation));
+        if (FIELDS_HAS(in, other))
+            TRY(op_resolve(call, in->other, &call->other, NULL));
+    }
+    return TD_OK;
+}
+
+enum td_status op_begin(struct op_call *call)
+{
+    const struct fields *in = call->in;
+    unsigned traits = op_infos[call->op].traits;
+    TRY(op_check_fields(call->op, in));
+    if (call->body_length && !(traits & OP_BODY_IN))
+        return fail(TD_INVALID, "%s takes no body", op_infos[call->op].name);
+    if (call->fd >= 0 && !(traits & OP_FD_IN))
+        return fail(TD_INVALID, "%s takes no descriptor", op_infos[call->op].name);
+    struct text device = FIELDS_HAS(in, device) ? in->device : text_of("cpu");
+    TRY(devices_find(&call->engine->devices, device.data, device.length, &call->device));
+    if (traits & OP_BODY_IN)
+        TRY(begin_body(call));
+    return begin_names(call);
+}
+
+enum td_status op_receive(struct op_call *call)
+{
+    if (!(op_infos[call->op].traits & OP_BODY_IN) || call->fd >= 0)
+        return TD_OK;
+    return storage_create(call->device, call->body_length, false, &call->body_in);
+}
+
+bool op_receive_is_long(const struct op_call *call)
+{
+    return call->body_length > OP_INLINE_BYTES;
+}
+
+uint64_t op_cost_bytes(const struct op_call *call)
+{
+    const struct fields *in = call->in;
+    struct layout made;
+    uint64_t bytes = 0;
+    if (!(op_infos[call->op].traits & OP_BYTES))
+        return 0;
+    if (call->input)
+        bytes += (uint64_t)layout_nbytes(&call->input->layout);
+    if (call->other)
+        bytes += (uint64_t)layout_nbytes(&call->other->layout);
+    enum td_dtype dtype = FIELDS_HAS(in, dtype) ? in->dtype : TD_COMPLEX128;
+    if (FIELDS_HAS(in, shape) && !call->input &&
+        layout_contiguous(dtype, &in->shape, &made) == TD_OK)
+        bytes += (uint64_t)layout_nbytes(&made);
+    if (FIELDS_HAS(in, end))
+        bytes += OP_INLINE_BYTES + 1; /* arange: not known before its arithmetic is done */
+    return bytes;
+}
+
+bool op_run_is_long(const struct op_call *call)
+{
+    return op_cost_bytes(call) > OP_INLINE_BYTES;
+}
+
+enum td_status op_run(struct op_call *call)
+{
+    op_handler handler = handlers[call->op];
+    if (!handler)
+        return fail(TD_UNSUPPORTED, "%s is answered by the connection, not by the engine",
+                    op_infos[call->op].name);
+    return handler(call);
+}
+
+static enum td_status commit_made(struct op_call *call)
+{
+    const struct fields *in = call->in;
+    struct fields *out = &call->out;
+    if (!FIELDS_HAS(in, output))
+        return session_hold(call->session, call->result);
+    struct store_condition condition = {
+        .create_only = FIELDS_HAS(in, create_only) && in->create_only,
+        .has_generation = FIELDS_HAS(in, if_generation),
+        .generation = in->if_generation,
+    };
+    uint64_t generation;
+    TRY(store_publish(call->engine->store, in->output, call->result, &condition, &generation));
+    FIELDS_SET(out, name, in->output);
+    FIELDS_SET(out, generation, generation);
+    return TD_OK;
+}
+
+enum td_status op_commit(struct op_call *call)
+{
+    struct fields *out = &call->out;
+    if (!call->result)
+        return TD_OK;
+    if (op_infos[call->op].traits & OP_MAKES) {
+        TRY(commit_made(call));
+    } else if (call->input_generation && call->result == call->input) {
+        FIELDS_SET(out, name, call->in->input);
+        FIELDS_SET(out, generation, call->input_generation);
+    }
+    if (call->lease_wanted) {
+        uint64_t lease;
+        TRY(session_lease(call->session, call->result->storage, &lease));
+        FIELDS_SET(out, lease, lease);
+    }
+    tensor_describe(call->result, out);
+    return TD_OK;
+}
+
+void op_end(struct op_call *call)
+{
+    closep(&call->fd);
+    call->fd = call->share_fd = -1;
+    storage_unref(take(&call->body_in));
+    tensor_unref(take(&call->body_out));
+    tensor_unref(take(&call->input));
+    tensor_unref(take(&call->other));
+    tensor_unref(take(&call->result));
+    free(take(&call->text));
+}
+
+void op_result(struct op_call *call, struct tensor *tensor, const char *copied_because)
+{
+    call->result = tensor;
+    FIELDS_SET(&call->out, memory, text_of(copied_because ? "copied" : "shared"));
+    if (copied_because)
+        FIELDS_SET(&call->out, reason, text_of(copied_because));
+}
+
+struct dims dims_of_layout(const struct layout *layout)
+{
+    struct dims dims = {.rank = layout->rank};
+    memcpy(dims.v, layout->shape, (size_t)layout->rank * sizeof dims.v[0]);
+    return dims;
+}
+
+enum td_status op_new_tensor(struct device *device, enum td_dtype dtype, const struct dims *shape,
+                             bool clear, struct tensor **out)
+{
+    _cleanup_(storage_unrefp) struct storage *storage = NULL;
+    struct layout layout;
+    TRY(layout_contiguous(dtype, shape, &layout));
+    TRY(storage_create(device, (uint64_t)layout_nbytes(&layout), clear, &storage));
+    return tensor_create(storage, &layout, out);
+}
+
+void op_finish_new(struct op_call *call, struct tensor *tensor, bool mutable_by_default)
+{
+    const struct fields *in = call->in;
+    bool writable = FIELDS_HAS(in, mutable) ? in->mutable : mutable_by_default;
+    storage_finish(tensor->storage, writable ? STORAGE_MUTABLE : STORAGE_FROZEN);
+    if (FIELDS_HAS(in, requires_grad) && in->requires_grad) {
+        tensor->is_variable = true;
+        atomic_store(&tensor->requires_grad, true);
+    }
+}
+
+enum td_status op_result_view(struct op_call *call, const struct layout *layout,
+                              const char *grad_fn)
+{
+    _cleanup_(tensor_unrefp) struct tensor *view = NULL;
+    TRY(tensor_view(call->input, layout, &view));
+    TRY(tensor_record(view, grad_fn, call->input, call->in->input, call->input_generation));
+    view->view_of_leaf = tensor_requires_grad(call->input) &&
+                         (call->input->history == NULL || call->input->view_of_leaf);
+    op_result(call, take(&view), NULL);
+    return TD_OK;
+}

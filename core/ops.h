@@ -1,0 +1,69 @@
+/* ops: running one row of the operations table, for any door.
+ *
+ *     op_begin     checks the fields, finds the tensors; never long
+ *     op_receive   for operations with a body: makes the memory the body goes to; may be long
+ *     op_run       computes; may be long; shows nothing to anyone, except in-place changes
+ *     op_commit    publishes or hands out the result, and describes it; never long
+ *     op_end       always, at the end
+ *
+ * A door fills in the first part of struct op_call, calls these in order (from any thread, one at a
+ * time), stops at the first that fails, and sends what the second part holds.
+ */
+#ifndef CORE_OPS_H
+#define CORE_OPS_H
+
+#include "core/engine.h"
+#include "core/op_table.h"
+
+/* More bytes than this are worked on in the job pool. */
+#define OP_INLINE_BYTES ((uint64_t)256 << 10)
+
+struct op_call {
+    /* From the door. */
+    struct engine *engine;
+    struct session *session;
+    enum op op;
+    const struct fields *in;
+    uint64_t body_length;
+    int fd;     /* a received descriptor, or -1; op_end closes what is left */
+    bool local; /* descriptors can be passed */
+    enum td_status (*emit)(void *sink, const struct fields *entry); /* takes entries of a list */
+    void *sink;
+
+    /* To the door. */
+    struct fields out;       /* texts live until op_end */
+    struct storage *body_in; /* where the body goes: body_length bytes at the start of its data */
+    struct tensor *body_out; /* C-contiguous: its bytes are the reply's body; NULL: none */
+    int share_fd;            /* borrowed while the call lives, or -1: goes out with the reply */
+
+    /* In between. */
+    struct tensor *input, *other;
+    uint64_t input_generation; /* of the input's name, 0 for an object */
+    struct device *device;     /* the field's, or the cpu */
+    struct tensor *result;     /* what the reply describes */
+    struct layout layout;      /* of a body */
+    char *text;                /* malloc'd, that out.text points into */
+    bool lease_wanted;         /* op_commit leases the result's storage */
+};
+
+void op_init(struct op_call *call, struct engine *engine, struct session *session, enum op op,
+             const struct fields *in);
+NODISCARD enum td_status op_begin(struct op_call *call);
+NODISCARD enum td_status op_receive(struct op_call *call);
+NODISCARD enum td_status op_run(struct op_call *call);
+NODISCARD enum td_status op_commit(struct op_call *call);
+void op_end(struct op_call *call);
+
+/* Whether op_receive or op_run belongs into the job pool. After op_begin. */
+bool op_receive_is_long(const struct op_call *call);
+bool op_run_is_long(const struct op_call *call);
+/* Whether the operation changes what others see only in op_commit. */
+static inline bool op_commits_late(enum op op)
+{
+    return (op_infos[op].traits & OP_MAKES) != 0;
+}
+
+/* Bytes a request with these fields may cause to be touched; for tests and op_run_is_long. */
+uint64_t op_cost_bytes(const struct op_call *call);
+
+#endif

@@ -1,0 +1,260 @@
+/* Operations on names, bytes, mappings and the daemon itself. */
+#include "core/ops_internal.h"
+#include "core/print.h"
+
+#include <string.h>
+
+#define LIST_LIMIT 1000 /* entries of one reply */
+
+/* Sends the elements as the reply's body, in C order and dtype. */
+static enum td_status body_out(struct op_call *call, struct tensor *tensor, enum td_dtype dtype,
+                               const char *reason)
+{
+    TRY(op_host_contiguous(call, tensor, dtype, &call->body_out));
+    op_result(call, tensor_ref(tensor), reason);
+    return TD_OK;
+}
+
+enum td_status op_run_get(struct op_call *call)
+{
+    struct tensor *input = call->input;
+    enum td_dtype dtype = FIELDS_HAS(call->in, dtype) ? call->in->dtype : input->layout.dtype;
+    TRY(op_check_cast(call, input->layout.dtype, dtype));
+    TRY(body_out(call, input, dtype, dtype == input->layout.dtype ? "transport" : "dtype"));
+    return TD_OK;
+}
+
+static enum td_status map_tensor(struct op_call *call, struct tensor *tensor)
+{
+    const struct fields *in = call->in;
+    struct storage *storage = tensor->storage;
+    bool write = FIELDS_HAS(in, write) && in->write;
+    bool frozen = storage_mode_of(storage) == STORAGE_FROZEN;
+    if (!device_is_cpu(storage->device))
+        return fail(TD_WRONG_DEVICE, "the tensor is on %s; map reaches host memory only, use cpu()",
+                    storage->device->name);
+    if (!call->local && write)
+        return fail(TD_UNSUPPORTED, "memory is shared over the Unix socket only; over TCP write "
+                                    "with setitem or copy_");
+    if (!call->local || (frozen && !write && storage->memory.fd < 0))
+        return body_out(call, tensor, tensor->layout.dtype, call->local ? "small" : "transport");
+    TRY(storage_share(storage, write, &call->share_fd));
+    if (FIELDS_HAS(in, known_storage) && in->known_storage == storage->id)
+        call->share_fd = -1; /* the client has it */
+    op_result(call, tensor_ref(tensor), NULL);
+    call->lease_wanted = true;
+    return TD_OK;
+}
+
+enum td_status op_run_map(struct op_call *call)
+{
+    return map_tensor(call, call->input);
+}
+
+enum td_status op_run_numpy(struct op_call *call)
+{
+    struct tensor *input = call->input;
+    _cleanup_(tensor_unrefp) struct tensor *forced = NULL;
+    struct device *device = input->storage->device;
+    bool force = FIELDS_HAS(call->in, force) && call->in->force;
+    if (!force && !device_is_cpu(device))
+        return fail(TD_WRONG_DEVICE,
+                    "can't convert %s device type tensor to numpy. Use Tensor.cpu() to copy the "
+                    "tensor to host memory first.",
+                    device->name);
+    if (!force && tensor_requires_grad(input))
+        return fail(TD_REQUIRES_GRAD, "Can't call numpy() on Tensor that requires grad. Use "
+                                      "tensor.detach().numpy() instead.");
+    if (device_is_cpu(device))
+        return map_tensor(call, input);
+    TRY(op_copy_of(input, input->layout.dtype, call->engine->devices.list[0], false, &forced));
+    storage_finish(forced->storage, STORAGE_MUTABLE);
+    return map_tensor(call, forced);
+}
+
+enum td_status op_run_release(struct op_call *call)
+{
+    const struct fields *in = call->in;
+    if (FIELDS_HAS(in, lease) == FIELDS_HAS(in, input))
+        return fail(TD_INVALID, "release takes either a lease or an object as its input");
+    if (FIELDS_HAS(in, lease))
+        return session_release(call->session, in->lease);
+    if (in->input.length == 0 || in->input.data[0] != '@')
+        return fail(TD_INVALID, "release takes an object id like @17; names are removed by delete");
+    _cleanup_(tensor_unrefp) struct tensor *tensor = NULL;
+    TRY(op_resolve(call, in->input, &tensor, NULL));
+    return session_drop(call->session, tensor->id);
+}
+
+enum td_status op_run_info(struct op_call *call)
+{
+    call->result = tensor_ref(call->input);
+    return TD_OK;
+}
+
+static enum td_status list_emit(struct op_call *call, const struct store_entry *entry)
+{
+    struct fields fields;
+    fields.present = 0;
+    FIELDS_SET(&fields, name, text_of(entry->name));
+    FIELDS_SET(&fields, generation, entry->generation);
+    tensor_describe(entry->tensor, &fields);
+    return call->emit(call->sink, &fields);
+}
+
+enum td_status op_run_list(struct op_call *call)
+{
+    const struct fields *in = call->in;
+    struct text prefix = FIELDS_HAS(in, prefix) ? in->prefix : text_of("");
+    struct text cursor = FIELDS_HAS(in, cursor) ? in->cursor : text_of("");
+    uint64_t limit = FIELDS_HAS(in, limit) && in->limit < LIST_LIMIT ? in->limit : LIST_LIMIT;
+    if (limit == 0)
+        return fail(TD_INVALID, "limit is the number of entries wanted, 1 or more");
+    struct store_entry *entries = calloc(limit + 1, sizeof *entries);
+    if (!entries)
+        return fail(TD_OUT_OF_MEMORY, "no memory for a list of %llu names",
+                    (unsigned long long)limit);
+    enum td_status status = TD_OK;
+    size_t found = store_list(call->engine->store, prefix, cursor, limit + 1, entries);
+    for (size_t i = 0; i < found; i++) {
+        if (status == TD_OK && i < limit)
+            status = list_emit(call, &entries[i]);
+        tensor_unref(entries[i].tensor);
+    }
+    if (found > limit && (call->text = strdup(entries[limit - 1].name)))
+        FIELDS_SET(&call->out, cursor, text_of(call->text));
+    FIELDS_SET(&call->out, count, store_count(call->engine->store));
+    free(entries);
+    return status;
+}
+
+enum td_status op_run_rename(struct op_call *call)
+{
+    const struct fields *in = call->in;
+    struct store_condition condition = {
+        .create_only = FIELDS_HAS(in, create_only) && in->create_only,
+        .has_generation = FIELDS_HAS(in, if_generation),
+        .generation = in->if_generation,
+    };
+    uint64_t generation;
+    TRY(name_check(in->input));
+    TRY(store_rename(call->engine->store, in->input, in->output, &condition, &generation));
+    FIELDS_SET(&call->out, name, in->output);
+    FIELDS_SET(&call->out, generation, generation);
+    /* Described if it is still there: somebody else may be faster. */
+    if (store_lookup(call->engine->store, in->output, &call->result, NULL) != TD_OK)
+        call->result = NULL;
+    return TD_OK;
+}
+
+enum td_status op_run_delete(struct op_call *call)
+{
+    struct store_condition condition = {
+        .has_generation = FIELDS_HAS(call->in, if_generation),
+        .generation = call->in->if_generation,
+    };
+    TRY(name_check(call->in->input));
+    return store_remove(call->engine->store, call->in->input, &condition);
+}
+
+enum td_status op_run_touch(struct op_call *call)
+{
+    storage_touch(call->input->storage);
+    tensor_bump_version(call->input);
+    return op_run_info(call);
+}
+
+static enum td_status emit_count(struct op_call *call, const char *name, uint64_t count)
+{
+    struct fields fields;
+    fields.present = 0;
+    FIELDS_SET(&fields, name, text_of(name));
+    FIELDS_SET(&fields, count, count);
+    return call->emit(call->sink, &fields);
+}
+
+static enum td_status emit_text(struct op_call *call, const char *name, const char *text)
+{
+    struct fields fields;
+    fields.present = 0;
+    FIELDS_SET(&fields, name, text_of(name));
+    FIELDS_SET(&fields, text, text_of(text));
+    return call->emit(call->sink, &fields);
+}
+
+enum td_status op_run_stats(struct op_call *call)
+{
+    struct engine *engine = call->engine;
+    struct ledger ledger;
+    struct session_counts sessions;
+    ledger_read(&engine->ledger, &ledger);
+    session_table_count(engine->sessions, &sessions);
+    const struct {
+        const char *name;
+        uint64_t count;
+    } rows[] = {
+        {"memory_limit_bytes", ledger.limits.memory_bytes},
+        {"memory_used_bytes", ledger.used.memory_bytes},
+        {"memory_peak_bytes", ledger.peak_bytes},
+        {"memory_pool_bytes", ledger.pool_bytes},
+        {"reservations_refused", ledger.refused},
+        {"descriptors", ledger.used.descriptors},
+        {"names", ledger.used.names},
+        {"revision", store_revision(engine->store)},
+        {"sessions", sessions.sessions},
+        {"objects", sessions.objects},
+        {"leases", sessions.leases},
+        {"connections", atomic_load(&engine->connections)},
+        {"requests", atomic_load(&engine->requests)},
+        {"errors", atomic_load(&engine->errors)},
+        {"bytes_received", atomic_load(&engine->bytes_received)},
+        {"bytes_sent", atomic_load(&engine->bytes_sent)},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        TRY(emit_count(call, rows[i].name, rows[i].count));
+    return TD_OK;
+}
+
+enum td_status op_run_devices(struct op_call *call)
+{
+    const struct devices *devices = &call->engine->devices;
+    for (int i = 0; i < devices->count; i++)
+        TRY(emit_text(call, devices->list[i]->name, i == 0 ? "host memory" : "GPU memory"));
+    return TD_OK;
+}
+
+enum td_status op_run_ops(struct op_call *call)
+{
+    for (int op = 1; op < OP_END; op++)
+        if (op_infos[op].name)
+            TRY(emit_text(call, op_infos[op].name, op_infos[op].doc));
+    return TD_OK;
+}
+
+enum td_status op_run_print(struct op_call *call)
+{
+    _cleanup_(tensor_unrefp) struct tensor *host = NULL;
+    struct tensor *input = call->input;
+    if (device_is_cpu(input->storage->device))
+        host = tensor_ref(input);
+    else
+        TRY(op_host_contiguous(call, input, input->layout.dtype, &host));
+    TRY(print_tensor(&host->layout, host->storage->memory.data, input->storage->device->name,
+                     tensor_requires_grad(input), input->history ? input->history->grad_fn : NULL,
+                     &print_defaults, &call->text));
+    FIELDS_SET(&call->out, text, text_of(call->text));
+    return TD_OK;
+}
+
+enum td_status op_run_item(struct op_call *call)
+{
+    _cleanup_(tensor_unrefp) struct tensor *host = NULL;
+    struct tensor *input = call->input;
+    if (input->layout.elements != 1)
+        return fail(TD_BAD_SHAPE, "a Tensor with %lld elements cannot be converted to Scalar",
+                    (long long)input->layout.elements);
+    TRY(op_host_contiguous(call, input, input->layout.dtype, &host));
+    FIELDS_SET(&call->out, value, scalar_load(host->layout.dtype, tensor_data(host)));
+    FIELDS_SET(&call->out, dtype, host->layout.dtype);
+    return TD_OK;
+}

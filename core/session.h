@@ -1,0 +1,62 @@
+/* session: an owner's references, all let go when the owner is gone.
+ *
+ * A session holds anonymous objects (results without a name, as often as they were handed out) and
+ * leases (mappings that were handed out). Several connections may share it by its key; it ends with
+ * the last of them. Operations that still run then keep the head alive, but can add nothing.
+ *
+ * Threads: every function, from any thread.
+ */
+#ifndef CORE_SESSION_H
+#define CORE_SESSION_H
+
+#include "core/tensor.h"
+
+#define SESSION_KEY_LENGTH 32 /* hexadecimal digits: 128 random bits */
+
+struct session_limits {
+    uint64_t sessions;
+    uint64_t objects; /* of one session */
+    uint64_t leases;  /* of one session */
+};
+
+struct session_table;
+struct session;
+
+NODISCARD enum td_status session_table_create(struct ledger *ledger,
+                                              const struct session_limits *limits,
+                                              struct session_table **out);
+/* All sessions must have ended. */
+void session_table_destroy(struct session_table *table);
+/* Sums over all sessions. */
+struct session_counts {
+    uint64_t sessions, objects, leases;
+};
+void session_table_count(struct session_table *table, struct session_counts *out);
+
+/* A new session with one connection; *out is a reference of the caller's. */
+NODISCARD enum td_status session_open(struct session_table *table, struct session **out);
+/* One connection more for the session with that key; NOT_FOUND if it has ended. */
+NODISCARD enum td_status session_join(struct session_table *table, struct text key,
+                                      struct session **out);
+/* One connection less; the last one ends the session. */
+void session_leave(struct session *session);
+struct session *session_ref(struct session *session);
+void session_unref(struct session *session);
+CLEANUP_DEFINE(struct session *, session_unref)
+
+uint64_t session_id(const struct session *session);
+const char *session_key(const struct session *session);
+
+/* Hands the object out once more: takes a reference of its own. */
+NODISCARD enum td_status session_hold(struct session *session, struct tensor *tensor);
+/* The object with that id, as a reference of the caller's. */
+NODISCARD enum td_status session_find(struct session *session, uint64_t id, struct tensor **out);
+/* Takes one handing-out back. */
+NODISCARD enum td_status session_drop(struct session *session, uint64_t id);
+
+/* A mapping of the storage: takes a reference that lasts until release or the session's end. */
+NODISCARD enum td_status session_lease(struct session *session, struct storage *storage,
+                                       uint64_t *lease);
+NODISCARD enum td_status session_release(struct session *session, uint64_t lease);
+
+#endif

@@ -1,0 +1,271 @@
+#include "core/store.h"
+
+#include <bsd/sys/tree.h>
+#include <inttypes.h>
+#include <string.h>
+
+struct entry {
+    RB_ENTRY(entry) link;
+    struct tensor *tensor;
+    uint64_t generation;
+    struct text name; /* points to name_bytes, or in a search key to the caller's */
+    char name_bytes[];
+};
+
+static int name_compare(const struct entry *a, const struct entry *b)
+{
+    size_t shorter = a->name.length < b->name.length ? a->name.length : b->name.length;
+    int order = memcmp(a->name.data, b->name.data, shorter);
+    if (order != 0)
+        return order;
+    return (a->name.length > b->name.length) - (a->name.length < b->name.length);
+}
+
+RB_HEAD(name_tree, entry);
+RB_GENERATE_INTERNAL(name_tree, entry, link, name_compare, __attribute__((unused)) static)
+
+struct store {
+    struct ledger *ledger;
+    pthread_mutex_t lock;
+    struct name_tree names;
+    uint64_t count;
+    uint64_t revision;
+};
+
+enum td_status store_create(struct ledger *ledger, struct store **out)
+{
+    struct store *store = calloc(1, sizeof *store);
+    if (!store)
+        return fail(TD_OUT_OF_MEMORY, "no memory for the store");
+    store->ledger = ledger;
+    pthread_mutex_init(&store->lock, NULL);
+    RB_INIT(&store->names);
+    *out = store;
+    return TD_OK;
+}
+
+static uint64_t entry_bytes(const struct entry *entry)
+{
+    return sizeof *entry + sizeof(struct tensor) + entry->name.length;
+}
+
+static void entry_free(struct store *store, struct entry *entry)
+{
+    if (!entry)
+        return;
+    ledger_release(store->ledger, entry_bytes(entry), 0, 1);
+    tensor_unref(entry->tensor);
+    free(entry);
+}
+
+void store_destroy(struct store *store)
+{
+    if (!store)
+        return;
+    for (struct entry *entry; (entry = RB_ROOT(&store->names));) {
+        RB_REMOVE(name_tree, &store->names, entry);
+        entry_free(store, entry);
+    }
+    pthread_mutex_destroy(&store->lock);
+    free(store);
+}
+
+/* An entry that is not in the tree yet, charged to the ledger. */
+static enum td_status entry_create(struct store *store, struct text name, struct entry **out)
+{
+    struct entry *entry = malloc(sizeof *entry + name.length);
+    if (!entry)
+        return fail(TD_OUT_OF_MEMORY, "no memory for a name");
+    memcpy(entry->name_bytes, name.data, name.length);
+    entry->name = (struct text){entry->name_bytes, name.length};
+    entry->tensor = NULL;
+    enum td_status status = ledger_reserve(store->ledger, entry_bytes(entry), 0, 1);
+    if (status != TD_OK) {
+        free(entry);
+        return status;
+    }
+    *out = entry;
+    return TD_OK;
+}
+
+static struct entry *find_locked(struct store *store, struct text name)
+{
+    struct entry key = {.name = name};
+    return RB_FIND(name_tree, &store->names, &key);
+}
+
+static enum td_status not_found(struct text name)
+{
+    return fail(TD_NOT_FOUND, "no tensor is named '%.*s'; list shows the names there are",
+                TEXT_ARGS(name));
+}
+
+static enum td_status condition_check(const struct store_condition *condition, struct text name,
+                                      const struct entry *entry)
+{
+    if (condition->create_only && entry)
+        return fail(TD_EXISTS, "the name '%.*s' is taken (generation %" PRIu64 ")",
+                    TEXT_ARGS(name), entry->generation);
+    if (condition->has_generation && (!entry || entry->generation != condition->generation))
+        return fail(TD_PRECONDITION,
+                    "the name '%.*s' has generation %" PRIu64 ", not %" PRIu64
+                    "; read it again before replacing it",
+                    TEXT_ARGS(name), entry ? entry->generation : 0, condition->generation);
+    return TD_OK;
+}
+
+/* Lets `name` refer to the tensor. Returns through *old what is to be let go, through *fresh what of
+ * it was used (NULL then). */
+static enum td_status publish_locked(struct store *store, struct text name,
+                                     struct tensor *tensor,
+                                     const struct store_condition *condition,
+                                     struct entry **fresh, struct tensor **old,
+                                     uint64_t *generation)
+{
+    struct entry *entry = find_locked(store, name);
+    TRY(condition_check(condition, name, entry));
+    if (!entry) {
+        entry = take(fresh);
+        RB_INSERT(name_tree, &store->names, entry);
+        store->count++;
+    }
+    *old = entry->tensor;
+    entry->tensor = tensor_ref(tensor);
+    entry->generation = *generation = ++store->revision;
+    return TD_OK;
+}
+
+enum td_status store_publish(struct store *store, struct text name, struct tensor *tensor,
+                             const struct store_condition *condition, uint64_t *generation)
+{
+    struct entry *fresh = NULL;
+    struct tensor *old = NULL;
+    TRY(name_check(name));
+    /* Made before the lock is taken; replacing must work with the last name in use, too. */
+    enum td_status reserved = entry_create(store, name, &fresh);
+    pthread_mutex_lock(&store->lock);
+    enum td_status status = reserved;
+    if (fresh || find_locked(store, name))
+        status = publish_locked(store, name, tensor, condition, &fresh, &old, generation);
+    pthread_mutex_unlock(&store->lock);
+    entry_free(store, fresh);
+    tensor_unref(old);
+    return status;
+}
+
+enum td_status store_lookup(struct store *store, struct text name, struct tensor **tensor,
+                            uint64_t *generation)
+{
+    enum td_status status = TD_OK;
+    pthread_mutex_lock(&store->lock);
+    struct entry *entry = find_locked(store, name);
+    if (!entry) {
+        status = not_found(name);
+    } else {
+        *tensor = tensor_ref(entry->tensor);
+        if (generation)
+            *generation = entry->generation;
+    }
+    pthread_mutex_unlock(&store->lock);
+    return status;
+}
+
+static enum td_status detach_locked(struct store *store, struct text name,
+                                    const struct store_condition *condition, struct entry **out)
+{
+    struct entry *entry = find_locked(store, name);
+    if (!entry)
+        return not_found(name);
+    TRY(condition_check(condition, name, entry));
+    RB_REMOVE(name_tree, &store->names, entry);
+    store->count--;
+    store->revision++;
+    *out = entry;
+    return TD_OK;
+}
+
+enum td_status store_remove(struct store *store, struct text name,
+                            const struct store_condition *condition)
+{
+    struct entry *entry = NULL;
+    pthread_mutex_lock(&store->lock);
+    enum td_status status = detach_locked(store, name, condition, &entry);
+    pthread_mutex_unlock(&store->lock);
+    entry_free(store, entry);
+    return status;
+}
+
+static enum td_status rename_locked(struct store *store, struct text from, struct text to,
+                                    const struct store_condition *condition, struct entry **fresh,
+                                    struct entry **gone, struct tensor **old,
+                                    uint64_t *generation)
+{
+    static const struct store_condition none;
+    struct entry *entry = find_locked(store, from);
+    if (!entry)
+        return not_found(from);
+    TRY(publish_locked(store, to, entry->tensor, condition, fresh, old, generation));
+    if (name_compare(entry, &(struct entry){.name = to}) == 0)
+        return TD_OK;
+    return detach_locked(store, from, &none, gone);
+}
+
+enum td_status store_rename(struct store *store, struct text from, struct text to,
+                            const struct store_condition *condition, uint64_t *generation)
+{
+    struct entry *fresh = NULL, *gone = NULL;
+    struct tensor *old = NULL;
+    TRY(name_check(to));
+    TRY(entry_create(store, to, &fresh));
+    pthread_mutex_lock(&store->lock);
+    enum td_status status =
+        rename_locked(store, from, to, condition, &fresh, &gone, &old, generation);
+    pthread_mutex_unlock(&store->lock);
+    entry_free(store, fresh);
+    entry_free(store, gone);
+    tensor_unref(old);
+    return status;
+}
+
+static bool has_prefix(struct text name, struct text prefix)
+{
+    return name.length >= prefix.length && memcmp(name.data, prefix.data, prefix.length) == 0;
+}
+
+size_t store_list(struct store *store, struct text prefix, struct text cursor, size_t max,
+                  struct store_entry *out)
+{
+    size_t count = 0;
+    struct entry prefix_key = {.name = prefix}, cursor_key = {.name = cursor};
+    bool from_cursor = name_compare(&cursor_key, &prefix_key) >= 0;
+    struct entry *start = from_cursor ? &cursor_key : &prefix_key;
+    pthread_mutex_lock(&store->lock);
+    struct entry *entry = RB_NFIND(name_tree, &store->names, start);
+    if (entry && from_cursor && cursor.length && name_compare(entry, &cursor_key) == 0)
+        entry = RB_NEXT(name_tree, &store->names, entry);
+    for (; entry && count < max && has_prefix(entry->name, prefix); count++) {
+        memcpy(out[count].name, entry->name.data, entry->name.length);
+        out[count].name[entry->name.length] = '\0';
+        out[count].tensor = tensor_ref(entry->tensor);
+        out[count].generation = entry->generation;
+        entry = RB_NEXT(name_tree, &store->names, entry);
+    }
+    pthread_mutex_unlock(&store->lock);
+    return count;
+}
+
+uint64_t store_count(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    uint64_t count = store->count;
+    pthread_mutex_unlock(&store->lock);
+    return count;
+}
+
+uint64_t store_revision(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    uint64_t revision = store->revision;
+    pthread_mutex_unlock(&store->lock);
+    return revision;
+}

@@ -1,0 +1,56 @@
+/* store: the ordered map of names, and the one revision that stamps every publish.
+ *
+ * Publishing swaps one pointer: whoever reads or maps the old bytes keeps them. A name's generation
+ * is the revision of its last publish, so delete and re-create never look unchanged.
+ *
+ * Threads: every function, from any thread. Old tensors are let go outside the lock.
+ */
+#ifndef CORE_STORE_H
+#define CORE_STORE_H
+
+#include "core/tensor.h"
+
+#define NAME_MAX_BYTES 512
+
+struct store;
+
+NODISCARD enum td_status store_create(struct ledger *ledger, struct store **out);
+void store_destroy(struct store *store);
+
+/* INVALID, with what is wrong, unless the text is a name: UTF-8, 1 to 512 bytes, segments separated
+ * by '/', none of them empty, "." or "..", no control characters, no leading '@'. */
+NODISCARD enum td_status name_check(struct text name);
+
+/* What must hold of a name for it to be published or removed. */
+struct store_condition {
+    bool create_only;       /* EXISTS if it is there */
+    bool has_generation;    /* PRECONDITION unless it is there with this generation */
+    uint64_t generation;
+};
+
+NODISCARD enum td_status store_publish(struct store *store, struct text name, struct tensor *tensor,
+                                       const struct store_condition *condition,
+                                       uint64_t *generation);
+/* *tensor is a reference of the caller's; generation may be NULL. */
+NODISCARD enum td_status store_lookup(struct store *store, struct text name,
+                                      struct tensor **tensor, uint64_t *generation);
+NODISCARD enum td_status store_remove(struct store *store, struct text name,
+                                      const struct store_condition *condition);
+NODISCARD enum td_status store_rename(struct store *store, struct text from, struct text to,
+                                      const struct store_condition *condition,
+                                      uint64_t *generation);
+
+struct store_entry {
+    char name[NAME_MAX_BYTES + 1];
+    struct tensor *tensor; /* a reference of the caller's */
+    uint64_t generation;
+};
+/* Up to `max` names after `cursor` (exclusive, empty: from the start) that begin with prefix, in
+ * byte order. Returns how many; the caller unrefs each tensor. */
+size_t store_list(struct store *store, struct text prefix, struct text cursor, size_t max,
+                  struct store_entry *out);
+
+uint64_t store_count(struct store *store);
+uint64_t store_revision(struct store *store);
+
+#endif

@@ -1,0 +1,296 @@
+#include "server/options.h"
+
+#include "core/cleanup.h"
+#include "core/ledger.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <ini.h>
+#include <limits.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+enum option_kind { KIND_TEXT, KIND_SIZE, KIND_COUNT, KIND_OCTAL, KIND_MILLISECONDS, KIND_SWITCH };
+
+struct option_row {
+    const char *name; /* --name, TENSORD_NAME, name = in the file */
+    enum option_kind kind;
+    size_t offset;
+    const char *fallback; /* the default; NULL: computed, see default_text */
+    const char *argument; /* in --help */
+    const char *meaning;
+};
+
+/* X(name, member, kind, default, argument, meaning) */
+#define OPTIONS(X)                                                                                 \
+    X("config", config, TEXT, "", "FILE", "read settings from FILE (lines of name = value)")       \
+    X("socket", socket, TEXT, NULL, "PATH", "Unix socket; \"\" for none")                          \
+    X("socket-mode", socket_mode, OCTAL, "0600", "MODE", "permissions of the socket")              \
+    X("tcp", tcp, TEXT, "127.0.0.1:7071", "HOST:PORT",                                             \
+      "TCP address; port 0 takes a free one; \"\" for none")                                       \
+    X("token-file", token_file, TEXT, "", "FILE",                                                  \
+      "clients must give the secret in FILE's first line")                                         \
+    X("log-format", log_format, TEXT, "plain", "FORMAT", "plain or json")                          \
+    X("memory-limit", memory_limit, SIZE, NULL, "BYTES", "of all tensors, with the pool")          \
+    X("pool-limit", pool_limit, SIZE, NULL, "BYTES", "of memory kept for reuse")                   \
+    X("max-body", max_body, SIZE, NULL, "BYTES", "of one request")                                 \
+    X("max-descriptors", max_descriptors, COUNT, NULL, "N", "memory descriptors held")             \
+    X("max-names", max_names, COUNT, "1000000", "N", "names in the store")                         \
+    X("max-connections", max_connections, COUNT, "1024", "N", "open connections, and sessions")    \
+    X("max-objects", max_objects, COUNT, "100000", "N", "anonymous objects of a session")          \
+    X("max-leases", max_leases, COUNT, "65536", "N", "mappings of a session")                      \
+    X("max-inflight", max_inflight, COUNT, "64", "N", "requests of a connection at a time")        \
+    X("max-queued", max_queued, COUNT, "4096", "N", "operations that wait for a job thread")       \
+    X("io-threads", io_threads, COUNT, "2", "N", "threads that serve connections")                 \
+    X("job-threads", job_threads, COUNT, "2", "N", "threads for casts and copies")                 \
+    X("hello-timeout-ms", hello_timeout_ms, MILLISECONDS, "10000", "MS",                           \
+      "for a new connection to say hello")                                                         \
+    X("io-timeout-ms", io_timeout_ms, MILLISECONDS, "30000", "MS",                                 \
+      "without a byte's progress in the middle of a frame")                                        \
+    X("drain-timeout-ms", drain_timeout_ms, MILLISECONDS, "10000", "MS",                           \
+      "for requests in flight when the daemon is told to stop")                                    \
+    X("help", help, SWITCH, NULL, NULL, "print this and exit")                                     \
+    X("version", version, SWITCH, NULL, NULL, "print the version and exit")
+
+static const struct option_row rows[] = {
+#define OPTION_ROW(name, member, kind, fallback, argument, meaning)                                \
+    {name, KIND_##kind, offsetof(struct options, member), fallback, argument, meaning},
+    OPTIONS(OPTION_ROW)
+#undef OPTION_ROW
+};
+
+#define ROWS (sizeof rows / sizeof rows[0])
+
+/* Where each value came from: a later source does not replace an earlier one. */
+static bool is_set[ROWS];
+
+/* Both --no-socket and --no-tcp mean the empty text. */
+static const char *const negations[] = {"no-socket", "no-tcp"};
+
+static uint64_t descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_max < 4096)
+        return 256;
+    uint64_t usable = limit.rlim_max < 1000000 ? limit.rlim_max : 1000000;
+    return (usable - 2048) / 2; /* a storage that is shared has two, and connections need some */
+}
+
+/* The defaults that depend on the machine, as text, so that --help shows what parses. */
+static const char *default_text(const struct option_row *row, char *buffer, size_t size)
+{
+    if (row->fallback)
+        return row->fallback;
+    uint64_t memory = ledger_default_limit();
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    if (strcmp(row->name, "socket") == 0)
+        snprintf(buffer, size, "%s/tensord.sock", runtime && *runtime ? runtime : "/run");
+    else if (strcmp(row->name, "pool-limit") == 0)
+        snprintf(buffer, size, "%llu", (unsigned long long)memory / 4);
+    else if (strcmp(row->name, "max-descriptors") == 0)
+        snprintf(buffer, size, "%llu", (unsigned long long)descriptor_limit());
+    else
+        snprintf(buffer, size, "%llu", (unsigned long long)memory);
+    return buffer;
+}
+
+/* "64MiB", "1GB", "100k", "4096": powers of 1024 with an i, of 1000 without. */
+static bool parse_size(const char *text, uint64_t *out)
+{
+    static const char units[] = "kMGT";
+    char *end;
+    errno = 0;
+    if (!isdigit((unsigned char)*text))
+        return false;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (errno)
+        return false;
+    if (*end == 'K')
+        *end = 'k';
+    const char *unit = *end ? strchr(units, *end) : NULL;
+    uint64_t factor = 1;
+    if (unit) {
+        bool binary = end[1] == 'i';
+        for (const char *u = units; u <= unit; u++)
+            factor *= binary ? 1024 : 1000;
+        end += binary ? 2 : 1;
+    }
+    if (*end == 'B')
+        end++;
+    return *end == '\0' && !__builtin_mul_overflow((uint64_t)number, factor, out);
+}
+
+static bool parse_number(const char *text, int base, uint64_t *out)
+{
+    char *end;
+    errno = 0;
+    if (!isdigit((unsigned char)*text))
+        return false;
+    *out = strtoull(text, &end, base);
+    return !errno && *end == '\0';
+}
+
+static enum td_status set(struct options *options, size_t i, const char *given, const char *source)
+{
+    static const char *const expected[] = {
+        [KIND_SIZE] = "a size such as 4096, 64MiB or 1GiB",
+        [KIND_COUNT] = "a number, 1 or more",
+        [KIND_OCTAL] = "an octal mode such as 0600",
+        [KIND_MILLISECONDS] = "a number of milliseconds, 1 or more",
+    };
+    const struct option_row *row = &rows[i];
+    void *slot = (char *)options + row->offset;
+    if (is_set[i])
+        return TD_OK;
+    is_set[i] = true;
+    char *value = strdup(given); /* lives as long as the process */
+    bool good = value != NULL;
+    switch (row->kind) {
+    case KIND_TEXT:
+        *(const char **)slot = value;
+        break;
+    case KIND_SIZE:
+        good = good && parse_size(value, slot);
+        break;
+    case KIND_OCTAL:
+        good = good && parse_number(value, 8, slot) && *(uint64_t *)slot <= 0777;
+        break;
+    case KIND_COUNT:
+    case KIND_MILLISECONDS:
+        good = good && parse_number(value, 10, slot) && *(uint64_t *)slot > 0 &&
+               *(uint64_t *)slot <= UINT32_MAX;
+        break;
+    case KIND_SWITCH:
+        *(bool *)slot = true;
+        break;
+    }
+    if (row->kind != KIND_TEXT)
+        free(value);
+    if (!good)
+        return fail(TD_INVALID, "%s: '%s' is not a value for %s; expected %s", source, given,
+                    row->name, expected[row->kind]);
+    return TD_OK;
+}
+
+/* The row of a name, ROWS if there is none. Underscores count as dashes. */
+static size_t find_row(const char *name, size_t length)
+{
+    for (size_t i = 0; i < ROWS; i++) {
+        size_t k = 0;
+        while (k < length && rows[i].name[k] &&
+               (name[k] == rows[i].name[k] || (name[k] == '_' && rows[i].name[k] == '-')))
+            k++;
+        if (k == length && !rows[i].name[k])
+            return i;
+    }
+    return ROWS;
+}
+
+static enum td_status parse_flag(struct options *options, char **argv, int *i)
+{
+    const char *flag = argv[*i] + 2;
+    for (size_t n = 0; n < sizeof negations / sizeof negations[0]; n++)
+        if (strcmp(flag, negations[n]) == 0)
+            return set(options, find_row(flag + 3, strlen(flag + 3)), "", "command line");
+    const char *equals = strchr(flag, '=');
+    size_t row = find_row(flag, equals ? (size_t)(equals - flag) : strlen(flag));
+    if (row == ROWS)
+        return fail(TD_INVALID, "unknown flag %s; tensord --help lists them", argv[*i]);
+    if (rows[row].kind == KIND_SWITCH)
+        return set(options, row, "", "command line");
+    if (equals)
+        return set(options, row, equals + 1, "command line");
+    if (!argv[*i + 1])
+        return fail(TD_INVALID, "--%s needs a value: --%s %s", rows[row].name, rows[row].name,
+                    rows[row].argument);
+    return set(options, row, argv[++*i], "command line");
+}
+
+static enum td_status parse_environment(struct options *options)
+{
+    for (size_t i = 0; i < ROWS; i++) {
+        char name[64] = "TENSORD_";
+        size_t k = strlen(name);
+        for (const char *c = rows[i].name; *c; c++)
+            name[k++] = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
+        const char *value = getenv(name);
+        if (value && rows[i].kind != KIND_SWITCH)
+            TRY(set(options, i, value, name));
+    }
+    return TD_OK;
+}
+
+static int config_line(void *argument, const char *section, const char *name, const char *value)
+{
+    struct options *options = argument;
+    (void)section;
+    size_t row = find_row(name, strlen(name));
+    if (row == ROWS || rows[row].kind == KIND_SWITCH) {
+        (void)!fail(TD_INVALID, "%s: unknown setting '%s'; tensord --help lists them",
+                    options->config, name);
+        return 0;
+    }
+    return set(options, row, value, options->config) == TD_OK;
+}
+
+static enum td_status parse_config(struct options *options)
+{
+    if (!options->config || !*options->config)
+        return TD_OK;
+    FILE *file = fopen(options->config, "re");
+    if (!file)
+        return fail(TD_INVALID, "the configuration %s cannot be read: %s", options->config,
+                    strerror(errno));
+    int line = ini_parse_file(file, config_line, options);
+    fclose(file);
+    if (line > 0 && !*fail_detail())
+        return fail(TD_INVALID, "%s: line %d is not 'name = value'", options->config, line);
+    return line == 0 ? TD_OK : TD_INVALID;
+}
+
+enum td_status options_parse(int argc, char **argv, struct options *out)
+{
+    char buffer[PATH_MAX];
+    memset(out, 0, sizeof *out);
+    memset(is_set, 0, sizeof is_set);
+    (void)!fail(TD_OK, "%s", "");
+    for (int i = 1; i < argc; i++) {
+        if (strncmp(argv[i], "--", 2) != 0)
+            return fail(TD_INVALID, "unexpected argument '%s'; tensord --help lists the flags",
+                        argv[i]);
+        TRY(parse_flag(out, argv, &i));
+    }
+    TRY(parse_environment(out));
+    TRY(parse_config(out));
+    for (size_t i = 0; i < ROWS; i++)
+        if (rows[i].kind != KIND_SWITCH)
+            TRY(set(out, i, default_text(&rows[i], buffer, sizeof buffer), "default"));
+    if (strcmp(out->log_format, "plain") != 0 && strcmp(out->log_format, "json") != 0)
+        return fail(TD_INVALID, "log-format is plain or json, not '%s'", out->log_format);
+    if (!*out->socket && !*out->tcp)
+        return fail(TD_INVALID, "there is neither a socket nor a TCP address to listen on");
+    return TD_OK;
+}
+
+void options_print_help(void)
+{
+    char buffer[PATH_MAX];
+    puts("tensord: holds named tensors that processes, containers and machines share.\n\n"
+         "usage: tensord [--FLAG VALUE ...]\n\n"
+         "Every setting may also stand in the environment (TENSORD_MEMORY_LIMIT) or in the file of\n"
+         "--config (memory-limit = 1GiB). Flags go before the environment, the environment before\n"
+         "the file, the file before the default. --no-socket and --no-tcp open no such listener.\n");
+    for (size_t i = 0; i < ROWS; i++) {
+        const struct option_row *row = &rows[i];
+        printf("  --%-17s %-10s %s", row->name, row->argument ? row->argument : "", row->meaning);
+        if (row->kind != KIND_SWITCH) {
+            const char *value = default_text(row, buffer, sizeof buffer);
+            printf(" [%s]", *value ? value : "none");
+        }
+        putchar('\n');
+    }
+    puts("\nLimits that are part of the protocol: names of 512 bytes, rank 32, 1 MiB of meta and\n"
+         "one descriptor in a frame, 1000 entries in a list reply, 16 MiB of printed text.");
+}

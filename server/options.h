@@ -1,0 +1,30 @@
+/* options: what the daemon can be told, by flag > environment > file > default. */
+#ifndef SERVER_OPTIONS_H
+#define SERVER_OPTIONS_H
+
+#include "core/fail.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct options {
+    const char *config;       /* an INI file of these names */
+    const char *socket;       /* path of the Unix socket; "" for none */
+    uint64_t socket_mode;     /* its permissions */
+    const char *tcp;          /* HOST:PORT; "" for none */
+    const char *token_file;   /* "" for none */
+    const char *log_format;   /* plain or json */
+    uint64_t memory_limit, pool_limit;
+    uint64_t max_body, max_descriptors, max_names, max_connections, max_objects, max_leases;
+    uint64_t max_inflight, max_queued;
+    uint64_t io_threads, job_threads;
+    uint64_t hello_timeout_ms, io_timeout_ms, drain_timeout_ms;
+    bool help, version;
+};
+
+/* Texts in *out live until the process ends. INVALID, with the culprit and what it should be. */
+NODISCARD enum td_status options_parse(int argc, char **argv, struct options *out);
+/* What --help prints. */
+void options_print_help(void);
+
+#endif
