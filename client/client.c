@@ -97,6 +97,16 @@ void client_unref(struct td_client *client)
     client_destroy(client);
 }
 
+/* The program's name may be any bytes; texts on the wire are UTF-8. */
+static char *program_name(void)
+{
+    char *name = strdup(program_invocation_short_name);
+    for (char *c = name; c && *c; c++)
+        if ((unsigned char)*c >= 0x80)
+            *c = '?';
+    return name;
+}
+
 static enum td_status client_new(const struct td_options *options, const struct address *address,
                                  struct td_client **out)
 {
@@ -115,7 +125,7 @@ static enum td_status client_new(const struct td_options *options, const struct 
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&client->session_opened, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    client->name = strdup(options->client ? options->client : program_invocation_short_name);
+    client->name = options->client ? strdup(options->client) : program_name();
     client->token = token && *token ? strdup(token) : NULL;
     pthread_mutex_lock(&clients_lock);
     client->next = clients;
@@ -158,9 +168,8 @@ void td_close(struct td_client *client)
     for (struct connection **at = &client->connections; *at;) {
         struct connection *connection = *at;
         if (connection->busy) {
-            /* Its call ends at once, and closes it. Never in a child: the socket is the parent's.
-             */
-            if (connection->fd >= 0)
+            /* Its call ends at once, and closes it. In a child the socket is the parent's. */
+            if (connection->fd >= 0 && !client_is_foreign(client))
                 shutdown(connection->fd, SHUT_RDWR);
             at = &connection->next;
         } else {

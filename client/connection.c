@@ -293,7 +293,7 @@ enum td_status connection_exchange(struct connection *connection, const struct c
         return status;
     if (sent == IO_CLOSED)
         return connection_fail(connection, call, sent);
-    return status != TD_OK ? status
-                           : fail(TD_PROTOCOL, "%s answered '%s' before the request was complete",
-                                  connection->url, op_infos[call->op].name);
+    TRY(status);
+    return fail(TD_PROTOCOL, "%s answered '%s' before the request was complete", connection->url,
+                op_infos[call->op].name);
 }

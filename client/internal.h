@@ -132,6 +132,8 @@ NODISCARD enum td_status storage_get(struct td_client *client, const char *name,
                                      struct storage_map **out);
 /* Neither waits nor fails nor writes an error. */
 void storage_put(struct td_client *client, struct storage_map *storage);
+/* OUT_OF_MEMORY or UNSUPPORTED, for what mmap gave as errno. */
+NODISCARD enum td_status mapping_failed(uint64_t storage, size_t size_bytes, bool write, int error);
 /* PROTOCOL unless the reply's descriptor is memory of the announced size that cannot shrink. */
 NODISCARD enum td_status storage_check_descriptor(const struct td_info *info,
                                                   const struct td_reply *reply);

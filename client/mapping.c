@@ -70,8 +70,7 @@ static enum td_status use_private(struct td_mapping *mapping)
     mapping->own = map_aligned(mapping->reply->descriptor, size, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_NORESERVE, start);
     if (!mapping->own)
-        return fail(errno == ENOMEM ? TD_OUT_OF_MEMORY : TD_UNSUPPORTED, "%zu bytes of storage %"
-                    PRIu64 " cannot be mapped: %s", size, info->storage, strerror(errno));
+        return mapping_failed(info->storage, size, true, errno);
     mapping->own_bytes = size;
     mapping->data = (char *)mapping->own + (offset - start);
     mapping->writable = true;

@@ -147,10 +147,10 @@ static enum io_result send_all(const struct connection *connection, const void *
 {
     size_t head = connection->out_size;
     while (*sent < head + body_bytes) {
-        size_t head_sent = *sent < head ? *sent : head;
+        size_t head_sent = *sent < head ? *sent : head, body_sent = *sent - head_sent;
         struct iovec parts[2] = {
             {connection->out + head_sent, head - head_sent},
-            {(uint8_t *)(uintptr_t)body + (*sent - head_sent), body_bytes - (*sent - head_sent)},
+            {body ? (uint8_t *)(uintptr_t)body + body_sent : NULL, body_bytes - body_sent},
         };
         ssize_t n = send_some(connection->fd, parts, *sent == 0 ? descriptor : -1);
         if (n > 0) {

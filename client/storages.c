@@ -118,6 +118,13 @@ enum td_status storage_check_descriptor(const struct td_info *info, const struct
     return TD_OK;
 }
 
+enum td_status mapping_failed(uint64_t storage, size_t size_bytes, bool write, int error)
+{
+    enum td_status status = error == ENOMEM ? TD_OUT_OF_MEMORY : TD_UNSUPPORTED;
+    return fail(status, "%zu bytes of storage %" PRIu64 " cannot be mapped for %s: %s", size_bytes,
+                storage, write ? "writing" : "reading", strerror(error));
+}
+
 /* Maps the reply's descriptor, and keeps it when the mapping is writable. */
 static enum td_status storage_create(const char *name, bool write, const struct td_info *info,
                                      struct td_reply *reply, struct storage_map **out)
@@ -137,9 +144,7 @@ static enum td_status storage_create(const char *name, bool write, const struct 
     s->base = map_aligned(reply->descriptor, s->size_bytes, write ? PROT_READ | PROT_WRITE
                                                                   : PROT_READ, MAP_SHARED, 0);
     if (!s->base)
-        return fail(errno == ENOMEM ? TD_OUT_OF_MEMORY : TD_UNSUPPORTED, "storage %" PRIu64
-                    " of %zu bytes cannot be mapped for %s: %s", s->storage, s->size_bytes,
-                    write ? "writing" : "reading", strerror(errno));
+        return mapping_failed(s->storage, s->size_bytes, write, errno);
     if (write && region_add(s->base, s->size_bytes, reply->descriptor, false)) {
         s->fd = reply->descriptor;
         reply->descriptor = -1;

@@ -37,7 +37,9 @@ static enum td_status finish(struct td_client *client, const struct call *call,
 
 static enum td_status check_name(const char *name)
 {
-    return name ? TD_OK : fail(TD_INVALID, "no name was given (NULL)");
+    if (!name)
+        return fail(TD_INVALID, "no name was given (NULL)");
+    return TD_OK;
 }
 
 enum td_status tensor_put(struct td_client *client, const char *name, const struct layout *layout,

@@ -75,8 +75,8 @@
     X(53, storage_bytes, UINT, "size of the storage, which is what a client maps")                 \
     X(54, mode, TEXT, "building, frozen, single-writer or mutable")                                \
     X(55, memory, TEXT, "shared or copied")                                                        \
-    X(56, reason, TEXT, "why it was copied: dtype, device, layout, heap, view, small, alignment, " \
-                        "transport or mode")                                                       \
+    X(56, reason, TEXT, "why it was copied: dtype, device, layout, heap, view, small, transport, " \
+                        "or copy when that was asked for")                                         \
     X(57, text, TEXT, "a text for people")                                                         \
     X(58, message, TEXT, "what went wrong, what was expected and what to do")                      \
     X(59, count, UINT, "a number of things")                                                       \

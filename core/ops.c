@@ -251,6 +251,11 @@ void op_end(struct op_call *call)
     free(take(&call->text));
 }
 
+void op_result_new(struct op_call *call, struct tensor *tensor)
+{
+    call->result = tensor;
+}
+
 void op_result(struct op_call *call, struct tensor *tensor, const char *copied_because)
 {
     call->result = tensor;

@@ -76,7 +76,7 @@ enum td_status op_run_cuda(struct op_call *call)
 enum td_status op_run_clone(struct op_call *call)
 {
     const struct tensor *input = call->input;
-    return result_copy(call, input->layout.dtype, input->storage->device, "clone",
+    return result_copy(call, input->layout.dtype, input->storage->device, "copy",
                        "CloneBackward0");
 }
 

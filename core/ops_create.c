@@ -15,8 +15,7 @@ static enum td_dtype dtype_or(const struct op_call *call, enum td_dtype otherwis
 static enum td_status made(struct op_call *call, struct tensor **tensor)
 {
     op_finish_new(call, *tensor, true);
-    op_result(call, take(tensor), NULL);
-    call->out.present &= ~(FIELD_BIT(memory) | FIELD_BIT(reason)); /* nothing was shared or copied */
+    op_result_new(call, take(tensor));
     return TD_OK;
 }
 

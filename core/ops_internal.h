@@ -30,8 +30,11 @@ static inline bool op_saturate(const struct op_call *call)
 NODISCARD enum td_status op_resolve(struct op_call *call, struct text name, struct tensor **out,
                                     uint64_t *generation);
 
-/* The result, with what was done to memory: takes over the reference. reason NULL: shared. */
+/* The result, with what was done to memory: takes over the reference. NULL: it is shared. */
 void op_result(struct op_call *call, struct tensor *tensor, const char *copied_because);
+
+/* The same for a tensor whose elements were computed: nothing was shared or copied. */
+void op_result_new(struct op_call *call, struct tensor *tensor);
 
 /* A new tensor, BUILDING: C order, on `device`; see device_ops.alloc for clear. */
 NODISCARD enum td_status op_new_tensor(struct device *device, enum td_dtype dtype,

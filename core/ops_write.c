@@ -129,7 +129,7 @@ static enum td_status arithmetic(struct op_call *call, enum arithmetic op, const
                                 &result->layout, &result->storage->memory));
     TRY(tensor_record(result, grad_fn, input, call->in->input, call->input_generation));
     op_finish_new(call, result, true);
-    op_result(call, take(&result), grad_fn[0] == 'M' ? "mul" : "add");
+    op_result_new(call, take(&result));
     return TD_OK;
 }
 

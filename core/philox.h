@@ -147,12 +147,24 @@ PHILOX_INLINE double philox_log(double x)
 /* Cosine and sine of an angle between -pi/4 and pi/4, by their power series. */
 PHILOX_INLINE struct philox_pair philox_cos_sin(double angle)
 {
-    const double cosine[] = {1.0 / 20922789888000, -1.0 / 87178291200, 1.0 / 479001600,
-                             -1.0 / 3628800,       1.0 / 40320,        -1.0 / 720,
-                             1.0 / 24,             -1.0 / 2,           1.0};
-    const double sine[] = {1.0 / 355687428096000, -1.0 / 1307674368000, 1.0 / 6227020800,
-                           -1.0 / 39916800,       1.0 / 362880,         -1.0 / 5040,
-                           1.0 / 120,             -1.0 / 6,             1.0};
+    const double cosine[] = {1.0 / 20922789888000,
+                             -1.0 / 87178291200,
+                             1.0 / 479001600,
+                             -1.0 / 3628800,
+                             1.0 / 40320,
+                             -1.0 / 720,
+                             1.0 / 24,
+                             -1.0 / 2,
+                             1.0};
+    const double sine[] = {1.0 / 355687428096000,
+                           -1.0 / 1307674368000,
+                           1.0 / 6227020800,
+                           -1.0 / 39916800,
+                           1.0 / 362880,
+                           -1.0 / 5040,
+                           1.0 / 120,
+                           -1.0 / 6,
+                           1.0};
     double z = angle * angle;
     struct philox_pair pair;
     pair.v[0] = philox_polynomial(z, cosine, 9);

@@ -46,13 +46,12 @@ int td_status_http(int status)
 
 static _Thread_local char detail[FAIL_DETAIL_SIZE];
 
-enum td_status fail(enum td_status status, const char *format, ...)
+void fail_write(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(detail, sizeof detail, format, arguments);
     va_end(arguments);
-    return status;
 }
 
 const char *fail_detail(void)

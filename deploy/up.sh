@@ -7,7 +7,7 @@
 #   deploy/up.sh --stop         ends the daemon that deploy/up.sh started
 #   deploy/up.sh --help
 #
-# What stands after -- goes to the daemon: deploy/up.sh -- --no-tcp --memory-limit 1G
+# What stands after -- goes to the daemon: deploy/up.sh -- --no-tcp --memory-limit 1GiB
 # The socket is $TENSORD_SOCKET, else $XDG_RUNTIME_DIR/tensord.sock, else /run/tensord.sock, else
 # build/up/tensord.sock. Everything it makes is under build/.
 

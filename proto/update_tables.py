@@ -44,9 +44,9 @@ def main():
     arguments = parser.parse_args()
     with open(arguments.file, encoding="utf-8") as file:
         text = file.read()
-    markers = text.count("<!-- generated: ")
-    if markers == 0 or markers != len(SECTION.findall(text)):
-        sys.exit(f"{arguments.file}: {markers} sections begin, {len(SECTION.findall(text))} are whole")
+    begun, whole = text.count("<!-- generated: "), len(SECTION.findall(text))
+    if begun == 0 or begun != whole:
+        sys.exit(f"{arguments.file}: {begun} generated sections begin, {whole} are whole")
     try:
         fresh, stale = update(text, arguments.tables)
     except (OSError, subprocess.CalledProcessError) as error:

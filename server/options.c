@@ -228,8 +228,7 @@ static int config_line(void *argument, const char *section, const char *name, co
     (void)section;
     size_t row = find_row(name, strlen(name));
     if (row == ROWS || rows[row].kind == KIND_SWITCH) {
-        (void)!fail(TD_INVALID, "%s: unknown setting '%s'; tensord --help lists them",
-                    options->config, name);
+        fail_write("%s: unknown setting '%s'; tensord --help lists them", options->config, name);
         return 0;
     }
     return set(options, row, value, options->config) == TD_OK;
@@ -255,7 +254,7 @@ enum td_status options_parse(int argc, char **argv, struct options *out)
     char buffer[PATH_MAX];
     memset(out, 0, sizeof *out);
     memset(is_set, 0, sizeof is_set);
-    (void)!fail(TD_OK, "%s", "");
+    fail_write("%s", "");
     for (int i = 1; i < argc; i++) {
         if (strncmp(argv[i], "--", 2) != 0)
             return fail(TD_INVALID, "unexpected argument '%s'; tensord --help lists the flags",

@@ -160,6 +160,11 @@ stage_setup() {
 stage_checks() {
   try "layering.py --self-test" python3 tests/checks/layering.py --self-test
   try "layering and style" python3 tests/checks/layering.py
+  tables_are_fresh() {
+    configure build/release -Dwerror=true && compile build/release tests/tools/tables &&
+      python3 proto/update_tables.py --check build/release/tests/tools/tables
+  }
+  try "tables of PROTOCOL.md" tables_are_fresh
 }
 
 stage_compile() {

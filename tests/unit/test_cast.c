@@ -427,20 +427,34 @@ static void written_rules(void **state)
         bool saturate;
         uint64_t bits;
     } cases[] = {
-        {464, TD_FLOAT8_E4M3FN, false, 0x7E},         {464.00001, TD_FLOAT8_E4M3FN, false, 0x7F},
-        {-465, TD_FLOAT8_E4M3FN, true, 0xFE},         {-INFINITY, TD_FLOAT8_E4M3FN, true, 0xFE},
-        {INFINITY, TD_FLOAT8_E4M3FN, false, 0x7F},    {NAN, TD_FLOAT8_E4M3FN, true, 0x7F},
-        {61440, TD_FLOAT8_E5M2, false, 0x7C},         {61439, TD_FLOAT8_E5M2, false, 0x7B},
-        {-1e30, TD_FLOAT8_E5M2, true, 0xFB},          {NAN, TD_FLOAT8_E5M2, true, 0x7F},
-        {65520, TD_FLOAT16, false, 0x7C00},           {65520, TD_FLOAT16, true, 0x7C00},
-        {0x1.002000001p0, TD_FLOAT16, false, 0x3C01}, {0x1.0020000p0, TD_FLOAT16, false, 0x3C00},
-        {-0.0, TD_BFLOAT16, false, 0x8000},           {-0.0, TD_BOOL, false, 0},
-        {NAN, TD_BOOL, false, 1},                     {0x1p-1074, TD_BOOL, false, 1},
-        {NAN, TD_INT32, false, 0},                    {300, TD_UINT8, false, 255},
-        {-1.5, TD_UINT8, false, 0},                   {-0.9, TD_INT8, false, 0},
-        {-129, TD_INT8, false, 0x80},                 {2147483647.9, TD_INT32, false, 0x7FFFFFFF},
-        {1e300, TD_UINT64, false, UINT64_MAX},        {-1e300, TD_INT64, false, (uint64_t)1 << 63},
-        {-1, TD_UINT64, false, 0},                    {0x1p63, TD_INT64, false, INT64_MAX},
+        {464, TD_FLOAT8_E4M3FN, false, 0x7E},
+        {464.00001, TD_FLOAT8_E4M3FN, false, 0x7F},
+        {-465, TD_FLOAT8_E4M3FN, true, 0xFE},
+        {-INFINITY, TD_FLOAT8_E4M3FN, true, 0xFE},
+        {INFINITY, TD_FLOAT8_E4M3FN, false, 0x7F},
+        {NAN, TD_FLOAT8_E4M3FN, true, 0x7F},
+        {61440, TD_FLOAT8_E5M2, false, 0x7C},
+        {61439, TD_FLOAT8_E5M2, false, 0x7B},
+        {-1e30, TD_FLOAT8_E5M2, true, 0xFB},
+        {NAN, TD_FLOAT8_E5M2, true, 0x7F},
+        {65520, TD_FLOAT16, false, 0x7C00},
+        {65520, TD_FLOAT16, true, 0x7C00},
+        {0x1.002000001p0, TD_FLOAT16, false, 0x3C01},
+        {0x1.0020000p0, TD_FLOAT16, false, 0x3C00},
+        {-0.0, TD_BFLOAT16, false, 0x8000},
+        {-0.0, TD_BOOL, false, 0},
+        {NAN, TD_BOOL, false, 1},
+        {0x1p-1074, TD_BOOL, false, 1},
+        {NAN, TD_INT32, false, 0},
+        {300, TD_UINT8, false, 255},
+        {-1.5, TD_UINT8, false, 0},
+        {-0.9, TD_INT8, false, 0},
+        {-129, TD_INT8, false, 0x80},
+        {2147483647.9, TD_INT32, false, 0x7FFFFFFF},
+        {1e300, TD_UINT64, false, UINT64_MAX},
+        {-1e300, TD_INT64, false, (uint64_t)1 << 63},
+        {-1, TD_UINT64, false, 0},
+        {0x1p63, TD_INT64, false, INT64_MAX},
     };
     static const int64_t large = INT64_C(0x4000004000000001); /* a tie and one */
     int8_t minus_one = -1;
@@ -599,11 +613,16 @@ static void scalars_load(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(exhaustive_8_and_16_bits), cmocka_unit_test(middles_of_narrow_floats),
-        cmocka_unit_test(edges_of_wide_integers),   cmocka_unit_test(edges_of_wide_floats),
-        cmocka_unit_test(written_rules),            cmocka_unit_test(outside_the_table),
-        cmocka_unit_test(steps_and_alignment),      cmocka_unit_test(equal_dtypes_are_copied),
-        cmocka_unit_test(scalars_store),            cmocka_unit_test(scalars_load),
+        cmocka_unit_test(exhaustive_8_and_16_bits),
+        cmocka_unit_test(middles_of_narrow_floats),
+        cmocka_unit_test(edges_of_wide_integers),
+        cmocka_unit_test(edges_of_wide_floats),
+        cmocka_unit_test(written_rules),
+        cmocka_unit_test(outside_the_table),
+        cmocka_unit_test(steps_and_alignment),
+        cmocka_unit_test(equal_dtypes_are_copied),
+        cmocka_unit_test(scalars_store),
+        cmocka_unit_test(scalars_load),
     };
     return cmocka_run_group_tests_name("cast", tests, make_small_values, NULL);
 }

@@ -165,10 +165,17 @@ static uint64_t below_slowly(struct philox_block block, uint64_t range)
 
 static void integers_are_exact(void **state)
 {
-    static const uint64_t ranges[] = {1,          2,          3,
-                                      10,         0xFFFFFFFF, 0x100000000,
-                                      1000000007, INT64_MAX,  UINT64_C(1) << 63,
-                                      UINT64_MAX, UINT64_MAX - 1};
+    static const uint64_t ranges[] = {1,
+                                      2,
+                                      3,
+                                      10,
+                                      0xFFFFFFFF,
+                                      0x100000000,
+                                      1000000007,
+                                      INT64_MAX,
+                                      UINT64_C(1) << 63,
+                                      UINT64_MAX,
+                                      UINT64_MAX - 1};
     struct philox_block all = {{UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX}};
     struct philox_block none = {{0, 0, 0, 0}};
     (void)state;
@@ -260,14 +267,10 @@ static void runs_are_their_elements(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(known_answers),
-        cmocka_unit_test(elements_of_a_block),
-        cmocka_unit_test(words_at_the_ends),
-        cmocka_unit_test(normals_as_libm_computes_them),
-        cmocka_unit_test(normals_at_the_ends),
-        cmocka_unit_test(normals_bit_for_bit),
-        cmocka_unit_test(integers_are_exact),
-        cmocka_unit_test(moments),
+        cmocka_unit_test(known_answers),           cmocka_unit_test(elements_of_a_block),
+        cmocka_unit_test(words_at_the_ends),       cmocka_unit_test(normals_as_libm_computes_them),
+        cmocka_unit_test(normals_at_the_ends),     cmocka_unit_test(normals_bit_for_bit),
+        cmocka_unit_test(integers_are_exact),      cmocka_unit_test(moments),
         cmocka_unit_test(runs_are_their_elements),
     };
     return cmocka_run_group_tests_name("philox", tests, NULL, NULL);

@@ -29,7 +29,7 @@ def main():
         print("1. NumPy code makes a sine table; its memory is one the daemon can take part in")
         with tensord.allocator():
             degrees = np.arange(0.0, 360.0, 15.0).reshape(4, 6)
-            sine = np.sin(np.deg2rad(degrees))
+            sine = np.sin(np.deg2rad(degrees)).round(4)
 
         print("2. the array's memory becomes the tensor tour/sine; a copy is put as tour/frozen")
         client.from_numpy("tour/sine", sine, require_shared=True)

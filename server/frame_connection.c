@@ -1,0 +1,367 @@
+#include "server/frame_internal.h"
+
+#include "server/log.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define ROUNDS 16 /* reads before other connections get their turn */
+
+static void set_socket_options(int fd, bool local)
+{
+    int one = 1, size = SOCKET_BUFFER_BYTES;
+    if (!local) {
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        return; /* the kernel tunes TCP's buffers better than a fixed size does */
+    }
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size) != 0)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) != 0)
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+}
+
+static void on_event(uv_poll_t *poll, int status, int events);
+
+/* Waits for what the connection's state can use. */
+static void update_poll(struct connection *connection)
+{
+    const struct frame_options *options = &connection->loop->server->options;
+    bool may_read = connection->reading != READ_HOLD && connection->reading != READ_END &&
+                    (connection->inflight < options->max_inflight || connection->incoming);
+    int events = (may_read ? UV_READABLE : 0) | (connection->sending ? UV_WRITABLE : 0);
+    if (!may_read)
+        events |= UV_DISCONNECT;
+    if (connection->closed || events == connection->events)
+        return;
+    connection->events = events;
+    uv_poll_start(&connection->poll, events, on_event);
+}
+
+void connection_open(struct loop *loop, int fd, bool local)
+{
+    struct connection *connection = malloc(sizeof *connection);
+    if (!connection || uv_poll_init(&loop->uv, &connection->poll, fd) != 0) {
+        log_line(LOG_ERROR, "no memory for a connection");
+        free(connection);
+        close(fd);
+        return;
+    }
+    memset(connection, 0, offsetof(struct connection, poll));
+    memset((char *)connection + offsetof(struct connection, fd), 0,
+           offsetof(struct connection, input) - offsetof(struct connection, fd));
+    connection->loop = loop;
+    connection->poll.data = connection;
+    connection->fd = fd;
+    connection->local = local;
+    connection->opened_ms = connection->progress_ms = uv_now(&loop->uv);
+    connection->sending_last = &connection->sending;
+    connection->next = loop->connections;
+    connection->link = &loop->connections;
+    if (connection->next)
+        connection->next->link = &connection->next;
+    loop->connections = connection;
+    atomic_fetch_add(&loop->server->connections, 1);
+    atomic_fetch_add(&loop->server->options.engine->connections, 1);
+    set_socket_options(fd, local);
+    update_poll(connection);
+}
+
+void connection_free_if_done(struct connection *connection)
+{
+    if (!connection->handle_closed || connection->inflight)
+        return;
+    *connection->link = connection->next;
+    if (connection->next)
+        connection->next->link = connection->link;
+    atomic_fetch_sub(&connection->loop->server->connections, 1);
+    atomic_fetch_sub(&connection->loop->server->options.engine->connections, 1);
+    free(connection);
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct connection *connection = handle->data;
+    close(connection->fd);
+    connection->handle_closed = true;
+    connection_free_if_done(connection);
+}
+
+static void drop(struct connection *connection, struct request *request)
+{
+    connection->inflight--;
+    request_unref(request);
+}
+
+void connection_close(struct connection *connection)
+{
+    if (connection->closed)
+        return;
+    connection->closed = true;
+    connection->reading = READ_END;
+    for (struct request *request = connection->parked, *next; request; request = next) {
+        next = request->parked_next;
+        request_cancel(request, fail(TD_CANCELLED, "the client went away"));
+    }
+    while (connection->sending) {
+        struct request *request = connection->sending;
+        connection->sending = request->next;
+        drop(connection, request);
+    }
+    /* A request whose memory is being made is parked, and comes back through request_done. */
+    if (connection->incoming && !connection->incoming->parked_link)
+        drop(connection, connection->incoming);
+    connection->incoming = NULL;
+    for (int fd; (fd = connection_claim(connection)) >= 0;)
+        close(fd);
+    if (connection->session)
+        session_leave(take(&connection->session));
+    uv_close((uv_handle_t *)&connection->poll, on_closed);
+}
+
+bool connection_is_idle(const struct connection *connection)
+{
+    return connection->inflight == 0 && connection->input_start == connection->input_end &&
+           (connection->reading == READ_HEADER || connection->reading == READ_END);
+}
+
+void connection_end(struct connection *connection)
+{
+    connection->reading = READ_END;
+    connection->input_start = connection->input_end = 0;
+}
+
+int connection_claim(struct connection *connection)
+{
+    if (connection->unclaimed_count == 0)
+        return -1;
+    int fd = connection->unclaimed[0];
+    connection->unclaimed_count--;
+    memmove(connection->unclaimed, connection->unclaimed + 1,
+            (size_t)connection->unclaimed_count * sizeof fd);
+    return fd;
+}
+
+/* Answers bytes that are no frame, and reads no more: what follows cannot be found. */
+static void refuse_stream(struct connection *connection, const struct wire_header *header,
+                          enum td_status status)
+{
+    struct wire_header told = *header;
+    told.flags = 0;
+    told.meta_length = 0;
+    told.body_length = 0;
+    struct request *request = request_create(connection, &told);
+    if (request)
+        request_fail(request, status);
+    connection_end(connection);
+}
+
+static enum td_status check_header(struct connection *connection, const struct wire_header *header)
+{
+    const struct frame_options *options = &connection->loop->server->options;
+    if (header->flags & WIRE_REPLY)
+        return fail(TD_PROTOCOL, "a client sends requests, and this frame is marked as a reply");
+    if (header->meta_length > REQUEST_META_MAX)
+        return fail(TD_TOO_LARGE, "%u bytes of meta are over the limit of %d", header->meta_length,
+                    REQUEST_META_MAX);
+    if (header->descriptors > connection->unclaimed_count)
+        return fail(TD_PROTOCOL, "the header promises %u descriptors, and %d came with it",
+                    header->descriptors, connection->unclaimed_count);
+    if (header->body_length > options->max_body)
+        return fail(TD_TOO_LARGE,
+                    "a body of %llu bytes is over the limit of %llu; see --max-body and "
+                    "--memory-limit",
+                    (unsigned long long)header->body_length, (unsigned long long)options->max_body);
+    if (!connection->session && header->opcode != OP_hello)
+        return fail(TD_UNAUTHORIZED, "the first request of a connection is hello");
+    return TD_OK;
+}
+
+static void begin_header(struct connection *connection)
+{
+    struct wire_header header;
+    enum td_status status = wire_header_decode(connection->input + connection->input_start, &header);
+    if (status == TD_OK)
+        status = check_header(connection, &header);
+    connection->input_start += WIRE_HEADER_SIZE;
+    struct request *request = status == TD_OK ? request_create(connection, &header) : NULL;
+    if (!request) {
+        if (status == TD_OK)
+            status = fail(TD_OUT_OF_MEMORY, "no memory for a request");
+        refuse_stream(connection, &header, status);
+        return;
+    }
+    connection->incoming = request;
+    connection->reading = READ_META;
+    connection->target = request->meta;
+    connection->wanted = header.meta_length;
+}
+
+/* The part that was being read is complete. */
+static void part_complete(struct connection *connection)
+{
+    struct request *request = connection->incoming;
+    switch (connection->reading) {
+    case READ_META:
+        request_begin(request);
+        break;
+    case READ_BODY:
+        connection->incoming = NULL;
+        connection->reading = READ_HEADER;
+        request_body_complete(request);
+        break;
+    default: /* READ_SKIP */
+        connection->reading = READ_HEADER;
+    }
+}
+
+/* Moves read-ahead bytes to where they belong. */
+static void take_input(struct connection *connection)
+{
+    size_t have = connection->input_end - connection->input_start;
+    size_t n = connection->wanted < have ? (size_t)connection->wanted : have;
+    if (connection->reading != READ_SKIP && n)
+        memcpy(connection->target, connection->input + connection->input_start, n);
+    connection->target += connection->reading == READ_SKIP ? 0 : n;
+    connection->input_start += n;
+    connection->wanted -= n;
+}
+
+/* Parses as far as there are bytes. */
+static void consume(struct connection *connection)
+{
+    const uint64_t max_inflight = connection->loop->server->options.max_inflight;
+    while (connection->reading != READ_HOLD && connection->reading != READ_END) {
+        size_t have = connection->input_end - connection->input_start;
+        if (connection->reading == READ_HEADER) {
+            if (have < WIRE_HEADER_SIZE || connection->inflight >= max_inflight)
+                break;
+            begin_header(connection);
+            continue;
+        }
+        take_input(connection);
+        if (connection->wanted)
+            break;
+        part_complete(connection);
+    }
+    size_t left = connection->input_end - connection->input_start;
+    memmove(connection->input, connection->input + connection->input_start, left);
+    connection->input_start = 0;
+    connection->input_end = left;
+    if (left == 0 && connection->reading == READ_HEADER && connection->unclaimed_count) {
+        struct wire_header nobody = {.version = WIRE_VERSION};
+        refuse_stream(connection, &nobody,
+                      fail(TD_PROTOCOL, "%d descriptors came that no frame's header announced",
+                           connection->unclaimed_count));
+    }
+}
+
+/* Keeps the descriptors of a message; false if there were more than the protocol allows. */
+static bool keep_descriptors(struct connection *connection, struct msghdr *message)
+{
+    bool good = !(message->msg_flags & MSG_CTRUNC);
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+            if (connection->unclaimed_count < UNCLAIMED_MAX) {
+                connection->unclaimed[connection->unclaimed_count++] = fd;
+            } else {
+                close(fd);
+                good = false;
+            }
+        }
+    }
+    return good;
+}
+
+/* One read: into the body's memory if one is being read, and ahead. The bytes that came, 0 if none
+ * are there now, -1 if the connection is over. *drained: the socket is probably empty. */
+static ssize_t receive(struct connection *connection, bool *drained)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(UNCLAIMED_MAX * sizeof(int))];
+    } control;
+    struct iovec parts[2];
+    int count = 0;
+    size_t direct = 0;
+    if (connection->reading == READ_BODY) {
+        direct = connection->wanted;
+        parts[count++] = (struct iovec){connection->target, direct};
+    }
+    size_t room = INPUT_BYTES - connection->input_end;
+    parts[count++] = (struct iovec){connection->input + connection->input_end, room};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
+    if (connection->local) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof control.bytes;
+    }
+    ssize_t got = recvmsg(connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (got < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -1;
+    if (connection->local && !keep_descriptors(connection, &message))
+        return -1;
+    if (got == 0)
+        return -1;
+    *drained = (size_t)got < direct + room;
+    size_t placed = (size_t)got < direct ? (size_t)got : direct;
+    if (direct) {
+        connection->target += placed;
+        connection->wanted -= placed;
+    }
+    connection->input_end += (size_t)got - placed;
+    connection->progress_ms = uv_now(&connection->loop->uv);
+    atomic_fetch_add_explicit(&connection->loop->server->options.engine->bytes_received,
+                              (unsigned long long)got, memory_order_relaxed);
+    return got;
+}
+
+/* After anything happened: sends, closes what is over, waits for what comes next. */
+static void settle(struct connection *connection)
+{
+    if (connection->closed || !replies_flush(connection))
+        return;
+    bool over = connection->reading == READ_END || connection->loop->draining;
+    if (over && connection_is_idle(connection))
+        connection_close(connection);
+    else
+        update_poll(connection);
+}
+
+void connection_resume(struct connection *connection)
+{
+    if (connection->closed)
+        return;
+    consume(connection);
+    settle(connection);
+}
+
+static void on_event(uv_poll_t *poll, int status, int events)
+{
+    struct connection *connection = poll->data;
+    const uint64_t max_inflight = connection->loop->server->options.max_inflight;
+    if (status < 0 || ((events & UV_DISCONNECT) && !(events & UV_READABLE))) {
+        connection_close(connection);
+        return;
+    }
+    bool drained = false;
+    for (int i = 0; i < ROUNDS && (events & UV_READABLE) && !drained; i++) {
+        if (connection->reading == READ_HOLD || connection->reading == READ_END ||
+            (connection->inflight >= max_inflight && !connection->incoming))
+            break;
+        ssize_t got = receive(connection, &drained);
+        if (got < 0) {
+            connection_close(connection);
+            return;
+        }
+        if (got == 0)
+            break;
+        consume(connection);
+    }
+    settle(connection);
+}

@@ -1,0 +1,150 @@
+/* frame_internal: what the files of the frame door share.
+ *
+ *   frame_server.c      threads, accepting, timeouts, draining
+ *   frame_connection.c  a socket: bytes in, bytes to frames, closing
+ *   frame_request.c     a request: meta to fields, to the engine, to a reply
+ *   frame_send.c        replies to bytes out
+ *
+ * Everything here belongs to the loop's thread, except what says otherwise.
+ */
+#ifndef SERVER_FRAME_INTERNAL_H
+#define SERVER_FRAME_INTERNAL_H
+
+#include "core/ops.h"
+#include "proto/wire/wire.h"
+#include "server/frame.h"
+
+#include <uv.h>
+
+#define REQUEST_META_MAX 65536  /* bytes of meta in a request; replies may have WIRE_META_MAX */
+#define INPUT_BYTES 16384       /* read ahead of frames */
+#define UNCLAIMED_MAX 16        /* received descriptors that no header has claimed yet */
+#define SOCKET_BUFFER_BYTES (4 << 20)
+#define HEAD_INLINE_BYTES 640   /* of a reply's header and meta without an allocation */
+#define TICK_MS 1000
+
+struct loop {
+    struct frame_server *server;
+    pthread_t thread;
+    uv_loop_t uv;
+    uv_async_t wake;     /* requests are done, or it is time to stop; sent from any thread */
+    uv_timer_t tick;     /* looks for connections that stand still */
+    uv_timer_t deadline; /* of the parked request that is due first */
+    uv_poll_t accepting[2];
+    bool accept_paused, draining;
+    uint64_t drain_until_ms;
+    struct connection *connections;
+
+    pthread_mutex_t lock; /* of what follows, which other threads write */
+    struct request *done;
+    bool stop;
+};
+
+struct frame_server {
+    struct frame_options options;
+    atomic_uint connections;
+    unsigned loop_count;
+    struct loop loops[];
+};
+
+enum reading {
+    READ_HEADER,
+    READ_META,
+    READ_BODY,
+    READ_SKIP, /* the body of a request that is refused already */
+    READ_HOLD, /* until the memory for a body is there */
+    READ_END,  /* nothing more; closes when everything is answered */
+};
+
+struct connection {
+    struct loop *loop;
+    struct connection *next, **link;
+    uv_poll_t poll;
+    int fd;
+    int events; /* that poll waits for */
+    bool local, closed, handle_closed;
+    struct session *session; /* NULL before hello */
+    uint64_t opened_ms, progress_ms;
+
+    enum reading reading;
+    struct request *incoming; /* whose meta or body is being read */
+    uint64_t wanted;          /* bytes still to come of the part that is read */
+    unsigned char *target;    /* where they go */
+    size_t input_start, input_end;
+    int unclaimed[UNCLAIMED_MAX], unclaimed_count;
+
+    unsigned inflight; /* requests that exist */
+    struct request *parked;
+    struct request *sending, **sending_last;
+    unsigned char input[INPUT_BYTES];
+};
+
+struct phase {
+    struct parked parked;
+    struct request *request;
+};
+
+struct request {
+    atomic_uint refs; /* the loop's, and the job pool's while it is parked */
+    struct connection *connection;
+    struct loop *loop;
+    struct request *next;          /* in connection->sending, or loop->done */
+    struct request *parked_next, **parked_link;
+    struct wire_header header;
+    uint64_t deadline_ms; /* 0: none */
+    struct phase receive, run;
+    bool receiving;            /* which of the two is parked */
+    enum td_status status;     /* set once, by who completes it */
+    char message[FAIL_DETAIL_SIZE];
+    struct op_call call;
+    struct fields in;
+
+    /* The reply. */
+    unsigned char *list;       /* the entries of a list, or ping's body; malloc'd */
+    size_t list_length, list_room;
+    unsigned char *head;       /* header and meta: head_inline, or malloc'd */
+    size_t head_length, head_sent;
+    const unsigned char *body;
+    size_t body_length, body_sent;
+    unsigned char head_inline[HEAD_INLINE_BYTES];
+    unsigned char meta[]; /* header.meta_length bytes of the request */
+};
+
+/* frame_connection.c */
+void connection_open(struct loop *loop, int fd, bool local);
+void connection_close(struct connection *connection);
+/* Goes on after a request ended or memory came: parses what was read, sends, waits anew. */
+void connection_resume(struct connection *connection);
+/* True if nothing has begun that is not finished. */
+bool connection_is_idle(const struct connection *connection);
+/* No more is read; closes after the replies. */
+void connection_end(struct connection *connection);
+void connection_free_if_done(struct connection *connection);
+/* The oldest received descriptor that no frame has claimed; -1 if there is none. */
+int connection_claim(struct connection *connection);
+
+/* frame_request.c */
+/* The request for a header; NULL without memory. */
+struct request *request_create(struct connection *connection, const struct wire_header *header);
+/* Its meta is complete. Sets connection->reading for the body. */
+void request_begin(struct request *request);
+/* Its body is complete. */
+void request_body_complete(struct request *request);
+/* A parked phase has ended; on the loop's thread. */
+void request_done(struct request *request);
+/* Answers with the error whose detail this thread wrote last. */
+void request_fail(struct request *request, enum td_status status);
+void request_unref(struct request *request);
+/* Cancels it if it is parked and its outcome is open. */
+void request_cancel(struct request *request, enum td_status status);
+
+/* frame_send.c */
+/* Encodes the reply and queues it; the reference goes with it. */
+void reply_queue(struct request *request);
+/* Sends what the socket takes. False if the connection was closed. */
+bool replies_flush(struct connection *connection);
+
+/* frame_server.c */
+void loop_arm_deadline(struct loop *loop, uint64_t deadline_ms);
+
+#endif

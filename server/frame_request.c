@@ -1,0 +1,365 @@
+#include "server/frame_internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct parked_ops receive_ops, run_ops;
+
+struct request *request_create(struct connection *connection, const struct wire_header *header)
+{
+    struct request *request = malloc(sizeof *request + header->meta_length);
+    if (!request)
+        return NULL;
+    /* The large parts (in, call, head_inline, message) are filled when they are used. */
+    memset(request, 0, offsetof(struct request, message));
+    memset((char *)request + offsetof(struct request, list), 0,
+           offsetof(struct request, head_inline) - offsetof(struct request, list));
+    atomic_init(&request->refs, 1);
+    request->connection = connection;
+    request->loop = connection->loop;
+    request->header = *header;
+    request->message[0] = '\0';
+    request->receive.request = request->run.request = request;
+    request->in.present = 0;
+    op_init(&request->call, connection->loop->server->options.engine, NULL, 0, &request->in);
+    connection->inflight++;
+    return request;
+}
+
+void request_unref(struct request *request)
+{
+    if (atomic_fetch_sub(&request->refs, 1) != 1)
+        return;
+    session_unref(request->call.session);
+    op_end(&request->call);
+    free(request->list);
+    if (request->head != request->head_inline)
+        free(request->head);
+    free(request);
+}
+
+static void note_failure(struct request *request, enum td_status status)
+{
+    request->status = status;
+    if (status != TD_OK)
+        snprintf(request->message, sizeof request->message, "%s", fail_detail());
+}
+
+void request_fail(struct request *request, enum td_status status)
+{
+    note_failure(request, status);
+    reply_queue(request);
+}
+
+/* An entry of a list reply: its length, then its fields. */
+static enum td_status emit(void *sink, const struct fields *entry)
+{
+    struct request *request = sink;
+    size_t size = wire_fields_size(entry);
+    size_t needed = request->list_length + WIRE_ENTRY_PREFIX + size;
+    if (needed > request->list_room) {
+        size_t room = needed < 4096 ? 8192 : 2 * needed;
+        unsigned char *larger = realloc(request->list, room);
+        if (!larger)
+            return fail(TD_OUT_OF_MEMORY, "no memory for a list of %zu bytes", room);
+        request->list = larger;
+        request->list_room = room;
+    }
+    unsigned char *at = request->list + request->list_length;
+    for (int i = 0; i < WIRE_ENTRY_PREFIX; i++)
+        at[i] = (unsigned char)(size >> (8 * i));
+    wire_fields_encode(entry, at + WIRE_ENTRY_PREFIX);
+    request->list_length = needed;
+    return TD_OK;
+}
+
+/* ---- hello and ping, which belong to the connection -------------------------------------------- */
+
+static enum td_status hello_session(struct request *request)
+{
+    struct connection *connection = request->connection;
+    const struct frame_options *options = &connection->loop->server->options;
+    const struct fields *in = &request->in;
+    TRY(op_check_fields(OP_hello, in));
+    if (connection->session)
+        return fail(TD_INVALID, "hello comes once, as the first request of a connection");
+    if (in->protocol != WIRE_VERSION)
+        return fail(TD_UNSUPPORTED, "protocol %llu is not spoken here; this daemon speaks %d",
+                    (unsigned long long)in->protocol, WIRE_VERSION);
+    struct text given = FIELDS_HAS(in, token) ? in->token : text_of("");
+    if (!token_matches(options->token, given))
+        return fail(TD_UNAUTHORIZED, given.length ? "the token is wrong"
+                                                  : "this daemon needs a token; give the one of "
+                                                    "its --token-file");
+    if (FIELDS_HAS(in, session_key))
+        return session_join(options->engine->sessions, in->session_key, &connection->session);
+    return session_open(options->engine->sessions, &connection->session);
+}
+
+static enum td_status run_hello(struct request *request)
+{
+    struct connection *connection = request->connection;
+    const struct frame_options *options = &connection->loop->server->options;
+    struct fields *out = &request->call.out;
+    char limits[256];
+    TRY(hello_session(request));
+    snprintf(limits, sizeof limits,
+             "max_meta=%d max_body=%llu max_inflight=%llu max_descriptors=%d max_small_body=%d",
+             REQUEST_META_MAX, (unsigned long long)options->max_body,
+             (unsigned long long)options->max_inflight, WIRE_DESCRIPTORS_MAX, WIRE_SMALL_BODY_MAX);
+    request->call.text = strdup(limits);
+    request->call.session = session_ref(connection->session);
+    FIELDS_SET(out, protocol, WIRE_VERSION);
+    FIELDS_SET(out, session, session_id(connection->session));
+    FIELDS_SET(out, session_key, text_of(session_key(connection->session)));
+    FIELDS_SET(out, boot, text_of(options->engine->boot));
+    FIELDS_SET(out, text, text_of("tensord " TENSORD_VERSION));
+    if (request->call.text)
+        FIELDS_SET(out, limits, text_of(request->call.text));
+    return TD_OK;
+}
+
+static enum td_status begin_ping(struct request *request)
+{
+    uint64_t length = request->header.body_length;
+    TRY(op_check_fields(OP_ping, &request->in));
+    if (length > WIRE_SMALL_BODY_MAX)
+        return fail(TD_TOO_LARGE, "ping takes a body of at most %d bytes", WIRE_SMALL_BODY_MAX);
+    request->list = malloc(length + 1);
+    if (!request->list)
+        return fail(TD_OUT_OF_MEMORY, "no memory for a ping");
+    request->list_length = length;
+    return TD_OK;
+}
+
+/* ---- the engine's operations ------------------------------------------------------------------- */
+
+static void unpark(struct request *request)
+{
+    *request->parked_link = request->parked_next;
+    if (request->parked_next)
+        request->parked_next->parked_link = request->parked_link;
+    request->parked_link = NULL;
+}
+
+/* What comes of the request's body is passed over. */
+static void skip_body(struct request *request)
+{
+    struct connection *connection = request->connection;
+    connection->incoming = NULL;
+    connection->reading = READ_SKIP;
+    connection->wanted = request->header.body_length;
+}
+
+/* Hands the request to the job pool; answers it if that is full. */
+static void park(struct request *request, struct phase *phase, const struct parked_ops *ops)
+{
+    struct connection *connection = request->connection;
+    request->receiving = phase == &request->receive;
+    atomic_fetch_add(&request->refs, 1);
+    request->parked_next = connection->parked;
+    request->parked_link = &connection->parked;
+    if (request->parked_next)
+        request->parked_next->parked_link = &request->parked_next;
+    connection->parked = request;
+    if (request->receiving)
+        connection->reading = READ_HOLD;
+    enum td_status status =
+        parked_submit(connection->loop->server->options.engine->jobs, &phase->parked, ops);
+    if (status == TD_OK) {
+        if (request->deadline_ms)
+            loop_arm_deadline(connection->loop, request->deadline_ms);
+        return;
+    }
+    unpark(request);
+    atomic_fetch_sub(&request->refs, 1);
+    if (request->receiving)
+        skip_body(request);
+    request_fail(request, status);
+}
+
+static void run_inline(struct request *request)
+{
+    enum td_status status = op_run(&request->call);
+    if (status == TD_OK)
+        status = op_commit(&request->call);
+    note_failure(request, status);
+    reply_queue(request);
+}
+
+static void execute(struct request *request)
+{
+    if (op_run_is_long(&request->call))
+        park(request, &request->run, &run_ops);
+    else
+        run_inline(request);
+}
+
+void request_body_complete(struct request *request)
+{
+    if (request->header.opcode == OP_ping)
+        reply_queue(request);
+    else
+        execute(request);
+}
+
+/* The body may come: into the storage that was made for it. */
+static void body_begin(struct request *request)
+{
+    struct connection *connection = request->connection;
+    struct storage *storage = request->call.body_in;
+    connection->reading = READ_BODY;
+    connection->target = storage ? storage->memory.data : request->list;
+    connection->wanted = request->header.body_length;
+    if (connection->wanted == 0) { /* the parser waits for bytes before it looks again */
+        connection->reading = READ_HEADER;
+        connection->incoming = NULL;
+        request_body_complete(request);
+    }
+}
+
+static enum td_status begin_op(struct request *request)
+{
+    struct connection *connection = request->connection;
+    struct op_call *call = &request->call;
+    uint16_t opcode = request->header.opcode;
+    TRY(wire_fields_decode(request->meta, request->header.meta_length, WIRE_STRICT, &request->in));
+    if (opcode >= OP_END || !op_infos[opcode].name)
+        return fail(TD_NOT_FOUND, "no operation has the opcode %u; ops lists them", opcode);
+    if ((request->header.flags & WIRE_ONE_WAY) && !(op_infos[opcode].traits & OP_ONE_WAY)) {
+        request->header.flags = 0; /* so that the answer is sent */
+        return fail(TD_INVALID, "%s cannot be sent one way", op_infos[opcode].name);
+    }
+    if (opcode == OP_hello && request->header.body_length)
+        return fail(TD_INVALID, "hello takes no body");
+    if (opcode == OP_hello)
+        return run_hello(request);
+    if (opcode == OP_ping)
+        return begin_ping(request);
+    call->op = (enum op)opcode;
+    call->session = session_ref(connection->session);
+    call->body_length = request->header.body_length;
+    call->local = connection->local;
+    call->emit = emit;
+    call->sink = request;
+    if (FIELDS_HAS(&request->in, timeout_ms)) {
+        uint64_t limit = UINT32_MAX, wanted = request->in.timeout_ms;
+        request->deadline_ms = uv_now(&connection->loop->uv) + (wanted < limit ? wanted : limit);
+    }
+    return op_begin(call);
+}
+
+/* Refuses the request; what comes of its body is passed over. */
+static void refuse(struct request *request, enum td_status status)
+{
+    struct connection *connection = request->connection;
+    skip_body(request);
+    /* Without a session nothing else can follow. */
+    bool end = connection->session == NULL;
+    request_fail(request, status);
+    if (end)
+        connection_end(connection);
+}
+
+void request_begin(struct request *request)
+{
+    struct connection *connection = request->connection;
+    if (request->header.descriptors)
+        request->call.fd = connection_claim(connection);
+    enum td_status status = begin_op(request);
+    if (status != TD_OK) {
+        refuse(request, status);
+        return;
+    }
+    uint16_t opcode = request->header.opcode;
+    if (opcode != OP_hello && opcode != OP_ping && op_receive_is_long(&request->call)) {
+        park(request, &request->receive, &receive_ops);
+        return;
+    }
+    if (opcode != OP_hello && opcode != OP_ping)
+        status = op_receive(&request->call);
+    if (status != TD_OK) {
+        refuse(request, status);
+    } else if (opcode == OP_hello) {
+        connection->incoming = NULL;
+        connection->reading = READ_HEADER;
+        reply_queue(request);
+    } else {
+        body_begin(request);
+    }
+}
+
+static struct request *request_of(struct parked *parked)
+{
+    return ((struct phase *)(void *)((char *)parked - offsetof(struct phase, parked)))->request;
+}
+
+/* Any thread: tells the loop. */
+static void complete(struct parked *parked, enum td_status status)
+{
+    struct request *request = request_of(parked);
+    struct loop *loop = request->loop;
+    note_failure(request, status);
+    pthread_mutex_lock(&loop->lock);
+    request->next = loop->done;
+    loop->done = request;
+    pthread_mutex_unlock(&loop->lock);
+    uv_async_send(&loop->wake);
+}
+
+static void destroy(struct parked *parked)
+{
+    request_unref(request_of(parked));
+}
+
+static enum td_status receive_in_job(struct parked *parked)
+{
+    return op_receive(&request_of(parked)->call);
+}
+
+static enum td_status run_in_job(struct parked *parked)
+{
+    struct op_call *call = &request_of(parked)->call;
+    bool late = op_commits_late(call->op);
+    if (!late)
+        TRY(parked_commit(parked));
+    TRY(op_run(call));
+    if (late)
+        TRY(parked_commit(parked));
+    return op_commit(call);
+}
+
+static const struct parked_ops receive_ops = {receive_in_job, complete, destroy};
+static const struct parked_ops run_ops = {run_in_job, complete, destroy};
+
+void request_cancel(struct request *request, enum td_status status)
+{
+    struct phase *phase = request->receiving ? &request->receive : &request->run;
+    (void)parked_cancel(&phase->parked, status);
+}
+
+void request_done(struct request *request)
+{
+    struct connection *connection = request->connection;
+    struct phase *phase = request->receiving ? &request->receive : &request->run;
+    bool receiving = request->receiving;
+    unpark(request);
+    if (connection->closed) {
+        connection->inflight--;
+        parked_unref(&phase->parked);
+        request_unref(request);
+        connection_free_if_done(connection);
+        return;
+    }
+    if (!receiving) {
+        reply_queue(request);
+    } else if (request->status == TD_OK) {
+        body_begin(request);
+    } else {
+        skip_body(request);
+        reply_queue(request);
+    }
+    parked_unref(&phase->parked);
+    connection_resume(connection);
+}

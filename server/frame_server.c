@@ -1,0 +1,207 @@
+#include "server/frame_internal.h"
+
+#include "server/log.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define ACCEPT_ROUNDS 64
+#define DRAIN_TICK_MS 20
+
+/* ---- accepting --------------------------------------------------------------------------------- */
+
+static void on_listening(uv_poll_t *poll, int status, int events);
+
+static void accept_start(struct loop *loop)
+{
+    for (int i = 0; i < loop->server->options.listener_count; i++)
+        uv_poll_start(&loop->accepting[i], UV_READABLE, on_listening);
+    loop->accept_paused = false;
+}
+
+/* Until the next tick: without descriptors accept would fail, and be called again, at once. */
+static void accept_pause(struct loop *loop, const char *why)
+{
+    log_line(LOG_WARNING, "not accepting connections for a moment: %s", why);
+    for (int i = 0; i < loop->server->options.listener_count; i++)
+        uv_poll_stop(&loop->accepting[i]);
+    loop->accept_paused = true;
+}
+
+static void on_listening(uv_poll_t *poll, int status, int events)
+{
+    struct loop *loop = poll->data;
+    struct frame_server *server = loop->server;
+    const struct frame_listener *listener = &server->options.listeners[poll - loop->accepting];
+    (void)status;
+    (void)events;
+    for (int i = 0; i < ACCEPT_ROUNDS && !loop->accept_paused; i++) {
+        if (atomic_load(&server->connections) >= server->options.max_connections) {
+            accept_pause(loop, "the limit of --max-connections is reached");
+            return;
+        }
+        int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0)
+            connection_open(loop, fd, listener->local);
+        else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+            accept_pause(loop, strerror(errno));
+        else if (errno != EINTR && errno != ECONNABORTED)
+            return;
+    }
+}
+
+/* ---- time -------------------------------------------------------------------------------------- */
+
+static bool stands_still(const struct connection *connection, uint64_t now)
+{
+    const struct frame_options *options = &connection->loop->server->options;
+    if (!connection->session && !connection->sending)
+        return now - connection->opened_ms > options->hello_timeout_ms;
+    bool in_frame = connection->reading != READ_HEADER ||
+                    connection->input_end > connection->input_start;
+    bool waits_for_peer = (in_frame && connection->reading != READ_HOLD &&
+                           connection->reading != READ_END) ||
+                          connection->sending;
+    return waits_for_peer && now - connection->progress_ms > options->io_timeout_ms;
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    struct loop *loop = timer->data;
+    uint64_t now = uv_now(&loop->uv);
+    bool drain_over = loop->draining && now >= loop->drain_until_ms;
+    for (struct connection *c = loop->connections, *next; c; c = next) {
+        next = c->next;
+        if (drain_over || stands_still(c, now))
+            connection_close(c);
+        else if (loop->draining && connection_is_idle(c))
+            connection_close(c);
+    }
+    if (loop->accept_paused && !loop->draining)
+        accept_start(loop);
+    if (loop->draining && !loop->connections) {
+        uv_close((uv_handle_t *)&loop->tick, NULL);
+        uv_close((uv_handle_t *)&loop->deadline, NULL);
+        uv_close((uv_handle_t *)&loop->wake, NULL);
+    }
+}
+
+static void on_deadline(uv_timer_t *timer)
+{
+    struct loop *loop = timer->data;
+    uint64_t now = uv_now(&loop->uv);
+    for (struct connection *c = loop->connections; c; c = c->next)
+        for (struct request *r = c->parked; r; r = r->parked_next) {
+            if (!r->deadline_ms)
+                continue;
+            if (r->deadline_ms <= now)
+                request_cancel(r, fail(TD_DEADLINE, "the request's timeout_ms passed"));
+            else
+                loop_arm_deadline(loop, r->deadline_ms);
+        }
+}
+
+void loop_arm_deadline(struct loop *loop, uint64_t deadline_ms)
+{
+    uint64_t now = uv_now(&loop->uv);
+    uint64_t delay = deadline_ms > now ? deadline_ms - now : 0;
+    bool armed = uv_is_active((uv_handle_t *)&loop->deadline);
+    if (!armed || delay < uv_timer_get_due_in(&loop->deadline))
+        uv_timer_start(&loop->deadline, on_deadline, delay, 0);
+}
+
+/* ---- threads ----------------------------------------------------------------------------------- */
+
+static void drain_begin(struct loop *loop)
+{
+    loop->draining = true;
+    loop->drain_until_ms = uv_now(&loop->uv) + loop->server->options.drain_timeout_ms;
+    for (int i = 0; i < loop->server->options.listener_count; i++)
+        uv_close((uv_handle_t *)&loop->accepting[i], NULL);
+    /* Not at once: requests that are in the sockets' buffers already are read and answered. */
+    uv_timer_start(&loop->tick, on_tick, DRAIN_TICK_MS, DRAIN_TICK_MS);
+}
+
+static void on_wake(uv_async_t *wake)
+{
+    struct loop *loop = wake->data;
+    pthread_mutex_lock(&loop->lock);
+    struct request *done = take(&loop->done);
+    bool stop = loop->stop;
+    pthread_mutex_unlock(&loop->lock);
+    while (done) {
+        struct request *request = done;
+        done = done->next;
+        request_done(request);
+    }
+    if (stop && !loop->draining)
+        drain_begin(loop);
+}
+
+static void *loop_thread(void *argument)
+{
+    struct loop *loop = argument;
+    uv_run(&loop->uv, UV_RUN_DEFAULT);
+    return NULL;
+}
+
+static int loop_init(struct loop *loop)
+{
+    const struct frame_options *options = &loop->server->options;
+    pthread_mutex_init(&loop->lock, NULL);
+    int error = uv_loop_init(&loop->uv);
+    if (error)
+        return error;
+    loop->wake.data = loop->tick.data = loop->deadline.data = loop;
+    uv_timer_init(&loop->uv, &loop->tick);
+    uv_timer_init(&loop->uv, &loop->deadline);
+    error = uv_async_init(&loop->uv, &loop->wake, on_wake);
+    for (int i = 0; i < options->listener_count && !error; i++) {
+        error = uv_poll_init(&loop->uv, &loop->accepting[i], options->listeners[i].fd);
+        loop->accepting[i].data = loop;
+    }
+    if (error)
+        return error;
+    accept_start(loop);
+    uv_timer_start(&loop->tick, on_tick, TICK_MS, TICK_MS);
+    error = pthread_create(&loop->thread, NULL, loop_thread, loop);
+    return error ? -error : 0;
+}
+
+enum td_status frame_server_start(const struct frame_options *options, struct frame_server **out)
+{
+    size_t size = sizeof(struct frame_server) + options->threads * sizeof(struct loop);
+    struct frame_server *server = calloc(1, size);
+    if (!server)
+        return fail(TD_OUT_OF_MEMORY, "no memory for %u threads", options->threads);
+    server->options = *options;
+    for (unsigned i = 0; i < options->threads; i++) {
+        server->loops[i].server = server;
+        int error = loop_init(&server->loops[i]);
+        if (error) /* the process ends; what was started is not taken apart */
+            return fail(TD_INTERNAL, "cannot start a thread for connections: %s",
+                        uv_strerror(error));
+        server->loop_count++;
+    }
+    *out = server;
+    return TD_OK;
+}
+
+void frame_server_stop(struct frame_server *server)
+{
+    for (unsigned i = 0; i < server->loop_count; i++) {
+        struct loop *loop = &server->loops[i];
+        pthread_mutex_lock(&loop->lock);
+        loop->stop = true;
+        pthread_mutex_unlock(&loop->lock);
+        uv_async_send(&loop->wake);
+    }
+    for (unsigned i = 0; i < server->loop_count; i++) {
+        struct loop *loop = &server->loops[i];
+        pthread_join(loop->thread, NULL);
+        uv_loop_close(&loop->uv);
+        pthread_mutex_destroy(&loop->lock);
+    }
+    free(server);
+}

@@ -1,0 +1,147 @@
+/* tensord: reads its options, opens the engine and the doors, and waits to be told to stop. */
+#include "server/frame.h"
+#include "server/listener.h"
+#include "server/log.h"
+#include "server/options.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+_Static_assert(sizeof(void *) == 8 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "tensord is written for little-endian 64-bit Linux");
+
+struct daemon {
+    struct options options;
+    struct token token;
+    struct engine *engine;
+    struct frame_server *frames;
+    int unix_fd, tcp_fd;
+    char tcp_address[128];
+};
+
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+/* In every thread these wait for sigwait in main. */
+static void block_signals(sigset_t *stopping)
+{
+    sigemptyset(stopping);
+    sigaddset(stopping, SIGTERM);
+    sigaddset(stopping, SIGINT);
+    pthread_sigmask(SIG_BLOCK, stopping, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+}
+
+static enum td_status open_engine(struct daemon *daemon)
+{
+    const struct options *o = &daemon->options;
+    const struct engine_options engine = {
+        .ledger = {.memory_bytes = o->memory_limit,
+                   .descriptors = o->max_descriptors,
+                   .names = o->max_names},
+        .sessions = {.sessions = o->max_connections,
+                     .objects = o->max_objects,
+                     .leases = o->max_leases},
+        .pool_bytes = o->pool_limit < o->memory_limit ? o->pool_limit : o->memory_limit,
+        .job_threads = (unsigned)o->job_threads,
+        .max_queued = (unsigned)o->max_queued,
+    };
+    if (*o->token_file)
+        TRY(token_read(o->token_file, &daemon->token));
+    return engine_create(&engine, &daemon->engine);
+}
+
+static enum td_status open_doors(struct daemon *daemon)
+{
+    const struct options *o = &daemon->options;
+    struct frame_options frames = {
+        .engine = daemon->engine,
+        .token = &daemon->token,
+        .threads = (unsigned)o->io_threads,
+        .max_connections = o->max_connections,
+        .max_inflight = o->max_inflight,
+        .max_body = o->max_body < o->memory_limit ? o->max_body : o->memory_limit,
+        .hello_timeout_ms = o->hello_timeout_ms,
+        .io_timeout_ms = o->io_timeout_ms,
+        .drain_timeout_ms = o->drain_timeout_ms,
+    };
+    if (*o->tcp) {
+        TRY(listener_tcp(o->tcp, daemon->token.length > 0, &daemon->tcp_fd, daemon->tcp_address,
+                         sizeof daemon->tcp_address));
+        frames.listeners[frames.listener_count++] = (struct frame_listener){daemon->tcp_fd, false};
+    }
+    if (*o->socket) {
+        TRY(listener_unix(o->socket, (unsigned)o->socket_mode, &daemon->unix_fd));
+        frames.listeners[frames.listener_count++] = (struct frame_listener){daemon->unix_fd, true};
+    }
+    return frame_server_start(&frames, &daemon->frames);
+}
+
+static void close_all(struct daemon *daemon)
+{
+    if (daemon->frames)
+        frame_server_stop(daemon->frames);
+    if (daemon->unix_fd >= 0) {
+        unlink(daemon->options.socket);
+        close(daemon->unix_fd);
+    }
+    if (daemon->tcp_fd >= 0)
+        close(daemon->tcp_fd);
+    engine_destroy(daemon->engine);
+}
+
+static void announce(const struct daemon *daemon)
+{
+    const struct options *o = &daemon->options;
+    log_line(LOG_INFO, "tensord " TENSORD_VERSION " is ready: %s%s%s%s%s; %llu MiB for tensors; %s",
+             *o->socket ? "unix://" : "", o->socket, *o->socket && *o->tcp ? " and " : "",
+             *o->tcp ? "tcp://" : "", daemon->tcp_address,
+             (unsigned long long)(o->memory_limit >> 20),
+             daemon->token.length ? "clients need the token" : "no token is needed");
+}
+
+int main(int argc, char **argv)
+{
+    struct daemon daemon = {.unix_fd = -1, .tcp_fd = -1};
+    sigset_t stopping;
+    int signal_number = 0;
+    raise_descriptor_limit();
+    enum td_status status = options_parse(argc, argv, &daemon.options);
+    if (daemon.options.help || daemon.options.version) {
+        if (daemon.options.help)
+            options_print_help();
+        else
+            puts("tensord " TENSORD_VERSION);
+        return 0;
+    }
+    if (status != TD_OK) {
+        fprintf(stderr, "tensord: %s\n", fail_detail());
+        return 2;
+    }
+    log_setup(strcmp(daemon.options.log_format, "json") == 0);
+    block_signals(&stopping);
+    status = open_engine(&daemon);
+    if (status == TD_OK)
+        status = open_doors(&daemon);
+    if (status != TD_OK) {
+        log_line(LOG_ERROR, "%s", fail_detail());
+        close_all(&daemon);
+        return 1;
+    }
+    announce(&daemon);
+    sigwait(&stopping, &signal_number);
+    log_line(LOG_INFO, "%s: finishing what is in flight",
+             signal_number == SIGTERM ? "SIGTERM" : "SIGINT");
+    close_all(&daemon);
+    log_line(LOG_INFO, "stopped");
+    return 0;
+}

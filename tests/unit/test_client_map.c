@@ -1,0 +1,303 @@
+/* libtensord against a mock daemon: mappings, replies that lie about them, releases, fork. */
+#include "client/internal.h"
+#include "tests/unit/mock_daemon.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+static struct mock_daemon mock;
+static struct td_client *client;
+
+static void connect_with(const struct td_options *options)
+{
+    assert_int_equal(td_connect(mock.url, options, &client), TD_OK);
+}
+
+static int start(void **state)
+{
+    (void)state;
+    mock_start(&mock, false);
+    struct td_options options = {.client = "test", .timeout_ms = 5000};
+    connect_with(&options);
+    return 0;
+}
+
+static int stop(void **state)
+{
+    (void)state;
+    td_close(client);
+    mock_stop(&mock);
+    return 0;
+}
+
+static void set_fault(enum mock_fault fault)
+{
+    atomic_store(&mock.fault, fault);
+}
+
+/* A ramp of n float32 under a name. */
+static void put_ramp(const char *name, int64_t n, unsigned flags)
+{
+    float *values = malloc((size_t)n * sizeof *values + 1);
+    for (int64_t i = 0; i < n; i++)
+        values[i] = (float)i;
+    assert_int_equal(td_put(client, name, TD_FLOAT32, 1, &n, values, flags, NULL), TD_OK);
+    free(values);
+}
+
+static void ping_works(void)
+{
+    struct td_reply *reply;
+    assert_int_equal(td_op(client, "ping", NULL, "hello", 5, &reply), TD_OK);
+    size_t size;
+    assert_memory_equal(td_reply_body(reply, &size), "hello", 5);
+    assert_int_equal(size, 5);
+    td_reply_free(reply);
+}
+
+/* Releases are one-way: gives them time to arrive. */
+static void expect_releases(int count)
+{
+    for (int i = 0; i < 2000 && atomic_load(&mock.releases) < count; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    assert_int_equal(atomic_load(&mock.releases), count);
+}
+
+/* ---- mappings ------------------------------------------------------------------------------ */
+
+static void test_map_shared(void **state)
+{
+    (void)state;
+    struct td_mapping *a, *b, *c;
+    put_ramp("x", 1000, 0);
+    assert_int_equal(td_map(client, "x", 0, &a), TD_OK);
+    assert_string_equal(td_mapping_info(a)->memory, "shared");
+    assert_int_equal(td_mapping_span(a), 4000);
+    assert_false(td_mapping_writable(a));
+    assert_true(((const float *)td_mapping_data(a))[999] == 999);
+    assert_false(td_shared_owns(td_mapping_data(a)));
+    assert_int_equal(td_map(client, "x", 0, &b), TD_OK); /* the same pages, no descriptor */
+    assert_ptr_equal(td_mapping_data(a), td_mapping_data(b));
+    assert_int_equal(atomic_load(&mock.known), 1);
+    assert_int_equal(td_map(client, "x", TD_MAP_PRIVATE, &c), TD_OK);
+    assert_true(td_mapping_writable(c));
+    ((float *)td_mapping_data(c))[0] = 7;
+    assert_true(((const float *)td_mapping_data(a))[0] == 0);
+    td_unmap(a);
+    td_unmap(c);
+    assert_true(((const float *)td_mapping_data(b))[5] == 5);
+    td_unmap(b);
+    expect_releases(3);
+}
+
+static void test_map_writable(void **state)
+{
+    (void)state;
+    struct td_mapping *w, *r;
+    float back[100];
+    size_t size = sizeof back;
+    put_ramp("m", 100, TD_PUT_MUTABLE);
+    assert_int_equal(td_map(client, "m", TD_MAP_WRITE, &w), TD_OK);
+    assert_true(td_mapping_writable(w));
+    float *data = td_mapping_data(w);
+    data[42] = -1;
+    assert_int_equal(td_touch(client, "m"), TD_OK);
+    assert_int_equal(td_get(client, "m", TD_DTYPE_NONE, back, &size, NULL), TD_OK);
+    assert_true(back[42] == -1);
+    assert_true(td_shared_owns(data) && td_shared_owns(data + 99));
+    assert_false(td_shared_owns(data + 100));
+    assert_int_equal(td_map(client, "m", TD_MAP_NUMPY | TD_MAP_FORCE, &r), TD_OK);
+    assert_ptr_equal(td_mapping_data(r), data); /* a writable mapping serves readers too */
+    assert_false(td_mapping_writable(r));
+    int64_t n = 10;
+    struct td_reply *reply;
+    assert_int_equal(td_from_memory(client, "again", TD_FLOAT32, 1, &n, NULL, data + 10, true,
+                                    &reply), TD_OK);
+    assert_int_equal(atomic_load(&mock.descriptors_in), 1);
+    assert_true(data[10] == 11); /* the mock adds 1 */
+    td_reply_free(reply);
+    td_unmap(w);
+    td_unmap(r);
+    assert_false(td_shared_owns(data));
+}
+
+static void test_map_copied(void **state)
+{
+    (void)state;
+    struct td_mapping *mapping;
+    put_ramp("s", 4, 0);
+    assert_int_equal(td_map(client, "s", 0, &mapping), TD_OK);
+    assert_string_equal(td_mapping_info(mapping)->memory, "copied");
+    assert_string_equal(td_mapping_info(mapping)->reason, "small");
+    assert_true(td_mapping_writable(mapping));
+    assert_true(((float *)td_mapping_data(mapping))[3] == 3);
+    td_unmap(mapping);
+}
+
+static void test_map_large_is_aligned(void **state)
+{
+    (void)state;
+    struct td_mapping *a, *b;
+    put_ramp("big", 1 << 20, 0); /* 4 MiB */
+    assert_int_equal(td_map(client, "big", 0, &a), TD_OK);
+    assert_int_equal((uintptr_t)td_mapping_data(a) % HUGE_PAGE_BYTES, 0);
+    assert_int_equal(td_map(client, "big", TD_MAP_PRIVATE, &b), TD_OK);
+    assert_int_equal((uintptr_t)td_mapping_data(b) % HUGE_PAGE_BYTES, 0);
+    assert_true(((float *)td_mapping_data(b))[1048575] == 1048575);
+    td_unmap(a);
+    td_unmap(b);
+}
+
+static void test_map_lies(void **state)
+{
+    (void)state;
+    static const enum mock_fault faults[] = {
+        FAULT_NO_DESCRIPTOR, FAULT_TWO_DESCRIPTORS, FAULT_UNSEALED, FAULT_STORAGE_BYTES,
+        FAULT_OFFSET,        FAULT_OFFSET_WRAPS,    FAULT_STRIDES,  FAULT_MEMORY_WORD,
+    };
+    struct td_mapping *mapping = NULL;
+    put_ramp("x", 1000, 0);
+    put_ramp("s", 4, 0);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        for (unsigned flags = 0; flags <= TD_MAP_PRIVATE; flags += TD_MAP_PRIVATE) {
+            set_fault(faults[i]);
+            assert_int_equal(td_map(client, "x", flags, &mapping), TD_PROTOCOL);
+            assert_null(mapping);
+            set_fault(FAULT_NONE);
+        }
+    set_fault(FAULT_COPY_SIZE);
+    assert_int_equal(td_map(client, "s", 0, &mapping), TD_PROTOCOL);
+    set_fault(FAULT_NONE);
+    assert_int_equal(td_map(client, "x", 0, &mapping), TD_OK);
+    td_unmap(mapping);
+}
+
+static void test_unmap_after_close(void **state)
+{
+    (void)state;
+    struct td_mapping *mapping;
+    put_ramp("x", 1000, 0);
+    assert_int_equal(td_map(client, "x", 0, &mapping), TD_OK);
+    td_close(client);
+    assert_true(((const float *)td_mapping_data(mapping))[10] == 10);
+    td_unmap(mapping);
+    connect_with(NULL);
+}
+
+/* A mapping of an earlier session is not taken for a storage of the new one with the same id. */
+static void test_map_across_sessions(void **state)
+{
+    (void)state;
+    struct td_mapping *old, *new;
+    put_ramp("x", 1000, 0);
+    assert_int_equal(td_map(client, "x", 0, &old), TD_OK);
+    atomic_store(&mock.forget, true);
+    mock_drop_connections(&mock);
+    assert_int_equal(td_map(client, "x", 0, &new), TD_OK);
+    assert_int_equal(td_session_count(client), 2);
+    assert_ptr_not_equal(td_mapping_data(old), td_mapping_data(new));
+    assert_true(((const float *)td_mapping_data(new))[3] == 3);
+    td_unmap(old); /* its lease ended with its session: nothing is sent */
+    td_unmap(new);
+    expect_releases(2); /* of the answer that was not used, and of new */
+}
+
+/* ---- releases ------------------------------------------------------------------------------ */
+
+static void test_release(void **state)
+{
+    (void)state;
+    assert_int_equal(td_touch(client, "nothing"), TD_NOT_FOUND);
+    td_release(client, 77);
+    assert_non_null(strstr(td_last_error(), "no such tensor")); /* left alone */
+    expect_releases(1);
+    assert_string_equal(mock.last_release_input, "@77");
+    ping_works();
+}
+
+/* With no idle connection they wait, and go with the next call. */
+static void test_pending_releases(void **state)
+{
+    (void)state;
+    struct connection *busy;
+    assert_int_equal(pool_take(client, DEADLINE_NEVER, &busy), TD_OK);
+    for (uint64_t id = 1; id <= 40; id++)
+        td_release(client, id);
+    assert_int_equal(client->pending_count, 40);
+    assert_int_equal(atomic_load(&mock.releases), 0);
+    ping_works(); /* on a second connection, which takes them along */
+    assert_int_equal(atomic_load(&mock.releases), 40);
+    td_release(client, 41);
+    pool_give(client, busy, CONNECTION_GOOD);
+    expect_releases(41);
+}
+
+/* What a dead connection did not take is sent on the next one. */
+static void test_release_on_dead_connection(void **state)
+{
+    (void)state;
+    mock_drop_connections(&mock);
+    td_release(client, 5);
+    ping_works();
+    expect_releases(1);
+    assert_int_equal(td_session_count(client), 1);
+}
+
+/* ---- fork ---------------------------------------------------------------------------------- */
+
+static void test_fork(void **state)
+{
+    (void)state;
+    struct td_mapping *mapping;
+    put_ramp("x", 1000, 0);
+    assert_int_equal(td_map(client, "x", 0, &mapping), TD_OK);
+    pid_t child = fork();
+    if (child == 0) {
+        bool good = td_touch(client, "x") == TD_CONNECTION;
+        good = good && strstr(td_last_error(), "before fork()") != NULL;
+        good = good && ((const float *)td_mapping_data(mapping))[9] == 9;
+        td_unmap(mapping);
+        td_release(client, 3);
+        td_close(client);
+        struct td_client *own = NULL;
+        good = good && td_connect(mock.url, NULL, &own) == TD_OK;
+        td_close(own);
+        _exit(good ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    ping_works();
+    assert_int_equal(atomic_load(&mock.releases), 0);
+    assert_int_equal(td_session_count(client), 1);
+    td_unmap(mapping);
+    expect_releases(1);
+}
+
+#define MOCKED(test) cmocka_unit_test_setup_teardown(test, start, stop)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        MOCKED(test_map_shared),
+        MOCKED(test_map_writable),
+        MOCKED(test_map_copied),
+        MOCKED(test_map_large_is_aligned),
+        MOCKED(test_map_lies),
+        MOCKED(test_unmap_after_close),
+        MOCKED(test_map_across_sessions),
+        MOCKED(test_release),
+        MOCKED(test_pending_releases),
+        MOCKED(test_release_on_dead_connection),
+        MOCKED(test_fork),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
