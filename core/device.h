@@ -21,7 +21,7 @@ struct device;
 enum storage_mode {
     STORAGE_BUILDING,      /* one writer fills it; not visible yet */
     STORAGE_FROZEN,        /* nobody can change it */
-    STORAGE_SINGLE_WRITER, /* the daemon may change bytes; all others are readers */
+    STORAGE_SINGLE_WRITER, /* one side, the daemon or the giver, writes; all others read */
     STORAGE_MUTABLE,       /* every holder may write */
 };
 

@@ -187,9 +187,42 @@ uint64_t op_cost_bytes(const struct op_call *call)
     return bytes;
 }
 
+/* Whether an operation that may copy has nothing to copy: its result is the input's own memory. */
+static bool copies_nothing(const struct op_call *call)
+{
+    const struct fields *in = call->in;
+    const struct tensor *input = call->input, *like = call->other ? call->other : input;
+    if (!input)
+        return false;
+    bool on_cpu = device_is_cpu(input->storage->device);
+    bool in_order = layout_is_contiguous(&input->layout);
+    enum td_dtype dtype = FIELDS_HAS(in, dtype) ? in->dtype : like->layout.dtype;
+    switch (call->op) {
+    case OP_get:
+        return on_cpu && in_order && dtype == input->layout.dtype;
+    case OP_map:
+    case OP_numpy:
+        return on_cpu && (call->local || in_order);
+    case OP_contiguous:
+        return in_order;
+    case OP_reshape: /* at worst a view is made in the job pool */
+        return in_order;
+    case OP_cpu:
+        return on_cpu;
+    case OP_to:
+    case OP_type:
+    case OP_as_tensor:
+        return dtype == input->layout.dtype && !(FIELDS_HAS(in, copy) && in->copy) &&
+               (FIELDS_HAS(in, device) ? call->device : like->storage->device) ==
+                   input->storage->device;
+    default:
+        return false;
+    }
+}
+
 bool op_run_is_long(const struct op_call *call)
 {
-    return op_cost_bytes(call) > OP_INLINE_BYTES;
+    return op_cost_bytes(call) > OP_INLINE_BYTES && !copies_nothing(call);
 }
 
 enum td_status op_run(struct op_call *call)

@@ -308,6 +308,9 @@ static enum td_status import_check(int fd, struct stat *info)
     if ((seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))
         return fail(TD_INVALID,
                     "the memfd is not sealed; add F_SEAL_SHRINK and F_SEAL_GROW before giving it");
+    if (!(seals & F_SEAL_WRITE) && (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
+        return fail(TD_INVALID, "the descriptor is open for reading only, and the memfd is not "
+                                "sealed against writing; give one that is open for both");
     if (info->st_size <= 0)
         return fail(TD_INVALID, "the memfd is empty");
     if (info->st_blocks < (info->st_size + 511) / 512)
@@ -325,8 +328,7 @@ enum td_status segment_import(struct segment_pool *pool, int given_fd, struct me
     TRY(import_check(fd, &info));
     size_t size = (size_t)info.st_size;
     TRY(pool_reserve(pool, size, 1));
-    bool writable = (fcntl(fd, F_GET_SEALS) & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) == 0 &&
-                    (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR;
+    bool writable = (fcntl(fd, F_GET_SEALS) & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) == 0;
     void *data = map_aligned(fd, size, writable ? PROT_READ | PROT_WRITE : PROT_READ);
     if (data == MAP_FAILED) {
         ledger_release(pool->ledger, size, 1, 0);
@@ -379,10 +381,10 @@ enum td_status segment_seal(struct memory *memory, enum storage_mode mode)
     if (memory->sealed)
         return TD_OK;
     TRY(open_read_only(memory));
-    if (mode == STORAGE_FROZEN)
+    bool imported = memory->exported; /* its seals are the giver's, and made its mode */
+    if (mode == STORAGE_FROZEN && !imported)
         TRY(remap_read_only(memory));
-    if ((fcntl(memory->fd, F_GET_SEALS) & F_SEAL_SEAL) == 0 &&
-        fcntl(memory->fd, F_ADD_SEALS, seals[mode]) != 0)
+    if (!imported && fcntl(memory->fd, F_ADD_SEALS, seals[mode]) != 0)
         return fail(TD_UNAVAILABLE, "sealing shared memory: %s; try again", strerror(errno));
     memory->sealed = memory->exported = true;
     return TD_OK;

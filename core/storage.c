@@ -1,6 +1,7 @@
 #include "core/storage.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 
 static atomic_ullong last_id;
@@ -85,6 +86,15 @@ enum td_status storage_create(struct device *device, uint64_t size_bytes, bool c
     return TD_OK;
 }
 
+/* What the giver's seals allow: with FUTURE_WRITE only the giver, who mapped it before, writes. */
+static enum storage_mode imported_mode(const struct memory *memory)
+{
+    int seals = fcntl(memory->fd, F_GET_SEALS);
+    return seals & F_SEAL_WRITE          ? STORAGE_FROZEN
+           : seals & F_SEAL_FUTURE_WRITE ? STORAGE_SINGLE_WRITER
+                                         : STORAGE_MUTABLE;
+}
+
 enum td_status storage_import(struct device *device, int given_fd, struct storage **out)
 {
     _cleanup_(closep) int fd = given_fd;
@@ -103,7 +113,7 @@ enum td_status storage_import(struct device *device, int given_fd, struct storag
         return status;
     }
     storage->size_bytes = storage->memory.capacity;
-    storage_finish(storage, storage->memory.read_only ? STORAGE_FROZEN : STORAGE_MUTABLE);
+    storage_finish(storage, imported_mode(&storage->memory));
     known_add(storage, info.st_ino);
     *out = storage;
     return TD_OK;

@@ -29,7 +29,8 @@ static void update_poll(struct connection *connection)
 {
     const struct frame_options *options = &connection->loop->server->options;
     bool may_read = connection->reading != READ_HOLD && connection->reading != READ_END &&
-                    (connection->inflight < options->max_inflight || connection->incoming);
+                    (connection->reading == READ_LINGER ||
+                     connection->inflight < options->max_inflight || connection->incoming);
     int events = (may_read ? UV_READABLE : 0) | (connection->sending ? UV_WRITABLE : 0);
     if (!may_read)
         events |= UV_DISCONNECT;
@@ -232,7 +233,9 @@ static void take_input(struct connection *connection)
 static void consume(struct connection *connection)
 {
     const uint64_t max_inflight = connection->loop->server->options.max_inflight;
-    while (connection->reading != READ_HOLD && connection->reading != READ_END) {
+    if (connection->reading == READ_LINGER)
+        connection->input_start = connection->input_end = 0;
+    while (connection->reading < READ_HOLD) {
         size_t have = connection->input_end - connection->input_start;
         if (connection->reading == READ_HEADER) {
             if (have < WIRE_HEADER_SIZE || connection->inflight >= max_inflight)
@@ -321,13 +324,38 @@ static ssize_t receive(struct connection *connection, bool *drained)
     return got;
 }
 
+/* Whether requests that were read already had to wait for others to be answered. */
+static bool can_consume(const struct connection *connection)
+{
+    return connection->reading == READ_HEADER &&
+           connection->input_end - connection->input_start >= WIRE_HEADER_SIZE &&
+           connection->inflight < connection->loop->server->options.max_inflight;
+}
+
+/* Closing a TCP socket whose input is unread resets it, and the peer may lose the last reply: that it
+ * is refused, and why. So the sending side closes first, and the peer gets a moment to notice. */
+static void linger(struct connection *connection)
+{
+    shutdown(connection->fd, SHUT_WR);
+    connection->reading = READ_LINGER;
+    connection->linger_ms = uv_now(&connection->loop->uv) + LINGER_MS;
+    update_poll(connection);
+}
+
 /* After anything happened: sends, closes what is over, waits for what comes next. */
 static void settle(struct connection *connection)
 {
     if (connection->closed || !replies_flush(connection))
         return;
-    bool over = connection->reading == READ_END || connection->loop->draining;
-    if (over && connection_is_idle(connection))
+    while (can_consume(connection)) { /* ends: every round takes a header or more */
+        consume(connection);
+        if (!replies_flush(connection))
+            return;
+    }
+    bool idle = connection_is_idle(connection);
+    if (idle && connection->reading == READ_END && !connection->local)
+        linger(connection);
+    else if (idle && (connection->reading == READ_END || connection->loop->draining))
         connection_close(connection);
     else
         update_poll(connection);

@@ -22,6 +22,7 @@
 #define SOCKET_BUFFER_BYTES (4 << 20)
 #define HEAD_INLINE_BYTES 640   /* of a reply's header and meta without an allocation */
 #define TICK_MS 1000
+#define LINGER_MS 2000
 
 struct loop {
     struct frame_server *server;
@@ -54,6 +55,7 @@ enum reading {
     READ_SKIP, /* the body of a request that is refused already */
     READ_HOLD, /* until the memory for a body is there */
     READ_END,  /* nothing more; closes when everything is answered */
+    READ_LINGER, /* all is sent: what still comes is dropped until the peer closes, see linger */
 };
 
 struct connection {
@@ -64,7 +66,7 @@ struct connection {
     int events; /* that poll waits for */
     bool local, closed, handle_closed;
     struct session *session; /* NULL before hello */
-    uint64_t opened_ms, progress_ms;
+    uint64_t opened_ms, progress_ms, linger_ms;
 
     enum reading reading;
     struct request *incoming; /* whose meta or body is being read */

@@ -29,6 +29,31 @@ static void accept_pause(struct loop *loop, const char *why)
     loop->accept_paused = true;
 }
 
+/* One connection too many: it is told so, as far as its socket takes that at once. */
+static void refuse(int fd, uint64_t limit)
+{
+    unsigned char frame[WIRE_HEADER_SIZE + 256];
+    char text[128];
+    struct fields error;
+    snprintf(text, sizeof text,
+             "%llu connections are open, which is the limit; close some, or raise "
+             "--max-connections",
+             (unsigned long long)limit);
+    error.present = 0;
+    FIELDS_SET(&error, message, text_of(text));
+    struct wire_header header = {.version = WIRE_VERSION,
+                                 .flags = WIRE_REPLY,
+                                 .opcode = OP_hello,
+                                 .status = TD_UNAVAILABLE,
+                                 .meta_length = (uint32_t)wire_fields_size(&error)};
+    wire_header_encode(&header, frame);
+    wire_fields_encode(&error, frame + WIRE_HEADER_SIZE);
+    ssize_t sent = send(fd, frame, WIRE_HEADER_SIZE + header.meta_length,
+                        MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)sent; /* closing says it, too */
+    close(fd);
+}
+
 static void on_listening(uv_poll_t *poll, int status, int events)
 {
     struct loop *loop = poll->data;
@@ -37,12 +62,10 @@ static void on_listening(uv_poll_t *poll, int status, int events)
     (void)status;
     (void)events;
     for (int i = 0; i < ACCEPT_ROUNDS && !loop->accept_paused; i++) {
-        if (atomic_load(&server->connections) >= server->options.max_connections) {
-            accept_pause(loop, "the limit of --max-connections is reached");
-            return;
-        }
         int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0)
+        if (fd >= 0 && atomic_load(&server->connections) >= server->options.max_connections)
+            refuse(fd, server->options.max_connections);
+        else if (fd >= 0)
             connection_open(loop, fd, listener->local);
         else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
             accept_pause(loop, strerror(errno));
@@ -56,6 +79,8 @@ static void on_listening(uv_poll_t *poll, int status, int events)
 static bool stands_still(const struct connection *connection, uint64_t now)
 {
     const struct frame_options *options = &connection->loop->server->options;
+    if (connection->reading == READ_LINGER)
+        return now >= connection->linger_ms;
     if (!connection->session && !connection->sending)
         return now - connection->opened_ms > options->hello_timeout_ms;
     bool in_frame = connection->reading != READ_HEADER ||

@@ -137,7 +137,8 @@ static inline void mock_write(int socket, const void *from, size_t size, const i
 }
 
 /* One reply in one write, so that the client can take it with one read. */
-static inline void mock_reply(struct mock_daemon *mock, int socket, const struct mock_frame *request,
+static inline void mock_reply(struct mock_daemon *mock, int socket,
+                              const struct mock_frame *request,
                               uint32_t status, const struct fields *fields, const void *body,
                               size_t body_bytes, int fd)
 {
@@ -177,7 +178,8 @@ static inline void mock_reply(struct mock_daemon *mock, int socket, const struct
     free(bytes);
 }
 
-static inline void mock_error(struct mock_daemon *mock, int socket, const struct mock_frame *request,
+static inline void mock_error(struct mock_daemon *mock, int socket,
+                              const struct mock_frame *request,
                               uint32_t status, const char *message)
 {
     struct fields fields = {0};

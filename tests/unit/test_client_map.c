@@ -21,9 +21,21 @@ static void connect_with(const struct td_options *options)
     assert_int_equal(td_connect(mock.url, options, &client), TD_OK);
 }
 
+/* Descriptors that are open in this process. */
+static int descriptor_count(void)
+{
+    int count = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+static int descriptors_before;
+
 static int start(void **state)
 {
     (void)state;
+    descriptors_before = descriptor_count();
     mock_start(&mock, false);
     struct td_options options = {.client = "test", .timeout_ms = 5000};
     connect_with(&options);
@@ -35,6 +47,7 @@ static int stop(void **state)
     (void)state;
     td_close(client);
     mock_stop(&mock);
+    assert_int_equal(descriptor_count(), descriptors_before); /* none leaks, whatever came */
     return 0;
 }
 
