@@ -28,7 +28,7 @@ enum storage_mode {
 /* Bytes on a device. On the cpu: heap below MEMFD_MIN_BYTES, a memfd from there on. */
 struct memory {
     _Atomic(unsigned char *) data; /* host address, NULL off the cpu */
-    size_t capacity;               /* bytes allocated and charged; at least the size asked for */
+    atomic_size_t capacity;        /* bytes allocated; at least the size asked for */
     int fd;                        /* the memfd, -1 on the heap */
     int read_fd;                   /* the same opened O_RDONLY for readers; -1 until shared */
     bool exported;                 /* a descriptor of it has left the daemon, or came from a client */

@@ -2,10 +2,24 @@
 
 #include "core/random_id.h"
 
+/* Ids begin at another million each time, so that one a client kept from before a restart is not
+ * taken for a new object or storage. */
+static enum td_status begin_ids(void)
+{
+    uint32_t random;
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
+        return fail(TD_INTERNAL, "the kernel gave no random bytes");
+    uint64_t first = (1 + random % 999983) * UINT64_C(1000000);
+    tensor_ids_begin(first);
+    storage_ids_begin(first);
+    return TD_OK;
+}
+
 static enum td_status engine_open(struct engine *engine, const struct engine_options *options)
 {
     struct device_options devices = {.ledger = &engine->ledger, .pool_bytes = options->pool_bytes};
     TRY(random_id(BOOT_ID_LENGTH, engine->boot));
+    TRY(begin_ids());
     TRY(devices_open(&devices, &engine->devices));
     TRY(store_create(&engine->ledger, &engine->store));
     TRY(session_table_create(&engine->ledger, &options->sessions, &engine->sessions));

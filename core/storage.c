@@ -6,6 +6,11 @@
 
 static atomic_ullong last_id;
 
+void storage_ids_begin(uint64_t first)
+{
+    atomic_store(&last_id, first);
+}
+
 /* The storages whose memfd is known outside, by inode, so that a descriptor which comes back is
  * known again. Entries are weak: a storage leaves the registry before it is freed. */
 static struct storage *known;

@@ -28,6 +28,9 @@ struct storage {
     UT_hash_handle hh;
 };
 
+/* Where ids go on from; for the engine, before the first storage is made. */
+void storage_ids_begin(uint64_t first);
+
 /* size bytes in BUILDING; zeroed if `clear`, otherwise the caller overwrites all of them. */
 NODISCARD enum td_status storage_create(struct device *device, uint64_t size_bytes, bool clear,
                                         struct storage **out);

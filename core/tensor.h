@@ -34,6 +34,9 @@ struct tensor {
     struct tensor *grad;
 };
 
+/* Where ids go on from; for the engine, before the first tensor is made. */
+void tensor_ids_begin(uint64_t first);
+
 /* A tensor of its own over `storage`, of which it takes a reference of its own. */
 NODISCARD enum td_status tensor_create(struct storage *storage, const struct layout *layout,
                                        struct tensor **out);

@@ -19,6 +19,7 @@ SECOND = ROOT / "tests/seeds/second_process.py"
 START_S = 30  # sanitizers and busy machines are slow; the wait ends as soon as the daemon answers
 STOP_S = 30
 ANSWER_S = 60
+SETTLE_S = 20
 REPORTS = re.compile(r"Sanitizer|runtime error:|Assertion .* failed")
 
 
@@ -115,6 +116,37 @@ def default(client):
     tensord.set_default_client(client)
     yield client
     tensord.set_default_client(None)
+
+
+class Usage:
+    """What the daemon holds for its clients: bytes (without the pool), objects, leases."""
+
+    def __init__(self, client):
+        self._client = client
+        self._wait(lambda: client.stats()["sessions"] == 1, "clients of earlier tests are gone")
+
+    def _wait(self, condition, what):
+        deadline = time.monotonic() + SETTLE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: not after {SETTLE_S} s, {self.now()}"
+            time.sleep(0.01)
+
+    def now(self):
+        stats = self._client.stats()
+        used = stats["memory_used_bytes"] - stats["memory_pool_bytes"]
+        return {"bytes": used, "objects": stats["objects"], "leases": stats["leases"]}
+
+    def settles_at(self, expected):
+        """Waits until no more is held than `expected`, which now() gave."""
+        self._wait(
+            lambda: all(count <= expected[key] for key, count in self.now().items()),
+            f"it comes down to {expected}",
+        )
+
+
+@pytest.fixture
+def usage(client):
+    return Usage(client)
 
 
 class SecondProcess:

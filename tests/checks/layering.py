@@ -8,7 +8,6 @@ Needs nothing but Python. Looks at what git tracks or would track; without git, 
 """
 
 import argparse
-import ast
 import os
 import re
 import subprocess
@@ -51,6 +50,7 @@ ROOMS = {
     "http": ({"vocabulary", "core", "wire", "format", "server"},
              CONTAINERS + r"|uv\.h|microhttpd\.h|cjson/cJSON\.h", True),
     "client": ({"vocabulary", "wire"}, None, True),
+    "example": (set(), r"tensord\.h", False),
 }  # fmt: skip
 WHAT = {
     "vocabulary": "libc only",
@@ -62,6 +62,7 @@ WHAT = {
     "frame": "operations and proto, never http",
     "http": "operations and proto, never frame",
     "client": "libc, the vocabulary and proto/wire",
+    "example": "libc and the installed <tensord.h>, as any program outside of the tree",
 }
 
 
@@ -77,6 +78,8 @@ def room_of(path):
         return "wire"
     if path.startswith("proto/format/"):
         return "format"
+    if path.startswith("client/example/"):
+        return "example"
     if path.startswith("server/"):
         for door in ("frame", "http"):
             if path[len("server/") :].startswith(door):
@@ -184,12 +187,6 @@ def c_functions(text):
             start = at + 1
 
 
-def python_functions(text):
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield node.name, node.lineno, node.end_lineno
-
-
 LEFT_OVER = re.compile(r"\b(" + "TO" + "DO|FIX" + r"ME)\b")
 
 
@@ -203,9 +200,8 @@ def check_style(path, text):
         match = LEFT_OVER.search(line)
         if match:
             yield number, f"{match.group()} left in the source"
-    functions = python_functions if path.endswith(".py") else c_functions
-    if path.endswith((".c", ".h", ".cu", ".cuh", ".py")):
-        for name, first, last in functions(text):
+    if path.endswith((".c", ".h", ".cu", ".cuh")):
+        for name, first, last in c_functions(text):
             if last - first + 1 > FUNCTION_LINES:
                 length = last - first + 1
                 yield first, f"function {name} of {length} lines, more than {FUNCTION_LINES}"
@@ -288,12 +284,14 @@ SELF_TESTS = [
     ("client/map.c", '#include "core/store.h"\n', "this is core"),
     ("client/map.c", '#include "server/http.h"\n', "this is http"),
     ("client/map.c", "#include <uv.h>\n", "client may include"),
+    ("client/example/x.c", "#include <tensord.h>\n", None),
+    ("client/example/x.c", '#include "core/dtype.h"\n', "this is vocabulary"),
     ("client/stray.c", "", "not built"),
     ("core/store.c", "/* " + "x" * LINE_COLUMNS + " */\n", "columns, more than"),
     ("core/store.c", "\n" * (FILE_LINES + 1), "lines, more than"),
     ("core/store.c", f"int f(int x)\n{{\n{LONG_BODY}}}\n", "function f of"),
     ("core/store.c", f'extern "C" {{\nint f(int x)\n{{\n{LONG_BODY}}}\n}}\n', "function f of"),
-    ("tests/x.py", "def f(x):\n" + "    x += 1\n" * FUNCTION_LINES, "function f of"),
+    ("tests/x.py", "x" * LINE_COLUMNS + "y\n", "columns, more than"),
     ("core/store.c", "/* TO" + "DO: more */\n", "left in the source"),
     ("core/store.c", 'const char *text = "cuInit {"; /* cuInit { */\n', None),
 ]  # fmt: skip

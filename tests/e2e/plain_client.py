@@ -345,7 +345,8 @@ class PlainClient:
         if fds:
             sent = socket.send_fds(self.socket, [data], list(fds))
             data = memoryview(data)[sent:]
-        self.socket.sendall(data)
+        if data:
+            self.socket.sendall(data)
 
     def send(self, op, fields=None, body=b"", fds=(), **header):
         """Sends a request and returns its id. header: see build_frame."""

@@ -3,7 +3,6 @@
 import copy
 import gc
 import pickle
-import time
 
 import numpy as np
 import pytest
@@ -189,30 +188,23 @@ def test_reprs_are_pytorchs(client):
     assert repr(x * 2) == repr(torch.ones(2, requires_grad=True) * 2)
 
 
-def test_handles_release_what_they_hold(client):
-    before = client.stats()["objects"]
+def test_handles_release_what_they_hold(client, usage):
+    before = usage.now()
     handles = [client.zeros(10) for _ in range(50)]
-    assert client.stats()["objects"] == before + 50
+    assert usage.now()["objects"] == before["objects"] + 50
     same = [handles[0].to("cpu") for _ in range(50)]  # the same handle, so nothing more is held
-    assert client.stats()["objects"] == before + 50 and same[0] is handles[0]
+    assert usage.now()["objects"] == before["objects"] + 50 and same[0] is handles[0]
     del handles, same
     gc.collect()
-    wait_until(lambda: client.stats()["objects"] == before)
+    usage.settles_at(before)
 
 
-def test_memory_comes_back(client):
-    before = client.stats()["memory_used_bytes"]
+def test_memory_comes_back(client, usage):
+    before = usage.now()
     for _ in range(40):  # 4 GiB in all, in a limit of 1 GiB
         client.zeros(25 << 20)
     gc.collect()
-    wait_until(lambda: client.stats()["memory_used_bytes"] <= before)
-
-
-def wait_until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come true"
-        time.sleep(0.01)
+    usage.settles_at(before)
 
 
 def test_handles_of_two_clients(client, daemon):
@@ -239,6 +231,18 @@ def test_a_closed_client(daemon):
             use()
         assert isinstance(error.value, ConnectionError)
     assert array.tolist() == [1, 1, 1] and x.shape == (3,)
+
+
+def test_closing_does_not_wait_for_old_errors(client, usage, daemon):
+    other = tensord.connect(daemon.url)
+    errors = []
+    for use in (lambda: other["none"], lambda: other.ones(2).view(3), lambda: other.tensor("a")):
+        with pytest.raises(Exception) as error:
+            use()
+        errors.append(error.value)  # with a traceback, whose frames hold what they used
+    other.close()
+    Usage = type(usage)
+    assert Usage(client) and errors
 
 
 def test_handles_are_not_copied_by_accident(client):

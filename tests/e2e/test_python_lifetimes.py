@@ -50,22 +50,17 @@ def test_arrays_outlive_handle_name_and_client(daemon, mutable):
         assert [first(view) for view in shown] == [7] * len(shown)
 
 
-def test_memory_goes_with_the_last_array(client):
-    before = client.stats()
+def test_memory_goes_with_the_last_array(client, usage):
+    before = usage.now()
     x = client.zeros(1 << 20)
     shown = exports(x)
     del x
     gc.collect()
-    assert client.stats()["memory_used_bytes"] >= before["memory_used_bytes"] + (4 << 20)
+    assert usage.now()["bytes"] >= before["bytes"] + (4 << 20)
+    assert usage.now()["leases"] > before["leases"]
     del shown
     gc.collect()
-    deadline = time.monotonic() + 10
-    while True:
-        now = client.stats()
-        if all(now[key] <= before[key] for key in ("memory_used_bytes", "leases", "objects")):
-            return
-        assert time.monotonic() < deadline, (before, now)
-        time.sleep(0.01)
+    usage.settles_at(before)
 
 
 def test_arrays_outlive_the_daemons_memory(client):
@@ -143,15 +138,12 @@ print(x)
     assert done.stdout == "tensor([[1, 2],\n        [3, 4]])\n"
 
 
-def test_a_killed_process_gives_back_what_it_held(client, daemon, second):
-    before = client.stats()
+def test_a_killed_process_gives_back_what_it_held(usage, second):
+    before = usage.now()
     second.run("held = [c.zeros(1 << 20) for _ in range(8)]; arrays = [x.numpy() for x in held]")
-    assert client.stats()["memory_used_bytes"] >= before["memory_used_bytes"] + (32 << 20)
+    assert usage.now()["bytes"] >= before["bytes"] + (32 << 20)
     second.kill()
-    deadline = time.monotonic() + 10
-    while client.stats()["memory_used_bytes"] > before["memory_used_bytes"]:
-        assert time.monotonic() < deadline, (before, client.stats())
-        time.sleep(0.01)
+    usage.settles_at(before)
 
 
 def test_writes_are_announced(client):

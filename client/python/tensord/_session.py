@@ -272,7 +272,10 @@ class Session:
         self._connection = ffi.gc(out[0], lib.td_close)
 
     def connection(self) -> Any:
-        """The td_client; whoever holds it keeps it open for that long."""
+        """The td_client; whoever holds it keeps it open for that long.
+
+        So no function below has it in a variable: the traceback of an error would hold that.
+        """
         connection = self._connection
         if connection is None:
             raise ConnectionError("this client is closed; make a new one with tensord.connect()")
@@ -294,17 +297,17 @@ class Session:
 
     def op(self, name: str, body: Any = None, **fields: Any) -> Reply:
         """Runs an operation. body: anything with a buffer, or a cdata (pointer, bytes) pair."""
-        connection, out = self.connection(), ffi.new("struct td_reply **")
-        arguments = _Arguments(fields)
+        out, arguments = ffi.new("struct td_reply **"), _Arguments(fields)
         pointer, size = _body(body)
-        check(lib.td_op(connection, name.encode(), arguments.pointer, pointer, size, out))
+        key = name.encode()
+        check(lib.td_op(self.connection(), key, arguments.pointer, pointer, size, out))
         return Reply(out[0])
 
     def put(self, name: str, source: Any, flags: int) -> None:
-        connection, dims = self.connection(), dims_argument(source.shape)
+        dims = dims_argument(source.shape)
         check(
             lib.td_put(
-                connection,
+                self.connection(),
                 text_argument(name, "name"),
                 source.dtype.code,
                 len(dims),
@@ -325,8 +328,7 @@ class Session:
 
     def get(self, name: str, code: int) -> Reply:
         out = ffi.new("struct td_reply **")
-        connection = self.connection()
-        check(lib.td_get_alloc(connection, text_argument(name, "name"), code, out))
+        check(lib.td_get_alloc(self.connection(), text_argument(name, "name"), code, out))
         return Reply(out[0])
 
     def map(self, name: str, flags: int) -> Any:

@@ -88,8 +88,8 @@ class Creation:
 
     def rand(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
         """Uniform in [0, 1), from Philox-4x32-10: not PyTorch's stream, but the same for the same
-        seed on every device. options: seed, counter (elements to skip), dtype, device,
-        requires_grad, mutable."""
+        seed on every device. options: seed, counter (which of the seed's streams, 0 unless given),
+        dtype, device, requires_grad, mutable."""
         return self._create("rand", name, shape=_shapes.sizes(size), **options)
 
     def randn(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
@@ -181,7 +181,7 @@ class Creation:
             made = wrap(self, self.session.op("as_tensor", input=ref, dtype=want, device=place))
             return made.save(name) if name is not None else made
         source = convert.source(data, want, contiguous=False)
-        return self._finish(self._over(source, False), want, place, source.requires_grad, name)
+        return self._finish(self._over(data, source), want, place, source.requires_grad, name)
 
     def from_numpy(
         self: "Client",
@@ -205,10 +205,10 @@ class Creation:
         if not type(array).__module__.startswith("numpy") or not hasattr(array, "flags"):
             raise TypeError(f"expected np.ndarray (got {type(array).__name__})")
         source = convert.source(array, contiguous=False)
-        return self._finish(self._over(source, require_shared, array), None, None, False, name)
+        return self._finish(self._over(array, source, require_shared), None, None, False, name)
 
     def _over(
-        self: "Client", source: convert.Source, require_shared: bool, array: Any = None
+        self: "Client", data: Any, source: convert.Source, require_shared: bool = False
     ) -> Tensor:
         """An anonymous tensor over a source's memory, or a copy where that cannot be shared."""
         shareable = bool(lib.td_shared_owns(ffi.cast("void *", source.address)))
@@ -217,8 +217,8 @@ class Creation:
                 "the array's layout cannot be shared (negative strides, or another byte order); "
                 "give a copy of it"
             )
-        if shareable and not getattr(getattr(array, "flags", None), "writeable", True):
+        if shareable and not getattr(getattr(data, "flags", None), "writeable", True):
             warnings.warn(_READ_ONLY_WARNING, UserWarning, stacklevel=3)
         if not shareable and not source.is_contiguous():
-            source = convert.source(source.owner)  # what is sent has no holes
+            source = convert.source(data)  # what is sent has no holes
         return wrap(self, self.session.from_memory(source, require_shared))

@@ -36,22 +36,19 @@ class Exports:
 
     def _numpy_mapping(self: "Tensor", flags: int = 0) -> mapping.Mapping:
         """A mapping with the checks of numpy(), writable if the tensor's mode allows it."""
-        flags |= mapping.NUMPY
-        try:
-            if self._info.mode == "mutable":
-                return self._map(flags | mapping.WRITE)
-        except Frozen:  # since this handle was made
-            pass
-        return self._map(flags)
+        return self._writable_mapping(flags | mapping.NUMPY, flags | mapping.NUMPY)
 
     def _open_mapping(self: "Tensor") -> mapping.Mapping:
         """A mapping that can be written: the tensor's own memory, or private if it is frozen."""
-        try:
-            if self._info.mode == "mutable":
-                return self._map(mapping.WRITE)
-        except Frozen:
-            pass
-        return self._map(mapping.PRIVATE)
+        return self._writable_mapping(0, mapping.PRIVATE)
+
+    def _writable_mapping(self: "Tensor", flags: int, otherwise: int) -> mapping.Mapping:
+        if self._info.mode == "mutable" and self._session.is_local():
+            try:
+                return self._map(flags | mapping.WRITE)
+            except Frozen:  # since this handle was made
+                pass
+        return self._map(otherwise)
 
     def _map(self: "Tensor", flags: int) -> mapping.Mapping:
         found = mapping.Mapping(self._session.map(self.ref, flags))
@@ -75,17 +72,15 @@ class Exports:
         return result.requires_grad_(True) if requires_grad else result
 
     def memoryview(self: "Tensor") -> memoryview:
-        """Python's own view of the memory, without NumPy: of the dtype where the struct module has
-        a letter for it, else (and for complex numbers) of bytes. Read-only if the tensor is frozen.
+        """Python's own view of the memory, without NumPy. Read-only if the tensor is frozen. Of
+        bytes, in one dimension, for float16, bfloat16, float8 and complex numbers.
 
         BufferError unless the tensor is contiguous and on the cpu.
         """
         self._check_plain("a memoryview")
         if not self.is_contiguous():
             raise BufferError("only contiguous tensors have a memoryview; use x.contiguous()")
-        found = self._open_mapping()
-        view = mapping.to_memoryview(found)
-        return view if self._memory != "private" else view.toreadonly()
+        return mapping.to_memoryview(self._open_mapping())
 
     def tobytes(self: "Tensor") -> bytes:
         """The elements in C order: a copy."""
@@ -131,12 +126,14 @@ class Exports:
             raise AttributeError(f"NumPy has no {self.dtype.name}")
         try:
             self._check_plain("__array_interface__")
-            if self._exported is None:
-                # Kept for the life of the handle, which is the base of arrays made from this.
-                self._exported = self._numpy_mapping()
+            exported = self._exported or self._numpy_mapping()
         except (Error, BufferError) as error:
             raise AttributeError(str(error)) from error
-        return mapping.array_interface(self._exported)
+        if exported.info.memory == "copied":  # __array__ makes a new copy each time
+            raise AttributeError(f"the elements can only be copied: {exported.info.reason}")
+        # Kept for the life of the handle, which is the base of arrays made from this.
+        self._exported = exported
+        return mapping.array_interface(exported)
 
     def _check_plain(self: "Tensor", what: str) -> None:
         if self.requires_grad:

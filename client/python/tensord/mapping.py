@@ -17,6 +17,9 @@ PRIVATE = int(lib.TD_MAP_PRIVATE)
 NUMPY = int(lib.TD_MAP_NUMPY)
 FORCE = int(lib.TD_MAP_FORCE)
 
+# What memoryview.cast knows.
+_VIEWED = "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float32 float64".split()
+
 
 class Mapping:
     """A tensor's memory in this process, until it is handed over to what shows it."""
@@ -24,7 +27,8 @@ class Mapping:
     def __init__(self, pointer: Any):
         self.pointer = ffi.gc(pointer, lib.td_unmap)
         self.info: Info = read_info(lib.td_mapping_info(pointer))
-        self.writable = bool(lib.td_mapping_writable(pointer))
+        # Arrays of frozen tensors are read-only also where this process got a copy of its own.
+        self.writable = self.info.mode == "mutable" and bool(lib.td_mapping_writable(pointer))
 
     @property
     def address(self) -> int:
@@ -106,10 +110,10 @@ def to_capsule(mapping: Mapping, versioned: bool, read_only: bool, copied: bool)
 
 
 def to_memoryview(mapping: Mapping) -> memoryview:
-    """Python's own view of a contiguous mapping: one-dimensional bytes if the dtype has no letter."""
+    """Python's own view of a contiguous mapping; of bytes where memoryviews lack the dtype."""
     info = mapping.info
     view = memoryview(mapping.buffer())
-    if info.dtype.struct_code and not info.dtype.is_complex and 0 not in info.shape:
+    if info.dtype.name in _VIEWED and 0 not in info.shape:
         view = view.cast(info.dtype.struct_code, info.shape)
     return view if mapping.writable else view.toreadonly()
 

@@ -300,8 +300,9 @@ class Tensor(Views, Casts, Arithmetic, Exports):
 
     @grad.setter
     def grad(self, value: Any) -> None:
+        # The handle has to be there until the daemon has answered.
         operand = None if value is None else self._operand(value)
-        self._run("set_grad", other=operand.ref if operand else None)
+        self._run("set_grad", other=None if operand is None else operand.ref)
 
     def touch(self) -> None:
         """Tells the daemon that the elements were changed through a NumPy array or PyTorch tensor
