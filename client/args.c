@@ -56,12 +56,15 @@ static enum td_status args_field(struct td_args *args, const char *name, enum fi
         return no_args();
     int field = name ? field_find(name, strlen(name)) : 0;
     if (field == 0)
-        return args_fail(args, fail(TD_INVALID, "no operation has a field '%s'; td_op_info lists "
-                                    "what each takes", quoted(name)));
+        return args_fail(args, fail(TD_INVALID,
+                                    "no operation has a field '%s'; td_op_info lists "
+                                    "what each takes",
+                                    quoted(name)));
     if (field_infos[field].type != type)
-        return args_fail(args, fail(TD_INVALID, "the field '%s' is of type %s, and a value of type "
-                                    "%s was given", name,
-                                    field_type_name(field_infos[field].type),
+        return args_fail(args, fail(TD_INVALID,
+                                    "the field '%s' is of type %s, and a value of type "
+                                    "%s was given",
+                                    name, field_type_name(field_infos[field].type),
                                     field_type_name(type)));
     args->fields.present |= UINT64_C(1) << field;
     void *member = (char *)&args->fields + field_infos[field].offset;
@@ -78,8 +81,10 @@ enum td_status td_args_text(struct td_args *args, const char *field, const char 
         return args_fail(args, fail(TD_INVALID, "the field '%s' was given no text (NULL)", field));
     size_t length = strlen(value);
     if (length > WIRE_META_MAX)
-        return args_fail(args, fail(TD_INVALID, "the field '%s' was given %zu bytes; a request "
-                                    "takes %d", field, length, WIRE_META_MAX));
+        return args_fail(args, fail(TD_INVALID,
+                                    "the field '%s' was given %zu bytes; a request "
+                                    "takes %d",
+                                    field, length, WIRE_META_MAX));
     struct text_block *block = malloc(sizeof *block + length + 1);
     if (!block)
         return args_fail(args, fail(TD_OUT_OF_MEMORY, "no memory for the field '%s'", field));
@@ -128,8 +133,10 @@ enum td_status td_args_dims(struct td_args *args, const char *field, int rank, c
 {
     struct dims *member;
     if (args && (rank < 0 || rank > RANK_MAX || (rank > 0 && !dims)))
-        return args_fail(args, fail(TD_BAD_SHAPE, "the field '%s' was given %d dimensions; 0 to %d "
-                                    "are possible", quoted(field), rank, RANK_MAX));
+        return args_fail(args, fail(TD_BAD_SHAPE,
+                                    "the field '%s' was given %d dimensions; 0 to %d "
+                                    "are possible",
+                                    quoted(field), rank, RANK_MAX));
     TRY(args_field(args, field, FIELD_TYPE_DIMS, &member));
     member->rank = rank;
     if (rank > 0)

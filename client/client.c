@@ -139,8 +139,7 @@ static enum td_status client_new(const struct td_options *options, const struct 
     return TD_OK;
 }
 
-enum td_status td_connect(const char *url, const struct td_options *options,
-                          struct td_client **out)
+enum td_status td_connect(const char *url, const struct td_options *options, struct td_client **out)
 {
     static const struct td_options defaults = {0};
     struct address address;
@@ -239,8 +238,8 @@ static int64_t call_deadline(const struct td_client *client, const struct call *
 }
 
 /* One attempt. *again: the connection was found dead, and trying on another is safe. */
-static enum td_status call_once(struct td_client *client, const struct call *call,
-                                int64_t deadline, bool *again, struct td_reply **out)
+static enum td_status call_once(struct td_client *client, const struct call *call, int64_t deadline,
+                                bool *again, struct td_reply **out)
 {
     struct connection *connection;
     struct exchange exchange;
@@ -257,23 +256,24 @@ static enum td_status call_once(struct td_client *client, const struct call *cal
         *out = take(&reply);
         return status;
     }
-    bool unsent = !exchange.request_begun ||
-                  (is_repeatable(call->op) && !exchange.reply_begun);
+    bool unsent = !exchange.request_begun || (is_repeatable(call->op) && !exchange.reply_begun);
     *again = exchange.state == CONNECTION_LOST && !exchange.refused && !fresh &&
              client->reconnect && unsent;
     return status;
 }
 
-enum td_status client_call(struct td_client *client, const struct call *call,
-                           struct td_reply **out)
+enum td_status client_call(struct td_client *client, const struct call *call, struct td_reply **out)
 {
     if (client_is_foreign(client))
-        return fail(TD_CONNECTION, "this client of %s was connected by process %d, before fork(); "
-                    "call td_connect in process %d", client->address.url, (int)client->pid,
-                    (int)getpid());
+        return fail(TD_CONNECTION,
+                    "this client of %s was connected by process %d, before fork(); "
+                    "call td_connect in process %d",
+                    client->address.url, (int)client->pid, (int)getpid());
     if (wire_fields_size(call->fields) > WIRE_META_MAX)
-        return fail(TD_INVALID, "the arguments of '%s' are longer than the %d bytes that fit in a "
-                    "request", op_infos[call->op].name, WIRE_META_MAX);
+        return fail(TD_INVALID,
+                    "the arguments of '%s' are longer than the %d bytes that fit in a "
+                    "request",
+                    op_infos[call->op].name, WIRE_META_MAX);
     client_ref(client); /* td_close may come from another thread meanwhile */
     int64_t deadline = call_deadline(client, call);
     bool again;

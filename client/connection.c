@@ -63,9 +63,10 @@ static enum td_status parse_unix(const char *path, struct address *out)
         return fail(TD_INVALID, "'%s' names no socket; expected unix:///path/of/tensord.sock",
                     out->url);
     if (strlen(path) >= sizeof out->unix_address.sun_path)
-        return fail(TD_INVALID, "the socket's path '%s' has %zu bytes, and the kernel takes %zu at "
-                    "most; use a shorter path or a symbolic link", path, strlen(path),
-                    sizeof out->unix_address.sun_path - 1);
+        return fail(TD_INVALID,
+                    "the socket's path '%s' has %zu bytes, and the kernel takes %zu at "
+                    "most; use a shorter path or a symbolic link",
+                    path, strlen(path), sizeof out->unix_address.sun_path - 1);
     strcpy(out->unix_address.sun_path, path);
     return TD_OK;
 }
@@ -130,8 +131,10 @@ enum td_status address_parse(const char *url, struct address *out)
     if (strncmp(out->url, "tcp://", 6) == 0)
         return parse_tcp(out->url + 6, out);
     if (strstr(out->url, "://") || (strchr(out->url, ':') && !strchr(out->url, '/')))
-        return fail(TD_INVALID, "'%s' is no address of tensord; expected unix:///run/tensord.sock, "
-                    "tcp://host:7071 or the path of a socket", out->url);
+        return fail(TD_INVALID,
+                    "'%s' is no address of tensord; expected unix:///run/tensord.sock, "
+                    "tcp://host:7071 or the path of a socket",
+                    out->url);
     return parse_unix(out->url, out);
 }
 
@@ -140,10 +143,14 @@ enum td_status address_parse(const char *url, struct address *out)
 static enum td_status connect_failed(const struct address *address, int error)
 {
     if (error == EAGAIN || error == EINPROGRESS || error == ETIMEDOUT)
-        return fail(TD_DEADLINE, "%s took no connection in time; the daemon is overloaded or hung: "
-                    "raise timeout_ms, or look at its log", address->url);
-    return fail(TD_CONNECTION, "cannot connect to %s: %s; is tensord running? Start it with "
-                "deploy/up.sh, or set TENSORD_URL", address->url, strerror(error));
+        return fail(TD_DEADLINE,
+                    "%s took no connection in time; the daemon is overloaded or hung: "
+                    "raise timeout_ms, or look at its log",
+                    address->url);
+    return fail(TD_CONNECTION,
+                "cannot connect to %s: %s; is tensord running? Start it with "
+                "deploy/up.sh, or set TENSORD_URL",
+                address->url, strerror(error));
 }
 
 /* A blocking connect whose patience is the socket's send timeout; then everything is MSG_DONTWAIT.
@@ -259,13 +266,17 @@ enum td_status connection_fail(const struct connection *connection, const struct
     int error = errno;
     const char *op = op_infos[call->op].name;
     if (result == IO_TIMEOUT)
-        return fail(TD_DEADLINE, "%s did not finish '%s' in time; it is busy or hung: raise "
-                    "timeout_ms, or look at its log", connection->url, op);
+        return fail(TD_DEADLINE,
+                    "%s did not finish '%s' in time; it is busy or hung: raise "
+                    "timeout_ms, or look at its log",
+                    connection->url, op);
     if (result == IO_FAILED)
         return fail(TD_CONNECTION, "the connection to %s failed during '%s': %s", connection->url,
                     op, strerror(error));
-    return fail(TD_CONNECTION, "%s closed the connection during '%s', which may or may not have "
-                "been done; look at its log. The next call connects anew", connection->url, op);
+    return fail(TD_CONNECTION,
+                "%s closed the connection during '%s', which may or may not have "
+                "been done; look at its log. The next call connects anew",
+                connection->url, op);
 }
 
 enum td_status connection_exchange(struct connection *connection, const struct call *call,

@@ -23,8 +23,8 @@ int64_t deadline_after(int64_t timeout_ms); /* < 0: never */
 int deadline_left(int64_t deadline);
 
 struct address {
-    bool local;            /* a Unix socket */
-    char url[512];         /* for messages */
+    bool local;    /* a Unix socket */
+    char url[512]; /* for messages */
     struct sockaddr_un unix_address;
     char host[256], port[8];
 };
@@ -79,17 +79,17 @@ struct call {
     const struct fields *fields;
     const void *body;
     size_t body_bytes;
-    int descriptor;    /* sent along; -1: none. Stays the caller's */
-    void *into;        /* where the reply's body goes; NULL: memory of the reply's own */
+    int descriptor; /* sent along; -1: none. Stays the caller's */
+    void *into;     /* where the reply's body goes; NULL: memory of the reply's own */
     size_t into_bytes;
-    bool into_given;   /* into counts, even if it is NULL and 0 */
+    bool into_given; /* into counts, even if it is NULL and 0 */
 };
 
 /* What an exchange leaves of its connection. */
 enum connection_state {
-    CONNECTION_GOOD,    /* may carry the next call */
-    CONNECTION_DESYNC,  /* alive, but a reply is still to come or half read: close it */
-    CONNECTION_LOST,    /* the other side is gone */
+    CONNECTION_GOOD,   /* may carry the next call */
+    CONNECTION_DESYNC, /* alive, but a reply is still to come or half read: close it */
+    CONNECTION_LOST,   /* the other side is gone */
 };
 
 struct exchange {

@@ -85,7 +85,8 @@ enum td_status td_dlpack_versioned(struct td_mapping *mapping,
 enum td_status td_dlpack(struct td_mapping *mapping, struct DLManagedTensor **out)
 {
     if (!td_mapping_writable(mapping))
-        return fail(TD_UNSUPPORTED, "this mapping cannot be written, which a DLPack tensor without "
+        return fail(TD_UNSUPPORTED,
+                    "this mapping cannot be written, which a DLPack tensor without "
                     "version cannot say; use td_dlpack_versioned, or map with TD_MAP_PRIVATE");
     struct export_plain *export = malloc(sizeof *export);
     if (!export)
@@ -114,8 +115,10 @@ static enum td_status check_import(const DLManagedTensorVersioned *tensor, struc
                     tensor->version.major, tensor->version.minor, DLPACK_MAJOR_VERSION);
     const DLTensor *t = &tensor->dl_tensor;
     if (!is_host(t->device.device_type))
-        return fail(TD_WRONG_DEVICE, "the tensor is on DLPack device type %d, and only host memory "
-                    "can be stored; copy it to the cpu first", (int)t->device.device_type);
+        return fail(TD_WRONG_DEVICE,
+                    "the tensor is on DLPack device type %d, and only host memory "
+                    "can be stored; copy it to the cpu first",
+                    (int)t->device.device_type);
     enum td_dtype dtype = dtype_of(t->dtype);
     if (dtype == TD_DTYPE_NONE)
         return fail(TD_BAD_DTYPE, "no dtype is DLPack's code %u with %u bits and %u lanes",

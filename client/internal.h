@@ -35,9 +35,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensord needs a littl
 struct storage_map;
 
 struct td_client {
-    atomic_uint refs; /* td_connect's caller, calls under way, mappings */
+    atomic_uint refs;       /* td_connect's caller, calls under way, mappings */
     struct td_client *next; /* of all clients; under the lock of clients */
-    pid_t pid;        /* of the process that connected; nobody else may use the sockets */
+    pid_t pid;              /* of the process that connected; nobody else may use the sockets */
     struct address address;
     char *token, *name;
     int64_t timeout_ms; /* < 0: none */
@@ -46,8 +46,8 @@ struct td_client {
     pthread_mutex_t lock;
     pthread_cond_t session_opened; /* of CLOCK_MONOTONIC */
     bool closed;
-    bool opening;           /* a thread is opening a session; the others wait */
-    uint64_t session;       /* counts sessions, from 1 */
+    bool opening;                       /* a thread is opening a session; the others wait */
+    uint64_t session;                   /* counts sessions, from 1 */
     char session_key[SESSION_KEY_SIZE]; /* "": the next connection opens a session */
     struct connection *connections;     /* most recently used first */
     struct pending_release *pending;    /* releases that wait for a connection */
@@ -89,8 +89,8 @@ struct td_reply {
     uint8_t *meta;
     void *body; /* block_alloc */
     size_t body_bytes;
-    int descriptor;   /* received along, -1: none; the reply's until taken */
-    uint64_t session; /* td_session_count of the session that answered */
+    int descriptor;         /* received along, -1: none; the reply's until taken */
+    uint64_t session;       /* td_session_count of the session that answered */
     struct td_reply *entry; /* td_reply_next's */
     size_t entry_meta_capacity;
 };

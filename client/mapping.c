@@ -55,8 +55,10 @@ static enum td_status check_layout(const struct td_info *info, struct layout *ou
         return TD_OK;
     char detail[FAIL_DETAIL_SIZE];
     strcpy(detail, fail_detail());
-    return fail(TD_PROTOCOL, "the daemon describes a tensor that does not fit its storage of %"
-                PRIu64 " bytes: %.800s", info->storage_bytes, detail);
+    return fail(TD_PROTOCOL,
+                "the daemon describes a tensor that does not fit its storage of %" PRIu64
+                " bytes: %.800s",
+                info->storage_bytes, detail);
 }
 
 /* Copy-on-write, of the tensor's own pages only: two such mappings must not see each other's
@@ -93,8 +95,9 @@ static enum td_status use_shared(struct td_mapping *mapping, const char *name, u
     TRY(storage_get(mapping->client, name, write, &mapping->info, mapping->reply,
                     &mapping->storage));
     if (mapping->storage->size_bytes < mapping->info.storage_bytes)
-        return fail(TD_PROTOCOL, "the daemon gives two sizes for storage %" PRIu64 ", %zu and %"
-                    PRIu64 " bytes", mapping->info.storage, mapping->storage->size_bytes,
+        return fail(TD_PROTOCOL,
+                    "the daemon gives two sizes for storage %" PRIu64 ", %zu and %" PRIu64 " bytes",
+                    mapping->info.storage, mapping->storage->size_bytes,
                     mapping->info.storage_bytes);
     mapping->data = mapping->storage->base + mapping->info.offset_bytes;
     mapping->writable = write;
@@ -125,8 +128,10 @@ static enum td_status mapping_create(struct td_client *client, const char *name,
     else if (strcmp(mapping->info.memory, "shared") == 0)
         TRY(use_shared(mapping, name, flags));
     else
-        return fail(TD_PROTOCOL, "the daemon says '%s' instead of whether '%s' was shared or "
-                    "copied", mapping->info.memory, name);
+        return fail(TD_PROTOCOL,
+                    "the daemon says '%s' instead of whether '%s' was shared or "
+                    "copied",
+                    mapping->info.memory, name);
     if (reply->descriptor >= 0)
         close(reply->descriptor); /* the mapping holds the memory */
     reply->descriptor = -1;
@@ -171,8 +176,10 @@ enum td_status td_map(struct td_client *client, const char *name, unsigned flags
     if (!name)
         return fail(TD_INVALID, "no name was given (NULL)");
     if (flags & ~(unsigned)MAP_FLAGS || (flags & TD_MAP_FORCE && !(flags & TD_MAP_NUMPY)))
-        return fail(TD_INVALID, "the flags %#x of td_map are unknown, or TD_MAP_FORCE without "
-                    "TD_MAP_NUMPY", flags);
+        return fail(TD_INVALID,
+                    "the flags %#x of td_map are unknown, or TD_MAP_FORCE without "
+                    "TD_MAP_NUMPY",
+                    flags);
     struct storage_map *guess = NULL;
     if (flags & TD_MAP_PRIVATE)
         flags &= ~(unsigned)TD_MAP_WRITE; /* nobody else sees the writes */

@@ -34,8 +34,8 @@ static char *reserve(size_t size_bytes, size_t *reserved)
     if (size_bytes > SIZE_MAX - HUGE_PAGE_BYTES)
         return NULL;
     *reserved = size_bytes + HUGE_PAGE_BYTES;
-    char *address = mmap(NULL, *reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                         -1, 0);
+    char *address =
+        mmap(NULL, *reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return address == MAP_FAILED ? NULL : address;
 }
 
@@ -77,8 +77,8 @@ void *block_alloc(size_t size_bytes)
         size_t size = round_up(size_bytes ? size_bytes : 1, BLOCK_ALIGNMENT);
         return aligned_alloc(BLOCK_ALIGNMENT, size);
     }
-    void *block = map_aligned(-1, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                              0);
+    void *block =
+        map_aligned(-1, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, 0);
     if (block) /* page faults cost more than the copy */
         madvise(block, size_bytes, MADV_HUGEPAGE);
     return block;
@@ -234,8 +234,7 @@ static char *shared_create(int fd, size_t size_bytes)
     if (!base)
         return NULL;
     fault_in_huge(base, size_bytes);
-    if (allocate_all(fd, size_bytes) &&
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0 &&
+    if (allocate_all(fd, size_bytes) && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0 &&
         region_add(base, size_bytes, fd, true))
         return base;
     int error = errno ? errno : ENOMEM;

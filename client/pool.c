@@ -92,8 +92,10 @@ static enum td_status session_wait(struct td_client *client, int64_t deadline, c
         }
         struct timespec until = {.tv_sec = deadline / 1000, .tv_nsec = deadline % 1000 * 1000000};
         if (pthread_cond_timedwait(&client->session_opened, &client->lock, &until) == ETIMEDOUT)
-            status = fail(TD_DEADLINE, "%s did not open a session in time; raise timeout_ms, or "
-                          "look at its log", client->address.url);
+            status = fail(TD_DEADLINE,
+                          "%s did not open a session in time; raise timeout_ms, or "
+                          "look at its log",
+                          client->address.url);
     }
     if (status == TD_OK && client->closed)
         status = closed_error(client);
@@ -126,8 +128,10 @@ static void session_opened(struct td_client *client, const struct td_reply *repl
 static enum td_status session_forget(struct td_client *client, uint64_t session)
 {
     if (!client->reconnect)
-        return fail(TD_CONNECTION, "the session at %s is gone, and the client was told not to "
-                    "reconnect; call td_connect again", client->address.url);
+        return fail(TD_CONNECTION,
+                    "the session at %s is gone, and the client was told not to "
+                    "reconnect; call td_connect again",
+                    client->address.url);
     pthread_mutex_lock(&client->lock);
     if (client->session == session)
         client->session_key[0] = '\0';
@@ -282,8 +286,7 @@ static void give_good(struct td_client *client, struct connection *connection)
     connection_close(surplus);
 }
 
-void pool_give(struct td_client *client, struct connection *connection,
-               enum connection_state state)
+void pool_give(struct td_client *client, struct connection *connection, enum connection_state state)
 {
     if (state == CONNECTION_GOOD) {
         give_good(client, connection);

@@ -140,13 +140,16 @@ static enum td_status check_header(const struct reader *reader, const struct cal
     /* A request whose header could not be read is refused under the id 0. */
     bool unread = header->status != TD_OK && header->request_id == 0;
     if (!unread && (header->request_id != connection->last_id || header->opcode != call->op))
-        return fail(TD_PROTOCOL, "%s answered request %" PRIu64 " (operation %u), and '%s' was "
-                    "request %" PRIu64 "; the connection is closed", connection->url,
-                    header->request_id, header->opcode, op, connection->last_id);
+        return fail(TD_PROTOCOL,
+                    "%s answered request %" PRIu64 " (operation %u), and '%s' was "
+                    "request %" PRIu64 "; the connection is closed",
+                    connection->url, header->request_id, header->opcode, op, connection->last_id);
     if (reader->descriptor_fault || header->descriptors != (reader->descriptor >= 0 ? 1 : 0))
         return fail(TD_PROTOCOL, "the reply to '%s' from %s announces %u descriptors, and %s came",
                     op, connection->url, header->descriptors,
-                    reader->descriptor_fault ? "more" : reader->descriptor >= 0 ? "1" : "none");
+                    reader->descriptor_fault  ? "more"
+                    : reader->descriptor >= 0 ? "1"
+                                              : "none");
     return TD_OK;
 }
 
@@ -173,8 +176,10 @@ static enum td_status refusal(const struct call *call, const struct wire_header 
                               : text_of(td_status_meaning((int)header->status));
     if (header->status < TD_STATUS_COUNT)
         return fail((enum td_status)header->status, "%.*s", TEXT_ARGS(message));
-    return fail(TD_INTERNAL, "'%s' ended with error %" PRIu32 ", which this client does not know; "
-                "it says: %.*s", op_infos[call->op].name, header->status, TEXT_ARGS(message));
+    return fail(TD_INTERNAL,
+                "'%s' ended with error %" PRIu32 ", which this client does not know; "
+                "it says: %.*s",
+                op_infos[call->op].name, header->status, TEXT_ARGS(message));
 }
 
 /* The body, to where the call wants it. */
@@ -245,7 +250,7 @@ enum td_status connection_receive(struct connection *connection, const struct ca
     reply->descriptor = reader.descriptor;
     exchange->reply_begun = reader.received > 0;
     if (!finished)
-        exchange->state = status == TD_CONNECTION && !exchange->refused ? CONNECTION_LOST
-                                                                        : CONNECTION_DESYNC;
+        exchange->state =
+            status == TD_CONNECTION && !exchange->refused ? CONNECTION_LOST : CONNECTION_DESYNC;
     return status;
 }

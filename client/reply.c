@@ -59,8 +59,7 @@ enum td_status reply_set_meta(struct td_reply *reply, uint8_t *meta, size_t leng
 
 /* ---- what it holds ------------------------------------------------------------------------- */
 
-#define TEXT_OR_EMPTY(fields, field)                                                               \
-    (FIELDS_HAS(fields, field) ? (fields)->field.data : "")
+#define TEXT_OR_EMPTY(fields, field) (FIELDS_HAS(fields, field) ? (fields)->field.data : "")
 #define VALUE_OR_ZERO(fields, field) (FIELDS_HAS(fields, field) ? (fields)->field : 0)
 
 enum td_status td_reply_info(const struct td_reply *reply, struct td_info *out)
@@ -69,7 +68,7 @@ enum td_status td_reply_info(const struct td_reply *reply, struct td_info *out)
     struct layout layout;
     if (!FIELDS_HAS(f, dtype) || !FIELDS_HAS(f, shape))
         return fail(TD_INVALID, "the reply describes no tensor; td_reply_text and the like read "
-                    "what it holds");
+                                "what it holds");
     if (layout_contiguous(f->dtype, &f->shape, &layout) != TD_OK)
         return fail(TD_PROTOCOL, "the daemon describes a tensor whose size cannot be");
     if (FIELDS_HAS(f, strides) && f->strides.rank != f->shape.rank)
@@ -171,7 +170,7 @@ char td_reply_scalar(const struct td_reply *reply, const char *field, int64_t *i
                      double *im)
 {
     static const char letters[] = {
-        [SCALAR_BOOL] = 'b', [SCALAR_INT] = 'i',     [SCALAR_UINT] = 'u',
+        [SCALAR_BOOL] = 'b',  [SCALAR_INT] = 'i',     [SCALAR_UINT] = 'u',
         [SCALAR_FLOAT] = 'f', [SCALAR_COMPLEX] = 'c',
     };
     const struct scalar *value = find(reply, field, FIELD_TYPE_SCALAR);
@@ -180,11 +179,21 @@ char td_reply_scalar(const struct td_reply *reply, const char *field, int64_t *i
     int64_t whole = 0;
     double parts[2] = {0, 0};
     switch (value->kind) {
-    case SCALAR_BOOL: whole = value->b; break;
-    case SCALAR_INT: whole = value->i; break;
-    case SCALAR_UINT: whole = (int64_t)value->u; break;
-    case SCALAR_FLOAT: parts[0] = value->f; break;
-    case SCALAR_COMPLEX: parts[0] = value->c[0], parts[1] = value->c[1]; break;
+    case SCALAR_BOOL:
+        whole = value->b;
+        break;
+    case SCALAR_INT:
+        whole = value->i;
+        break;
+    case SCALAR_UINT:
+        whole = (int64_t)value->u;
+        break;
+    case SCALAR_FLOAT:
+        parts[0] = value->f;
+        break;
+    case SCALAR_COMPLEX:
+        parts[0] = value->c[0], parts[1] = value->c[1];
+        break;
     }
     if (integer)
         *integer = whole;

@@ -37,8 +37,8 @@ struct storage_map *storage_guess(struct td_client *client, const char *name, bo
 {
     pthread_mutex_lock(&client->lock);
     struct storage_map *s = *bucket_of_name(client, name);
-    while (s && (s->session != client->session || (write && !s->writable) ||
-                 strcmp(s->name, name) != 0))
+    while (s &&
+           (s->session != client->session || (write && !s->writable) || strcmp(s->name, name) != 0))
         s = s->next_by_name;
     if (s)
         s->refs++;
@@ -108,13 +108,16 @@ enum td_status storage_check_descriptor(const struct td_info *info, const struct
         return fail(TD_PROTOCOL, "the descriptor of storage %" PRIu64 " cannot be used: %s",
                     info->storage, strerror(errno));
     if (file.st_size < 0 || (uint64_t)file.st_size < info->storage_bytes)
-        return fail(TD_PROTOCOL, "storage %" PRIu64 " is said to have %" PRIu64 " bytes, and its "
-                    "descriptor has %jd", info->storage, info->storage_bytes,
-                    (intmax_t)file.st_size);
+        return fail(TD_PROTOCOL,
+                    "storage %" PRIu64 " is said to have %" PRIu64 " bytes, and its "
+                    "descriptor has %jd",
+                    info->storage, info->storage_bytes, (intmax_t)file.st_size);
     int seals = fcntl(reply->descriptor, F_GET_SEALS);
     if (seals < 0 || !(seals & F_SEAL_SHRINK))
-        return fail(TD_PROTOCOL, "the descriptor of storage %" PRIu64 " is not sealed against "
-                    "shrinking; reading it could end this process", info->storage);
+        return fail(TD_PROTOCOL,
+                    "the descriptor of storage %" PRIu64 " is not sealed against "
+                    "shrinking; reading it could end this process",
+                    info->storage);
     return TD_OK;
 }
 
@@ -141,8 +144,8 @@ static enum td_status storage_create(const char *name, bool write, const struct 
     s->writable = write;
     s->fd = -1;
     s->size_bytes = info->storage_bytes;
-    s->base = map_aligned(reply->descriptor, s->size_bytes, write ? PROT_READ | PROT_WRITE
-                                                                  : PROT_READ, MAP_SHARED, 0);
+    s->base = map_aligned(reply->descriptor, s->size_bytes,
+                          write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, 0);
     if (!s->base)
         return mapping_failed(s->storage, s->size_bytes, write, errno);
     if (write && region_add(s->base, s->size_bytes, reply->descriptor, false)) {

@@ -37,13 +37,13 @@ struct td_mapping;
 /* ---- connection ---------------------------------------------------------------------------- */
 
 struct td_options {
-    const char *token;      /* NULL: the environment's TENSORD_TOKEN, else none */
-    const char *client;     /* a name for the daemon's log; NULL: the program's */
+    const char *token;  /* NULL: the environment's TENSORD_TOKEN, else none */
+    const char *client; /* a name for the daemon's log; NULL: the program's */
     /* For connecting and for each call; 0: 30000; < 0: wait for ever. A call with a longer
      * timeout_ms among its own arguments waits for the daemon's answer to that. Resolving the name
      * of a host is not counted. */
     int64_t timeout_ms;
-    bool no_reconnect;      /* a lost session is otherwise opened anew by the next call */
+    bool no_reconnect; /* a lost session is otherwise opened anew by the next call */
 };
 
 /* url: "unix:///run/tensord.sock", "tcp://host:7071", or a bare path of a socket. NULL: the
@@ -71,26 +71,26 @@ TD_API const char *td_version(void);
 
 /* A tensor's description. Texts live as long as the td_reply or td_mapping it was read from. */
 struct td_info {
-    uint64_t id;             /* object id; "@<id>" names it while the session holds it */
-    const char *name;        /* "" for an anonymous object */
-    uint64_t generation;     /* of the name; 0 for an anonymous object */
+    uint64_t id;         /* object id; "@<id>" names it while the session holds it */
+    const char *name;    /* "" for an anonymous object */
+    uint64_t generation; /* of the name; 0 for an anonymous object */
     enum td_dtype dtype;
     int rank;
     int64_t shape[TD_RANK_MAX];
     int64_t strides[TD_RANK_MAX]; /* in elements */
-    int64_t offset_bytes;    /* of the first element in the storage */
-    int64_t nbytes;          /* of the elements */
-    const char *device;      /* "cpu", "cuda:0" */
+    int64_t offset_bytes;         /* of the first element in the storage */
+    int64_t nbytes;               /* of the elements */
+    const char *device;           /* "cpu", "cuda:0" */
     bool is_variable, requires_grad, is_leaf;
-    const char *grad_fn;     /* "" for a leaf */
-    const char *history;     /* "name@generation" of what it was made from, or "" */
-    uint64_t version;        /* PyTorch's _version */
-    uint64_t epoch;          /* writes to the storage */
-    uint64_t storage;        /* equal for tensors that share memory */
+    const char *grad_fn; /* "" for a leaf */
+    const char *history; /* "name@generation" of what it was made from, or "" */
+    uint64_t version;    /* PyTorch's _version */
+    uint64_t epoch;      /* writes to the storage */
+    uint64_t storage;    /* equal for tensors that share memory */
     uint64_t storage_bytes;
-    const char *mode;        /* "frozen", "mutable", ... */
-    const char *memory;      /* "shared" or "copied": what the call that was answered did */
-    const char *reason;      /* why it copied, "" if it did not */
+    const char *mode;   /* "frozen", "mutable", ... */
+    const char *memory; /* "shared" or "copied": what the call that was answered did */
+    const char *reason; /* why it copied, "" if it did not */
 };
 
 /* ---- any operation ------------------------------------------------------------------------- */
@@ -166,7 +166,7 @@ struct td_op_description {
     int opcode;
     const char *name;
     const char *doc;
-    const char *required;  /* field names, separated by spaces */
+    const char *required; /* field names, separated by spaces */
     const char *optional;
     bool makes_tensor, takes_body, returns_body, takes_descriptor, returns_descriptor;
 };

@@ -244,10 +244,13 @@ enum td_status td_from_memory(struct td_client *client, const char *output, enum
     if (shareable)
         return from_shared(client, &fields, &memory, reply);
     if (require_shared && !td_is_local(client))
-        return fail(TD_UNSUPPORTED, "memory cannot be shared with %s; connect through the daemon's "
-                    "Unix socket, or let it be copied", client->address.url);
+        return fail(TD_UNSUPPORTED,
+                    "memory cannot be shared with %s; connect through the daemon's "
+                    "Unix socket, or let it be copied",
+                    client->address.url);
     if (require_shared)
-        return fail(TD_UNSUPPORTED, "this memory is ordinary heap memory, which cannot be shared; "
+        return fail(TD_UNSUPPORTED,
+                    "this memory is ordinary heap memory, which cannot be shared; "
                     "allocate it with td_shared_alloc (in Python: tensord.empty, or NumPy within "
                     "tensord.allocator()), or let it be copied");
     return from_copy(client, &fields, &memory, reply);

@@ -47,8 +47,8 @@ enum td_status devices_find(const struct devices *devices, const char *name, siz
             return TD_OK;
         }
     if (!looks_like_cuda(wanted))
-        return fail(TD_NO_DEVICE,
-                    "Invalid device string: '%.*s'; expected cpu, cuda or cuda:N", TEXT_ARGS(wanted));
+        return fail(TD_NO_DEVICE, "Invalid device string: '%.*s'; expected cpu, cuda or cuda:N",
+                    TEXT_ARGS(wanted));
     if (devices->count > 1)
         return fail(TD_NO_DEVICE,
                     "CUDA error: invalid device ordinal: there is no '%.*s' here, the last is '%s'",

@@ -31,11 +31,11 @@ struct memory {
     atomic_size_t capacity;        /* bytes allocated; at least the size asked for */
     int fd;                        /* the memfd, -1 on the heap */
     int read_fd;                   /* the same opened O_RDONLY for readers; -1 until shared */
-    bool exported;                 /* a descriptor of it has left the daemon, or came from a client */
-    bool sealed;                   /* the seals of its mode are set */
-    bool read_only;                /* the daemon's own mapping cannot be written */
-    void *retired;                 /* a heap block that was promoted; late readers may still use it */
-    size_t charged_bytes;          /* in the ledger */
+    bool exported;        /* a descriptor of it has left the daemon, or came from a client */
+    bool sealed;          /* the seals of its mode are set */
+    bool read_only;       /* the daemon's own mapping cannot be written */
+    void *retired;        /* a heap block that was promoted; late readers may still use it */
+    size_t charged_bytes; /* in the ledger */
 };
 
 #define MEMFD_MIN_BYTES ((size_t)64 << 10)
@@ -71,8 +71,8 @@ struct device_ops {
     enum td_status (*fill)(struct device *, const struct scalar *, const struct layout *dst,
                            struct memory *);
     /* dst is C-contiguous in these three. */
-    enum td_status (*arange)(struct device *, const struct scalar *start,
-                             const struct scalar *step, const struct layout *dst, struct memory *);
+    enum td_status (*arange)(struct device *, const struct scalar *start, const struct scalar *step,
+                             const struct layout *dst, struct memory *);
     enum td_status (*random)(struct device *, const struct random_spec *, const struct layout *dst,
                              struct memory *);
     /* dst[i] = cast to dst's dtype(src[i]) op value, computed as PyTorch does. */
@@ -90,7 +90,7 @@ struct device {
 
 struct device_options {
     struct ledger *ledger;
-    uint64_t pool_bytes; /* at most so much is kept for reuse */
+    uint64_t pool_bytes;           /* at most so much is kept for reuse */
     unsigned long memfd_min_bytes; /* 0: MEMFD_MIN_BYTES */
 };
 
@@ -112,8 +112,7 @@ static inline bool device_is_cpu(const struct device *device)
 }
 
 /* The implementations. */
-NODISCARD enum td_status device_cpu_open(const struct device_options *options,
-                                         struct device **out);
+NODISCARD enum td_status device_cpu_open(const struct device_options *options, struct device **out);
 void device_cpu_close(struct device *device);
 /* Appends the CUDA devices of the machine, none without CUDA. */
 NODISCARD enum td_status device_cuda_open(const struct device_options *options,

@@ -1,7 +1,7 @@
 /* The cpu device: host memory, plain loops over rows. */
 #include "core/cast/cast.h"
-#include "core/philox.h"
 #include "core/cleanup.h"
+#include "core/philox.h"
 #include "core/segment.h"
 
 #include <string.h>
@@ -64,8 +64,8 @@ static enum td_status cpu_convert(struct device *device, const struct layout *sr
     unsigned char *to = dst_memory->data;
     if (rows.rows > 0)
         do
-            cast(from + offsets[0], row_steps[0], to + offsets[1], row_steps[1],
-                 (size_t)rows.count, saturate);
+            cast(from + offsets[0], row_steps[0], to + offsets[1], row_steps[1], (size_t)rows.count,
+                 saturate);
         while (layout_rows_next(&rows, counters, steps, 2, offsets));
     return TD_OK;
 }
@@ -105,7 +105,8 @@ static void generate(chunk_fn make, const void *spec, enum td_dtype dtype, const
         int64_t left = dst->elements - first;
         size_t count = left < CHUNK ? (size_t)left : CHUNK;
         make(spec, dtype, first, count, buffer);
-        cast(buffer, (ptrdiff_t)dtype_infos[dtype].size_bytes, to + first * size, size, count, false);
+        cast(buffer, (ptrdiff_t)dtype_infos[dtype].size_bytes, to + first * size, size, count,
+             false);
     }
 }
 
@@ -227,8 +228,8 @@ REAL_LOOP(double, arithmetic_double)
 COMPLEX_LOOP(float, arithmetic_complex64)
 COMPLEX_LOOP(double, arithmetic_complex128)
 
-static void arithmetic_run(enum td_dtype compute, enum arithmetic op, void *data,
-                           const void *value, size_t count)
+static void arithmetic_run(enum td_dtype compute, enum arithmetic op, void *data, const void *value,
+                           size_t count)
 {
     switch (compute) {
     case TD_FLOAT32:
@@ -288,8 +289,8 @@ static enum td_status cpu_arithmetic(struct device *device, enum arithmetic op,
     unsigned char *to = dst_memory->data;
     if (rows.rows > 0)
         do
-            arithmetic_row_run(&row, from + offsets[0], row_steps[0], to + offsets[1],
-                               row_steps[1], rows.count);
+            arithmetic_row_run(&row, from + offsets[0], row_steps[0], to + offsets[1], row_steps[1],
+                               rows.count);
         while (layout_rows_next(&rows, counters, steps, 2, offsets));
     return TD_OK;
 }

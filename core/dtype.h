@@ -39,7 +39,7 @@ enum td_dtype {
     TD_##NAME = number,
     TD_DTYPES(TD_DTYPE_ENUM)
 #undef TD_DTYPE_ENUM
-    TD_DTYPE_END
+        TD_DTYPE_END
 };
 
 #define TD_DTYPE_COUNT (TD_DTYPE_END - 1)
@@ -52,7 +52,8 @@ extern "C" {
 const char *td_dtype_name(int dtype);
 /* Bytes of one element, 0 outside the table. */
 size_t td_dtype_size(int dtype);
-/* The dtype of any accepted spelling, with or without "torch." before it; TD_DTYPE_NONE if unknown. */
+/* The dtype of any accepted spelling, with or without "torch." before it; TD_DTYPE_NONE if unknown.
+ */
 enum td_dtype td_dtype_parse(const char *name);
 
 #ifdef __cplusplus

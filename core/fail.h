@@ -8,8 +8,8 @@
 
 /* Writes the detail of an error, cut at FAIL_DETAIL_SIZE - 1 bytes, and is `status`:
  *     return fail(TD_NOT_FOUND, "no tensor is named '%s'; ...", name);
- * The text says what was wrong, what was expected and what to do. A macro, so that the compiler sees
- * which status it is. */
+ * The text says what was wrong, what was expected and what to do. A macro, so that the compiler
+ * sees which status it is. */
 #define fail(status, ...) (fail_write(__VA_ARGS__), (status))
 __attribute__((format(printf, 1, 2), cold)) void fail_write(const char *format, ...);
 /* The detail of this thread's last fail(); "" before the first. Valid until its next fail(). */

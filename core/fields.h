@@ -21,8 +21,9 @@
 #define FIELDS(X)                                                                                  \
     X(1, input, TEXT, "the tensor to work on: a name, or @id")                                     \
     X(2, other, TEXT, "the second tensor: a name, or @id")                                         \
-    X(3, output, TEXT, "the name to publish the result under; without it the result is an "        \
-                       "anonymous object of the session")                                          \
+    X(3, output, TEXT,                                                                             \
+      "the name to publish the result under; without it the result is an "                         \
+      "anonymous object of the session")                                                           \
     X(4, dtype, DTYPE, "the element type")                                                         \
     X(5, device, TEXT, "cpu, cuda or cuda:N")                                                      \
     X(6, shape, DIMS, "sizes, outermost first")                                                    \
@@ -39,7 +40,7 @@
     X(17, low, INT, "the lowest value")                                                            \
     X(18, high, INT, "one more than the highest value")                                            \
     X(19, seed, UINT, "the key of the random stream")                                              \
-    X(20, counter, UINT, "which of the seed's random streams")                                    \
+    X(20, counter, UINT, "which of the seed's random streams")                                     \
     X(21, dim, INT, "a dimension, counted from the end when negative")                             \
     X(22, dim0, INT, "the first of two dimensions")                                                \
     X(23, dim1, INT, "the second of two dimensions")                                               \
@@ -75,8 +76,9 @@
     X(53, storage_bytes, UINT, "size of the storage, which is what a client maps")                 \
     X(54, mode, TEXT, "building, frozen, single-writer or mutable")                                \
     X(55, memory, TEXT, "shared or copied")                                                        \
-    X(56, reason, TEXT, "why it was copied: dtype, device, layout, heap, view, small, transport, " \
-                        "or copy when that was asked for")                                         \
+    X(56, reason, TEXT,                                                                            \
+      "why it was copied: dtype, device, layout, heap, view, small, transport, "                   \
+      "or copy when that was asked for")                                                           \
     X(57, text, TEXT, "a text for people")                                                         \
     X(58, message, TEXT, "what went wrong, what was expected and what to do")                      \
     X(59, count, UINT, "a number of things")                                                       \
@@ -88,7 +90,7 @@ enum field {
 #define FIELD_ENUM(number, name, type, meaning) FIELD_##name = number,
     FIELDS(FIELD_ENUM)
 #undef FIELD_ENUM
-    FIELD_END
+        FIELD_END
 };
 
 #define FIELD_BIT(name) (UINT64_C(1) << FIELD_##name)

@@ -26,17 +26,17 @@ struct ledger {
     struct ledger_limits limits;
     struct ledger_limits used; /* memory_bytes includes the pool's */
     uint64_t peak_bytes;
-    uint64_t pool_bytes;       /* of memory_bytes: recycled segments nobody uses */
-    uint64_t refused;          /* reservations */
-    uint64_t fail_after;       /* for tests: refuse the nth reservation from now, 0 never */
+    uint64_t pool_bytes; /* of memory_bytes: recycled segments nobody uses */
+    uint64_t refused;    /* reservations */
+    uint64_t fail_after; /* for tests: refuse the nth reservation from now, 0 never */
 };
 
 void ledger_init(struct ledger *ledger, const struct ledger_limits *limits);
 void ledger_finish(struct ledger *ledger);
 
 /* Reserves all three or nothing. OUT_OF_MEMORY, with the limit and what is in use. */
-NODISCARD enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes,
-                                        uint64_t descriptors, uint64_t names);
+NODISCARD enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
+                                        uint64_t names);
 void ledger_release(struct ledger *ledger, uint64_t bytes, uint64_t descriptors, uint64_t names);
 /* Moves bytes between "in use" and "pool"; positive puts them into the pool. */
 void ledger_pool(struct ledger *ledger, int64_t bytes);

@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-/* Length of the UTF-8 sequence at s, 0 if there is none (RFC 3629: shortest form, no surrogates). */
+/* Length of the UTF-8 sequence at s, 0 if there is none (RFC 3629: shortest form, no surrogates).
+ */
 static size_t utf8_length(const unsigned char *s, size_t left)
 {
     size_t length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : 4;
@@ -49,8 +50,8 @@ enum td_status name_check(struct text name)
     for (size_t i = 0, step; i < name.length; i += step) {
         step = utf8_length(s + i, name.length - i);
         if (step == 0 || is_control(s + i, step))
-            return fail(TD_INVALID, "a name is UTF-8 without control characters; byte %zu is 0x%02x",
-                        i, s[i]);
+            return fail(TD_INVALID,
+                        "a name is UTF-8 without control characters; byte %zu is 0x%02x", i, s[i]);
         if (s[i] == '/') {
             TRY(segment_check(name, start, i));
             start = i + 1;

@@ -48,7 +48,7 @@ int field_find(const char *name, size_t length)
 
 const char *field_type_name(enum field_type type)
 {
-    static const char *const names[] = {"none", "uint", "int",    "bool", "text",
+    static const char *const names[] = {"none",  "uint", "int",    "bool", "text",
                                         "dtype", "dims", "scalar", "index"};
     return names[type];
 }

@@ -1,8 +1,8 @@
 /* op_table: everything tensord does, one row each.
  *
  * Both doors, the clients, the documents and the tests read this table. The numbers are the frame
- * protocol's opcodes and never change. Fields every operation takes besides its own: timeout_ms; and
- * every operation that makes a tensor (MAKES) also takes output, create_only and if_generation.
+ * protocol's opcodes and never change. Fields every operation takes besides its own: timeout_ms;
+ * and every operation that makes a tensor (MAKES) also takes output, create_only and if_generation.
  */
 #ifndef CORE_OP_TABLE_H
 #define CORE_OP_TABLE_H
@@ -10,13 +10,13 @@
 #include "core/fields.h"
 
 enum op_trait {
-    OP_MAKES = 1,      /* the result is a tensor: published under output, or anonymous */
-    OP_BODY_IN = 2,    /* the request's body is the elements, in C order */
-    OP_BODY_OUT = 4,   /* the reply's body is the elements, in C order, or a list of entries */
-    OP_FD_IN = 8,      /* a memory descriptor may come instead of a body (Unix socket) */
-    OP_FD_OUT = 16,    /* a memory descriptor may leave instead of a body (Unix socket) */
-    OP_BYTES = 32,     /* touches the bytes of tensors: runs in the job pool when they are many */
-    OP_ONE_WAY = 64,   /* may be sent without wanting a reply */
+    OP_MAKES = 1,        /* the result is a tensor: published under output, or anonymous */
+    OP_BODY_IN = 2,      /* the request's body is the elements, in C order */
+    OP_BODY_OUT = 4,     /* the reply's body is the elements, in C order, or a list of entries */
+    OP_FD_IN = 8,        /* a memory descriptor may come instead of a body (Unix socket) */
+    OP_FD_OUT = 16,      /* a memory descriptor may leave instead of a body (Unix socket) */
+    OP_BYTES = 32,       /* touches the bytes of tensors: runs in the job pool when they are many */
+    OP_ONE_WAY = 64,     /* may be sent without wanting a reply */
     OP_CONNECTION = 128, /* belongs to the connection itself; answered by the transport */
 };
 
@@ -34,12 +34,12 @@ enum op_trait {
     X(4, devices, 0, 0, OP_BODY_OUT, "The devices, one entry each.")                               \
     X(5, ops, 0, 0, OP_BODY_OUT, "This table: one entry each, name and text.")                     \
     X(10, put, F(output) | F(dtype) | F(shape), F(device) | F(requires_grad) | F(mutable),         \
-      OP_MAKES | OP_BODY_IN,                                                                       \
-      "Stores the body under a name. Frozen unless mutable is set.")                               \
+      OP_MAKES | OP_BODY_IN, "Stores the body under a name. Frozen unless mutable is set.")        \
     X(11, get, F(input), F(dtype) | CAST, OP_BODY_OUT | OP_BYTES,                                  \
       "The elements in C order as the reply's body, cast on the way when dtype is given.")         \
     X(12, map, F(input), F(write) | F(known_storage), OP_FD_OUT | OP_BODY_OUT | OP_BYTES,          \
-      "Hands out the tensor's own memory under a lease: a descriptor of its storage. Small frozen " \
+      "Hands out the tensor's own memory under a lease: a descriptor of its storage. Small "       \
+      "frozen "                                                                                    \
       "tensors, and everything over TCP, come as a body instead, and the reply says copied.")      \
     X(13, release, 0, F(input) | F(lease), OP_ONE_WAY,                                             \
       "Gives back one reference of the session: an anonymous object (@id) or a lease.")            \
@@ -90,7 +90,8 @@ enum op_trait {
     X(48, numpy, F(input), F(force) | F(write) | F(known_storage),                                 \
       OP_FD_OUT | OP_BODY_OUT | OP_BYTES,                                                          \
       "map, if PyTorch would allow numpy(): on the cpu, without grad; force detaches first.")      \
-    X(60, view, F(input) | F(shape), 0, OP_MAKES, "The same memory in another shape, or an error.") \
+    X(60, view, F(input) | F(shape), 0, OP_MAKES,                                                  \
+      "The same memory in another shape, or an error.")                                            \
     X(61, reshape, F(input) | F(shape), 0, OP_MAKES | OP_BYTES,                                    \
       "The same memory in another shape, or a copy where no view can say it.")                     \
     X(62, transpose, F(input) | F(dim0) | F(dim1), 0, OP_MAKES, "Two dimensions exchanged.")       \
@@ -124,7 +125,7 @@ enum op {
 #define OP_ENUM(number, name, required, optional, traits, doc) OP_##name = number,
     OPS(OP_ENUM)
 #undef OP_ENUM
-    OP_END
+        OP_END
 };
 
 struct op_info {

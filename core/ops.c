@@ -4,63 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The handler of every operation that the transport does not answer itself. */
 static const op_handler handlers[OP_END] = {
-    [OP_stats] = op_run_stats,
-    [OP_devices] = op_run_devices,
-    [OP_ops] = op_run_ops,
-    [OP_put] = op_run_body,
-    [OP_get] = op_run_get,
-    [OP_map] = op_run_map,
-    [OP_release] = op_run_release,
-    [OP_info] = op_run_info,
-    [OP_list] = op_run_list,
-    [OP_rename] = op_run_rename,
-    [OP_copy] = op_run_copy,
-    [OP_delete] = op_run_delete,
-    [OP_touch] = op_run_touch,
-    [OP_empty] = op_run_zeros, /* recycled memory would show what it held before */
-    [OP_zeros] = op_run_zeros,
-    [OP_ones] = op_run_ones,
-    [OP_full] = op_run_full,
-    [OP_eye] = op_run_eye,
-    [OP_arange] = op_run_arange,
-    [OP_rand] = op_run_rand,
-    [OP_randn] = op_run_randn,
-    [OP_randint] = op_run_randint,
-    [OP_tensor] = op_run_body,
-    [OP_as_tensor] = op_run_to,
-    [OP_from_numpy] = op_run_from_numpy,
-    [OP_to] = op_run_to,
-    [OP_type] = op_run_to,
-    [OP_cpu] = op_run_cpu,
-    [OP_cuda] = op_run_cuda,
-    [OP_clone] = op_run_clone,
-    [OP_detach] = op_run_detach,
-    [OP_data] = op_run_data,
-    [OP_contiguous] = op_run_contiguous,
-    [OP_numpy] = op_run_numpy,
-    [OP_view] = op_run_view,
-    [OP_reshape] = op_run_reshape,
-    [OP_transpose] = op_run_transpose,
-    [OP_permute] = op_run_permute,
-    [OP_select] = op_run_select,
-    [OP_slice] = op_run_slice,
-    [OP_getitem] = op_run_getitem,
-    [OP_squeeze] = op_run_squeeze,
-    [OP_unsqueeze] = op_run_unsqueeze,
-    [OP_expand] = op_run_expand,
-    [OP_setitem] = op_run_setitem,
-    [OP_fill_] = op_run_fill_,
-    [OP_copy_] = op_run_copy_,
-    [OP_mul] = op_run_mul,
-    [OP_add] = op_run_add,
-    [OP_variable] = op_run_variable,
-    [OP_requires_grad_] = op_run_requires_grad_,
-    [OP_grad] = op_run_grad,
-    [OP_set_grad] = op_run_set_grad,
-    [OP_print] = op_run_print,
-    [OP_item] = op_run_item,
+#define OP_HANDLER_ROW(number, name, required, optional, traits, doc) [number] = op_run_##name,
+    OPS(OP_HANDLER_ROW)
+#undef OP_HANDLER_ROW
 };
 
 void op_init(struct op_call *call, struct engine *engine, struct session *session, enum op op,
@@ -115,7 +62,8 @@ static enum td_status begin_body(struct op_call *call)
         return fail(TD_INVALID, "strides and offset_bytes go with a descriptor; a body is in C "
                                 "order without holes");
     if (!device_is_cpu(call->device))
-        return fail(TD_UNSUPPORTED, "a body arrives on the cpu; move the tensor with to afterwards");
+        return fail(TD_UNSUPPORTED,
+                    "a body arrives on the cpu; move the tensor with to afterwards");
     TRY(layout_contiguous(in->dtype, &in->shape, &call->layout));
     if ((uint64_t)layout_nbytes(&call->layout) != call->body_length)
         return fail(TD_BAD_SHAPE,
@@ -225,13 +173,25 @@ bool op_run_is_long(const struct op_call *call)
     return op_cost_bytes(call) > OP_INLINE_BYTES && !copies_nothing(call);
 }
 
+static enum td_status of_the_connection(const struct op_call *call)
+{
+    return fail(TD_UNSUPPORTED, "%s is answered by the connection, not by the engine",
+                op_infos[call->op].name);
+}
+
+enum td_status op_run_hello(struct op_call *call)
+{
+    return of_the_connection(call);
+}
+
+enum td_status op_run_ping(struct op_call *call)
+{
+    return of_the_connection(call);
+}
+
 enum td_status op_run(struct op_call *call)
 {
-    op_handler handler = handlers[call->op];
-    if (!handler)
-        return fail(TD_UNSUPPORTED, "%s is answered by the connection, not by the engine",
-                    op_infos[call->op].name);
-    return handler(call);
+    return handlers[call->op](call);
 }
 
 static enum td_status commit_made(struct op_call *call)

@@ -38,8 +38,8 @@ static enum td_status result_copy(struct op_call *call, enum td_dtype dtype, str
 static enum td_status convert(struct op_call *call, enum td_dtype dtype, struct device *device)
 {
     struct tensor *input = call->input;
-    const char *reason = dtype != input->layout.dtype           ? "dtype"
-                         : device != input->storage->device     ? "device"
+    const char *reason = dtype != input->layout.dtype                   ? "dtype"
+                         : device != input->storage->device             ? "device"
                          : FIELDS_HAS(call->in, copy) && call->in->copy ? "copy"
                                                                         : NULL;
     if (reason)
@@ -48,7 +48,7 @@ static enum td_status convert(struct op_call *call, enum td_dtype dtype, struct 
     return TD_OK;
 }
 
-/* to, type and as_tensor: what is not named stays as it is. */
+/* What is not named stays as it is. */
 enum td_status op_run_to(struct op_call *call)
 {
     const struct fields *in = call->in;
@@ -56,6 +56,16 @@ enum td_status op_run_to(struct op_call *call)
     enum td_dtype dtype = FIELDS_HAS(in, dtype) ? in->dtype : like->layout.dtype;
     struct device *device = FIELDS_HAS(in, device) ? call->device : like->storage->device;
     return convert(call, dtype, device);
+}
+
+enum td_status op_run_type(struct op_call *call)
+{
+    return op_run_to(call);
+}
+
+enum td_status op_run_as_tensor(struct op_call *call)
+{
+    return op_run_to(call);
 }
 
 enum td_status op_run_cpu(struct op_call *call)
@@ -76,8 +86,7 @@ enum td_status op_run_cuda(struct op_call *call)
 enum td_status op_run_clone(struct op_call *call)
 {
     const struct tensor *input = call->input;
-    return result_copy(call, input->layout.dtype, input->storage->device, "copy",
-                       "CloneBackward0");
+    return result_copy(call, input->layout.dtype, input->storage->device, "copy", "CloneBackward0");
 }
 
 enum td_status op_run_copy(struct op_call *call)

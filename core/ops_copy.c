@@ -13,8 +13,8 @@ static enum td_status copy_across(const struct tensor *src, uint64_t src_offset,
     struct device *from = src->storage->device, *to = dst->storage->device;
     struct memory *dst_memory = &dst->storage->memory;
     if (device_is_cpu(from))
-        return to->ops->upload(to, dst_memory, dst_offset,
-                               src->storage->memory.data + src_offset, size);
+        return to->ops->upload(to, dst_memory, dst_offset, src->storage->memory.data + src_offset,
+                               size);
     if (device_is_cpu(to))
         return from->ops->download(from, &src->storage->memory, src_offset,
                                    dst_memory->data + dst_offset, size);

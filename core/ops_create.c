@@ -33,6 +33,11 @@ enum td_status op_run_zeros(struct op_call *call)
     return made(call, &tensor);
 }
 
+enum td_status op_run_empty(struct op_call *call)
+{
+    return op_run_zeros(call); /* recycled memory would show what it held before */
+}
+
 static enum td_status make_full(struct op_call *call, enum td_dtype dtype,
                                 const struct scalar *value)
 {
@@ -132,8 +137,8 @@ enum td_status op_run_arange(struct op_call *call)
     if (start.kind == SCALAR_COMPLEX || step.kind == SCALAR_COMPLEX ||
         in->end.kind == SCALAR_COMPLEX)
         return fail(TD_INVALID, "arange counts real numbers, not complex ones");
-    bool floating = start.kind == SCALAR_FLOAT || step.kind == SCALAR_FLOAT ||
-                    in->end.kind == SCALAR_FLOAT;
+    bool floating =
+        start.kind == SCALAR_FLOAT || step.kind == SCALAR_FLOAT || in->end.kind == SCALAR_FLOAT;
     struct dims shape = {.rank = 1};
     TRY(arange_count(&start, &in->end, &step, &shape.v[0]));
     TRY(op_new_tensor(call->device, dtype_or(call, floating ? TD_FLOAT32 : TD_INT64), &shape, false,
@@ -222,14 +227,24 @@ enum td_status op_run_randint(struct op_call *call)
     return make_random(call, dtype_or(call, TD_INT64), &spec);
 }
 
-/* put and tensor: the body has arrived in its storage. */
-enum td_status op_run_body(struct op_call *call)
+/* The body has arrived in its storage. */
+static enum td_status from_body(struct op_call *call)
 {
     _cleanup_(tensor_unrefp) struct tensor *tensor = NULL;
     TRY(tensor_create(call->body_in, &call->layout, &tensor));
     op_finish_new(call, tensor, call->op != OP_put);
     op_result(call, take(&tensor), call->local ? "heap" : "transport");
     return TD_OK;
+}
+
+enum td_status op_run_put(struct op_call *call)
+{
+    return from_body(call);
+}
+
+enum td_status op_run_tensor(struct op_call *call)
+{
+    return from_body(call);
 }
 
 static enum td_status from_descriptor(struct op_call *call)
@@ -258,5 +273,5 @@ enum td_status op_run_from_numpy(struct op_call *call)
         return fail(TD_UNSUPPORTED,
                     "the array's memory is not in a descriptor, so it cannot be shared; make it "
                     "with tensord.empty or inside tensord.allocator(), and use the Unix socket");
-    return op_run_body(call);
+    return from_body(call);
 }

@@ -6,19 +6,11 @@
 
 typedef enum td_status (*op_handler)(struct op_call *call);
 
-/* The one list of handlers, by room. */
-#define OP_HANDLER(name) enum td_status op_run_##name(struct op_call *call);
-OP_HANDLER(stats) OP_HANDLER(devices) OP_HANDLER(ops) OP_HANDLER(get) OP_HANDLER(map)
-OP_HANDLER(release) OP_HANDLER(info) OP_HANDLER(list) OP_HANDLER(rename) OP_HANDLER(copy)
-OP_HANDLER(delete) OP_HANDLER(touch) OP_HANDLER(zeros) OP_HANDLER(ones) OP_HANDLER(full)
-OP_HANDLER(eye) OP_HANDLER(arange) OP_HANDLER(rand) OP_HANDLER(randn) OP_HANDLER(randint)
-OP_HANDLER(body) OP_HANDLER(from_numpy) OP_HANDLER(to) OP_HANDLER(cpu) OP_HANDLER(cuda)
-OP_HANDLER(clone) OP_HANDLER(detach) OP_HANDLER(data) OP_HANDLER(contiguous) OP_HANDLER(numpy)
-OP_HANDLER(view) OP_HANDLER(reshape) OP_HANDLER(transpose) OP_HANDLER(permute) OP_HANDLER(select)
-OP_HANDLER(slice) OP_HANDLER(getitem) OP_HANDLER(squeeze) OP_HANDLER(unsqueeze)
-OP_HANDLER(expand) OP_HANDLER(setitem) OP_HANDLER(fill_) OP_HANDLER(copy_) OP_HANDLER(mul)
-OP_HANDLER(add) OP_HANDLER(variable) OP_HANDLER(requires_grad_) OP_HANDLER(grad)
-OP_HANDLER(set_grad) OP_HANDLER(print) OP_HANDLER(item)
+/* op_run_NAME for every row of the operations table: one without it does not link. */
+#define OP_HANDLER_DECLARE(number, name, required, optional, traits, doc)                          \
+    enum td_status op_run_##name(struct op_call *call);
+OPS(OP_HANDLER_DECLARE)
+#undef OP_HANDLER_DECLARE
 
 /* The field `saturate`, off unless given. */
 static inline bool op_saturate(const struct op_call *call)
@@ -26,7 +18,8 @@ static inline bool op_saturate(const struct op_call *call)
     return FIELDS_HAS(call->in, saturate) && call->in->saturate;
 }
 
-/* The tensor a field names, as a reference: a name, or @id of the session. generation may be NULL. */
+/* The tensor a field names, as a reference: a name, or @id of the session. generation may be NULL.
+ */
 NODISCARD enum td_status op_resolve(struct op_call *call, struct text name, struct tensor **out,
                                     uint64_t *generation);
 

@@ -69,7 +69,10 @@ enum td_status op_run_numpy(struct op_call *call)
         return map_tensor(call, input);
     TRY(op_copy_of(input, input->layout.dtype, call->engine->devices.list[0], false, &forced));
     storage_finish(forced->storage, STORAGE_MUTABLE);
-    return map_tensor(call, forced);
+    TRY(map_tensor(call, forced));
+    FIELDS_SET(&call->out, memory, text_of("copied"));
+    FIELDS_SET(&call->out, reason, text_of("device"));
+    return TD_OK;
 }
 
 enum td_status op_run_release(struct op_call *call)

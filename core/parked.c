@@ -124,7 +124,8 @@ enum td_status parked_submit(struct job_pool *pool, struct parked *parked,
     }
     pthread_mutex_unlock(&pool->lock);
     return room ? TD_OK
-                : fail(TD_UNAVAILABLE, "%u operations are waiting for a job thread; try again "
-                                       "later, or raise --max-queued",
+                : fail(TD_UNAVAILABLE,
+                       "%u operations are waiting for a job thread; try again "
+                       "later, or raise --max-queued",
                        pool->max_queued);
 }

@@ -1,8 +1,8 @@
 /* parked: an operation that waits for something: submit -> complete | cancel | deadline.
  *
- * Long work (casts, copies, allocations of many pages) runs in one bounded pool of threads, never on
- * a thread that serves connections. Whoever submits embeds a `struct parked` and gets exactly one
- * call of `complete`, from whichever thread decided the outcome.
+ * Long work (casts, copies, allocations of many pages) runs in one bounded pool of threads, never
+ * on a thread that serves connections. Whoever submits embeds a `struct parked` and gets exactly
+ * one call of `complete`, from whichever thread decided the outcome.
  *
  * A cancelled operation that has not begun never runs. One that runs goes on, but its outcome is
  * decided already: parked_commit tells `run` so, before it shows its result to anyone.

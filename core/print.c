@@ -35,7 +35,7 @@ struct number_format {
     bool any; /* there is such a magnitude */
     double least;
     double greatest;
-    bool whole;      /* all are integers */
+    bool whole; /* all are integers */
     bool scientific;
     size_t width;
 };
@@ -268,8 +268,7 @@ static enum td_status choose_formats(struct printer *p, const unsigned char *fir
     if (p->floating) {
         TRY(visit_elements(p, 0, first, visit_range));
         for (int part = 0; part < p->parts; part++)
-            p->formats[part].scientific =
-                wants_scientific(&p->formats[part], p->options->sci_mode);
+            p->formats[part].scientific = wants_scientific(&p->formats[part], p->options->sci_mode);
     }
     return visit_elements(p, 0, first, visit_width);
 }
@@ -408,8 +407,8 @@ static bool dtype_is_printed(const struct layout *layout)
 {
     if (layout->dtype == TD_FLOAT32)
         return false;
-    return layout->elements == 0 || (layout->dtype != TD_COMPLEX64 && layout->dtype != TD_INT64 &&
-                                     layout->dtype != TD_BOOL);
+    return layout->elements == 0 ||
+           (layout->dtype != TD_COMPLEX64 && layout->dtype != TD_INT64 && layout->dtype != TD_BOOL);
 }
 
 static enum td_status print_suffixes(struct printer *p, const char *device, bool requires_grad,

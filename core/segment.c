@@ -159,7 +159,8 @@ static void *map_aligned(int fd, size_t size, int protection)
     if (size < HUGE_PAGE_BYTES)
         return mmap(NULL, size, protection, MAP_SHARED, fd, 0);
     size_t span = size + HUGE_PAGE_BYTES;
-    char *reserved = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *reserved =
+        mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (reserved == MAP_FAILED)
         return MAP_FAILED;
     char *aligned = reserved + (-(uintptr_t)reserved & (HUGE_PAGE_BYTES - 1));
@@ -314,8 +315,9 @@ static enum td_status import_check(int fd, struct stat *info)
     if (info->st_size <= 0)
         return fail(TD_INVALID, "the memfd is empty");
     if (info->st_blocks < (info->st_size + 511) / 512)
-        return fail(TD_INVALID, "the memfd has holes (%lld of %lld bytes are allocated); "
-                                "fallocate it before giving it",
+        return fail(TD_INVALID,
+                    "the memfd has holes (%lld of %lld bytes are allocated); "
+                    "fallocate it before giving it",
                     (long long)info->st_blocks * 512, (long long)info->st_size);
     return TD_OK;
 }
@@ -343,14 +345,14 @@ enum td_status segment_import(struct segment_pool *pool, int given_fd, struct me
     return TD_OK;
 }
 
-/* Replaces the daemon's own mapping by one that cannot write, at the same address: whoever reads from
- * it in another thread sees one or the other, with the same bytes. */
+/* Replaces the daemon's own mapping by one that cannot write, at the same address: whoever reads
+ * from it in another thread sees one or the other, with the same bytes. */
 static enum td_status remap_read_only(struct memory *memory)
 {
     if (memory->read_only)
         return TD_OK;
-    void *mapped = mmap(memory->data, memory->capacity, PROT_READ, MAP_SHARED | MAP_FIXED,
-                        memory->read_fd, 0);
+    void *mapped =
+        mmap(memory->data, memory->capacity, PROT_READ, MAP_SHARED | MAP_FIXED, memory->read_fd, 0);
     if (mapped == MAP_FAILED)
         return fail(TD_OUT_OF_MEMORY, "mapping %zu bytes read-only: %s", memory->capacity,
                     strerror(errno));

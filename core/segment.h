@@ -1,9 +1,9 @@
 /* segment: host memory for storages, and the pool that recycles it.
  *
  * From MEMFD_MIN_BYTES on, a segment is a memfd of its own, sealed against shrinking and growing at
- * birth, fully allocated, mapped at a 2 MiB-aligned address, in huge pages where the kernel has them.
- * First-touch page faults cost ten times the copy itself, so a segment that never left the daemon is
- * kept, faulted in, for the next storage of its size class.
+ * birth, fully allocated, mapped at a 2 MiB-aligned address, in huge pages where the kernel has
+ * them. First-touch page faults cost ten times the copy itself, so a segment that never left the
+ * daemon is kept, faulted in, for the next storage of its size class.
  *
  * Threads: every function, from any thread.
  */
@@ -18,7 +18,8 @@ NODISCARD enum td_status segment_pool_create(const struct device_options *option
                                              struct segment_pool **out);
 void segment_pool_destroy(struct segment_pool *pool);
 
-/* Bytes a memfd segment for `size` bytes has: a size class at most one eighth above. 0 on overflow. */
+/* Bytes a memfd segment for `size` bytes has: a size class at most one eighth above. 0 on overflow.
+ */
 size_t segment_capacity(size_t size);
 
 /* See device_ops.alloc; reserves in the ledger first, dropping pooled segments when it is full. */
@@ -28,8 +29,8 @@ NODISCARD enum td_status segment_alloc(struct segment_pool *pool, size_t size, b
 void segment_free(struct segment_pool *pool, struct memory *memory);
 /* Moves heap memory into a memfd, so that a descriptor of it exposes no neighbour. */
 NODISCARD enum td_status segment_promote(struct segment_pool *pool, struct memory *memory);
-/* Takes over a client's descriptor: INVALID unless it is a memfd sealed against shrinking and growing,
- * fully allocated, without huge-TLB pages. Charged before it is mapped. */
+/* Takes over a client's descriptor: INVALID unless it is a memfd sealed against shrinking and
+ * growing, fully allocated, without huge-TLB pages. Charged before it is mapped. */
 NODISCARD enum td_status segment_import(struct segment_pool *pool, int fd, struct memory *out);
 /* Sets the seals that `mode` promises, once. */
 NODISCARD enum td_status segment_seal(struct memory *memory, enum storage_mode mode);

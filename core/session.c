@@ -95,8 +95,9 @@ static enum td_status session_new(struct session_table *table, struct session **
 static enum td_status table_add_locked(struct session_table *table, struct session *session)
 {
     if (HASH_COUNT(table->sessions) >= table->limits.sessions)
-        return fail(TD_UNAVAILABLE, "%" PRIu64 " sessions are open; close some, or raise "
-                                    "--max-connections",
+        return fail(TD_UNAVAILABLE,
+                    "%" PRIu64 " sessions are open; close some, or raise "
+                    "--max-connections",
                     table->limits.sessions);
     session->id = ++table->last_id;
     HASH_ADD_STR(table->sessions, key, session);
@@ -250,8 +251,9 @@ enum td_status session_hold(struct session *session, struct tensor *tensor)
 
 static enum td_status object_missing(uint64_t id)
 {
-    return fail(TD_NOT_FOUND, "the session holds no object @%" PRIu64
-                              "; it was released, or belongs to another session",
+    return fail(TD_NOT_FOUND,
+                "the session holds no object @%" PRIu64
+                "; it was released, or belongs to another session",
                 id);
 }
 

@@ -46,12 +46,28 @@ int td_status_http(int status)
 
 static _Thread_local char detail[FAIL_DETAIL_SIZE];
 
+/* Ends a text that was cut after its last whole UTF-8 character, not in the middle of one. */
+static void cut_at_character(char *text, size_t length)
+{
+    size_t start = length;
+    while (start > 0 && ((unsigned char)text[start - 1] & 0xC0) == 0x80)
+        start--;
+    if (start == 0)
+        return;
+    unsigned char lead = (unsigned char)text[start - 1];
+    size_t wanted = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
+    if (length - start + 1 < wanted)
+        text[start - 1] = '\0';
+}
+
 void fail_write(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(detail, sizeof detail, format, arguments);
+    int length = vsnprintf(detail, sizeof detail, format, arguments);
     va_end(arguments);
+    if (length >= (int)sizeof detail)
+        cut_at_character(detail, sizeof detail - 1);
 }
 
 const char *fail_detail(void)

@@ -4,8 +4,8 @@
  * The function that *decides* an error writes its detail, once, with fail(); callers only forward
  * the status. The detail lives in the calling thread until that thread's next fail().
  *
- * Part of the public interface: enum td_status and td_status_name are what libtensord's callers see.
- * Threads: everything here may be called from any thread.
+ * Part of the public interface: enum td_status and td_status_name are what libtensord's callers
+ * see. Threads: everything here may be called from any thread.
  */
 #ifndef TENSORD_STATUS_H
 #define TENSORD_STATUS_H
@@ -40,14 +40,15 @@ enum td_status {
 #define TD_STATUS_ENUM(name, number, http, meaning) TD_##name = number,
     TD_STATUSES(TD_STATUS_ENUM)
 #undef TD_STATUS_ENUM
-    TD_STATUS_COUNT
+        TD_STATUS_COUNT
 };
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* The table's name in lower case ("not_found"), "unknown" for a number outside the table. Static. */
+/* The table's name in lower case ("not_found"), "unknown" for a number outside the table. Static.
+ */
 const char *td_status_name(int status);
 /* What the table says the error means. Static. */
 const char *td_status_meaning(int status);

@@ -16,7 +16,8 @@ void storage_ids_begin(uint64_t first)
 static struct storage *known;
 static pthread_mutex_t known_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* Enters the storage, unless it is there; without memory for the table it is just not known again. */
+/* Enters the storage, unless it is there; without memory for the table it is just not known again.
+ */
 static void known_add(struct storage *storage, uint64_t inode)
 {
     struct storage *other = NULL;

@@ -104,8 +104,8 @@ static enum td_status condition_check(const struct store_condition *condition, s
                                       const struct entry *entry)
 {
     if (condition->create_only && entry)
-        return fail(TD_EXISTS, "the name '%.*s' is taken (generation %" PRIu64 ")",
-                    TEXT_ARGS(name), entry->generation);
+        return fail(TD_EXISTS, "the name '%.*s' is taken (generation %" PRIu64 ")", TEXT_ARGS(name),
+                    entry->generation);
     if (condition->has_generation && (!entry || entry->generation != condition->generation))
         return fail(TD_PRECONDITION,
                     "the name '%.*s' has generation %" PRIu64 ", not %" PRIu64
@@ -114,13 +114,11 @@ static enum td_status condition_check(const struct store_condition *condition, s
     return TD_OK;
 }
 
-/* Lets `name` refer to the tensor. Returns through *old what is to be let go, through *fresh what of
- * it was used (NULL then). */
-static enum td_status publish_locked(struct store *store, struct text name,
-                                     struct tensor *tensor,
-                                     const struct store_condition *condition,
-                                     struct entry **fresh, struct tensor **old,
-                                     uint64_t *generation)
+/* Lets `name` refer to the tensor. Returns through *old what is to be let go, through *fresh what
+ * of it was used (NULL then). */
+static enum td_status publish_locked(struct store *store, struct text name, struct tensor *tensor,
+                                     const struct store_condition *condition, struct entry **fresh,
+                                     struct tensor **old, uint64_t *generation)
 {
     struct entry *entry = find_locked(store, name);
     TRY(condition_check(condition, name, entry));
@@ -197,8 +195,7 @@ enum td_status store_remove(struct store *store, struct text name,
 
 static enum td_status rename_locked(struct store *store, struct text from, struct text to,
                                     const struct store_condition *condition, struct entry **fresh,
-                                    struct entry **gone, struct tensor **old,
-                                    uint64_t *generation)
+                                    struct entry **gone, struct tensor **old, uint64_t *generation)
 {
     static const struct store_condition none;
     struct entry *entry = find_locked(store, from);

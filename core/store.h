@@ -23,8 +23,8 @@ NODISCARD enum td_status name_check(struct text name);
 
 /* What must hold of a name for it to be published or removed. */
 struct store_condition {
-    bool create_only;       /* EXISTS if it is there */
-    bool has_generation;    /* PRECONDITION unless it is there with this generation */
+    bool create_only;    /* EXISTS if it is there */
+    bool has_generation; /* PRECONDITION unless it is there with this generation */
     uint64_t generation;
 };
 
@@ -32,8 +32,8 @@ NODISCARD enum td_status store_publish(struct store *store, struct text name, st
                                        const struct store_condition *condition,
                                        uint64_t *generation);
 /* *tensor is a reference of the caller's; generation may be NULL. */
-NODISCARD enum td_status store_lookup(struct store *store, struct text name,
-                                      struct tensor **tensor, uint64_t *generation);
+NODISCARD enum td_status store_lookup(struct store *store, struct text name, struct tensor **tensor,
+                                      uint64_t *generation);
 NODISCARD enum td_status store_remove(struct store *store, struct text name,
                                       const struct store_condition *condition);
 NODISCARD enum td_status store_rename(struct store *store, struct text from, struct text to,

@@ -1,8 +1,8 @@
 /* tensor: a view over a storage. Every result of an operation is one; names refer to them.
  *
  * Storage and layout never change after creation. A variable's requires_grad and grad may; a tensor
- * that a recorded operation made has a history and is no leaf. The version counter is a box shared by
- * views and detach, as in PyTorch.
+ * that a recorded operation made has a history and is no leaf. The version counter is a box shared
+ * by views and detach, as in PyTorch.
  *
  * Threads: every function, from any thread.
  */
@@ -47,7 +47,8 @@ struct tensor *tensor_ref(struct tensor *tensor);
 void tensor_unref(struct tensor *tensor);
 CLEANUP_DEFINE(struct tensor *, tensor_unref)
 
-/* A new counter in place of the shared one: PyTorch's .data. Before the tensor is shown to anyone. */
+/* A new counter in place of the shared one: PyTorch's .data. Before the tensor is shown to anyone.
+ */
 NODISCARD enum td_status tensor_fresh_version(struct tensor *tensor);
 uint64_t tensor_version(const struct tensor *tensor);
 void tensor_bump_version(struct tensor *tensor);

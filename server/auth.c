@@ -21,8 +21,9 @@ enum td_status token_read(const char *path, struct token *out)
     const char *end = memchr(out->bytes, '\n', (size_t)got);
     out->length = end ? (size_t)(end - out->bytes) : (size_t)got;
     if (out->length < 16 || out->length == sizeof out->bytes)
-        return fail(TD_INVALID, "the first line of the token file %s has %zu bytes; a token has 16 "
-                                "to %d, for example of `openssl rand -hex 32`",
+        return fail(TD_INVALID,
+                    "the first line of the token file %s has %zu bytes; a token has 16 "
+                    "to %d, for example of `openssl rand -hex 32`",
                     path, out->length, TOKEN_MAX_BYTES - 1);
     return TD_OK;
 }

@@ -1,8 +1,8 @@
 /* frame: the door for binary frames (proto/PROTOCOL.md), on Unix and TCP sockets.
  *
- * N threads, each with a libuv loop, share the listening sockets. A connection stays with the thread
- * that accepted it. Bytes go straight from the socket into the tensor's memory and back; whatever
- * is long runs in the engine's job pool.
+ * N threads, each with a libuv loop, share the listening sockets. A connection stays with the
+ * thread that accepted it. Bytes go straight from the socket into the tensor's memory and back;
+ * whatever is long runs in the engine's job pool.
  */
 #ifndef SERVER_FRAME_H
 #define SERVER_FRAME_H

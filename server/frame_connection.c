@@ -182,7 +182,8 @@ static enum td_status check_header(struct connection *connection, const struct w
 static void begin_header(struct connection *connection)
 {
     struct wire_header header;
-    enum td_status status = wire_header_decode(connection->input + connection->input_start, &header);
+    enum td_status status =
+        wire_header_decode(connection->input + connection->input_start, &header);
     if (status == TD_OK)
         status = check_header(connection, &header);
     connection->input_start += WIRE_HEADER_SIZE;
@@ -332,8 +333,9 @@ static bool can_consume(const struct connection *connection)
            connection->inflight < connection->loop->server->options.max_inflight;
 }
 
-/* Closing a TCP socket whose input is unread resets it, and the peer may lose the last reply: that it
- * is refused, and why. So the sending side closes first, and the peer gets a moment to notice. */
+/* Closing a TCP socket whose input is unread resets it, and the peer may lose the last reply: that
+ * it is refused, and why. So the sending side closes first, and the peer gets a moment to notice.
+ */
 static void linger(struct connection *connection)
 {
     shutdown(connection->fd, SHUT_WR);

@@ -16,11 +16,11 @@
 
 #include <uv.h>
 
-#define REQUEST_META_MAX 65536  /* bytes of meta in a request; replies may have WIRE_META_MAX */
-#define INPUT_BYTES 16384       /* read ahead of frames */
-#define UNCLAIMED_MAX 16        /* received descriptors that no header has claimed yet */
+#define REQUEST_META_MAX 65536 /* bytes of meta in a request; replies may have WIRE_META_MAX */
+#define INPUT_BYTES 16384      /* read ahead of frames */
+#define UNCLAIMED_MAX 16       /* received descriptors that no header has claimed yet */
 #define SOCKET_BUFFER_BYTES (4 << 20)
-#define HEAD_INLINE_BYTES 640   /* of a reply's header and meta without an allocation */
+#define HEAD_INLINE_BYTES 640 /* of a reply's header and meta without an allocation */
 #define TICK_MS 1000
 #define LINGER_MS 2000
 
@@ -52,9 +52,9 @@ enum reading {
     READ_HEADER,
     READ_META,
     READ_BODY,
-    READ_SKIP, /* the body of a request that is refused already */
-    READ_HOLD, /* until the memory for a body is there */
-    READ_END,  /* nothing more; closes when everything is answered */
+    READ_SKIP,   /* the body of a request that is refused already */
+    READ_HOLD,   /* until the memory for a body is there */
+    READ_END,    /* nothing more; closes when everything is answered */
     READ_LINGER, /* all is sent: what still comes is dropped until the peer closes, see linger */
 };
 
@@ -90,21 +90,21 @@ struct request {
     atomic_uint refs; /* the loop's, and the job pool's while it is parked */
     struct connection *connection;
     struct loop *loop;
-    struct request *next;          /* in connection->sending, or loop->done */
+    struct request *next; /* in connection->sending, or loop->done */
     struct request *parked_next, **parked_link;
     struct wire_header header;
     uint64_t deadline_ms; /* 0: none */
     struct phase receive, run;
-    bool receiving;            /* which of the two is parked */
-    enum td_status status;     /* set once, by who completes it */
+    bool receiving;        /* which of the two is parked */
+    enum td_status status; /* set once, by who completes it */
     char message[FAIL_DETAIL_SIZE];
     struct op_call call;
     struct fields in;
 
     /* The reply. */
-    unsigned char *list;       /* the entries of a list, or ping's body; malloc'd */
+    unsigned char *list; /* the entries of a list, or ping's body; malloc'd */
     size_t list_length, list_room;
-    unsigned char *head;       /* header and meta: head_inline, or malloc'd */
+    unsigned char *head; /* header and meta: head_inline, or malloc'd */
     size_t head_length, head_sent;
     const unsigned char *body;
     size_t body_length, body_sent;

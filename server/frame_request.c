@@ -74,7 +74,8 @@ static enum td_status emit(void *sink, const struct fields *entry)
     return TD_OK;
 }
 
-/* ---- hello and ping, which belong to the connection -------------------------------------------- */
+/* ---- hello and ping, which belong to the connection --------------------------------------------
+ */
 
 static enum td_status hello_session(struct request *request)
 {
@@ -133,7 +134,8 @@ static enum td_status begin_ping(struct request *request)
     return TD_OK;
 }
 
-/* ---- the engine's operations ------------------------------------------------------------------- */
+/* ---- the engine's operations -------------------------------------------------------------------
+ */
 
 static void unpark(struct request *request)
 {

@@ -9,7 +9,8 @@
 #define ACCEPT_ROUNDS 64
 #define DRAIN_TICK_MS 20
 
-/* ---- accepting --------------------------------------------------------------------------------- */
+/* ---- accepting ---------------------------------------------------------------------------------
+ */
 
 static void on_listening(uv_poll_t *poll, int status, int events);
 
@@ -48,8 +49,8 @@ static void refuse(int fd, uint64_t limit)
                                  .meta_length = (uint32_t)wire_fields_size(&error)};
     wire_header_encode(&header, frame);
     wire_fields_encode(&error, frame + WIRE_HEADER_SIZE);
-    ssize_t sent = send(fd, frame, WIRE_HEADER_SIZE + header.meta_length,
-                        MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t sent =
+        send(fd, frame, WIRE_HEADER_SIZE + header.meta_length, MSG_DONTWAIT | MSG_NOSIGNAL);
     (void)sent; /* closing says it, too */
     close(fd);
 }
@@ -74,7 +75,8 @@ static void on_listening(uv_poll_t *poll, int status, int events)
     }
 }
 
-/* ---- time -------------------------------------------------------------------------------------- */
+/* ---- time --------------------------------------------------------------------------------------
+ */
 
 static bool stands_still(const struct connection *connection, uint64_t now)
 {
@@ -83,11 +85,11 @@ static bool stands_still(const struct connection *connection, uint64_t now)
         return now >= connection->linger_ms;
     if (!connection->session && !connection->sending)
         return now - connection->opened_ms > options->hello_timeout_ms;
-    bool in_frame = connection->reading != READ_HEADER ||
-                    connection->input_end > connection->input_start;
-    bool waits_for_peer = (in_frame && connection->reading != READ_HOLD &&
-                           connection->reading != READ_END) ||
-                          connection->sending;
+    bool in_frame =
+        connection->reading != READ_HEADER || connection->input_end > connection->input_start;
+    bool waits_for_peer =
+        (in_frame && connection->reading != READ_HOLD && connection->reading != READ_END) ||
+        connection->sending;
     return waits_for_peer && now - connection->progress_ms > options->io_timeout_ms;
 }
 
@@ -136,7 +138,8 @@ void loop_arm_deadline(struct loop *loop, uint64_t deadline_ms)
         uv_timer_start(&loop->deadline, on_deadline, delay, 0);
 }
 
-/* ---- threads ----------------------------------------------------------------------------------- */
+/* ---- threads -----------------------------------------------------------------------------------
+ */
 
 static void drain_begin(struct loop *loop)
 {

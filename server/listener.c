@@ -26,9 +26,9 @@ static enum td_status clear_path(const struct sockaddr_un *address)
 {
     struct stat info;
     if (lstat(address->sun_path, &info) != 0)
-        return errno == ENOENT ? TD_OK
-                               : fail(TD_INVALID, "the socket %s: %s", address->sun_path,
-                                      strerror(errno));
+        return errno == ENOENT
+                   ? TD_OK
+                   : fail(TD_INVALID, "the socket %s: %s", address->sun_path, strerror(errno));
     if (!S_ISSOCK(info.st_mode))
         return fail(TD_CONFLICT, "%s exists and is no socket; choose another --socket",
                     address->sun_path);

@@ -7,11 +7,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* A listening Unix socket at `path` with these permissions. A socket file that nobody listens on any
- * more is replaced; one that somebody listens on is CONFLICT. *fd is the caller's. */
+/* A listening Unix socket at `path` with these permissions. A socket file that nobody listens on
+ * any more is replaced; one that somebody listens on is CONFLICT. *fd is the caller's. */
 NODISCARD enum td_status listener_unix(const char *path, unsigned mode, int *fd);
-/* A listening TCP socket at "HOST:PORT" or "[HOST]:PORT"; `address` gets what it is bound to. Beyond
- * loopback UNAUTHORIZED unless has_token. */
+/* A listening TCP socket at "HOST:PORT" or "[HOST]:PORT"; `address` gets what it is bound to.
+ * Beyond loopback UNAUTHORIZED unless has_token. */
 NODISCARD enum td_status listener_tcp(const char *host_port, bool has_token, int *fd, char *address,
                                       size_t address_size);
 

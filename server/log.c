@@ -45,11 +45,12 @@ void log_line(enum log_level level, const char *format, ...)
     gmtime_r(&now.tv_sec, &utc);
     strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &utc);
     escape(text, escaped);
-    int length = as_json ? snprintf(line, sizeof line,
-                                    "{\"time\":\"%s.%03ldZ\",\"level\":\"%s\",\"message\":\"%s\"}\n",
-                                    when, now.tv_nsec / 1000000, levels[level], escaped)
-                         : snprintf(line, sizeof line, "%s.%03ldZ tensord %s: %s\n", when,
-                                    now.tv_nsec / 1000000, levels[level], text);
+    int length = as_json
+                     ? snprintf(line, sizeof line,
+                                "{\"time\":\"%s.%03ldZ\",\"level\":\"%s\",\"message\":\"%s\"}\n",
+                                when, now.tv_nsec / 1000000, levels[level], escaped)
+                     : snprintf(line, sizeof line, "%s.%03ldZ tensord %s: %s\n", when,
+                                now.tv_nsec / 1000000, levels[level], text);
     /* One write, so that lines of several threads do not mix. Nothing can be done if it fails. */
     if (write(STDERR_FILENO, line, (size_t)length) < 0)
         return;

@@ -276,11 +276,12 @@ enum td_status options_parse(int argc, char **argv, struct options *out)
 void options_print_help(void)
 {
     char buffer[PATH_MAX];
-    puts("tensord: holds named tensors that processes, containers and machines share.\n\n"
-         "usage: tensord [--FLAG VALUE ...]\n\n"
-         "Every setting may also stand in the environment (TENSORD_MEMORY_LIMIT) or in the file of\n"
-         "--config (memory-limit = 1GiB). Flags go before the environment, the environment before\n"
-         "the file, the file before the default. --no-socket and --no-tcp open no such listener.\n");
+    puts(
+        "tensord: holds named tensors that processes, containers and machines share.\n\n"
+        "usage: tensord [--FLAG VALUE ...]\n\n"
+        "Every setting may also stand in the environment (TENSORD_MEMORY_LIMIT) or in the file of\n"
+        "--config (memory-limit = 1GiB). Flags go before the environment, the environment before\n"
+        "the file, the file before the default. --no-socket and --no-tcp open no such listener.\n");
     for (size_t i = 0; i < ROWS; i++) {
         const struct option_row *row = &rows[i];
         printf("  --%-17s %-10s %s", row->name, row->argument ? row->argument : "", row->meaning);

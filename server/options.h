@@ -8,12 +8,12 @@
 #include <stdint.h>
 
 struct options {
-    const char *config;       /* an INI file of these names */
-    const char *socket;       /* path of the Unix socket; "" for none */
-    uint64_t socket_mode;     /* its permissions */
-    const char *tcp;          /* HOST:PORT; "" for none */
-    const char *token_file;   /* "" for none */
-    const char *log_format;   /* plain or json */
+    const char *config;     /* an INI file of these names */
+    const char *socket;     /* path of the Unix socket; "" for none */
+    uint64_t socket_mode;   /* its permissions */
+    const char *tcp;        /* HOST:PORT; "" for none */
+    const char *token_file; /* "" for none */
+    const char *log_format; /* plain or json */
     uint64_t memory_limit, pool_limit;
     uint64_t max_body, max_descriptors, max_names, max_connections, max_objects, max_leases;
     uint64_t max_inflight, max_queued;

@@ -1,8 +1,9 @@
 /* wire: frames and their meta section as bytes; see PROTOCOL.md. Pure encode and decode.
  *
- * A frame is a header of WIRE_HEADER_SIZE bytes, meta_length bytes of meta, body_length bytes of body.
- * The meta is a sequence of fields in ascending order of their numbers; each is a little-endian u32
- * (field number in the low 8 bits, length of the value in the upper 24), then the value.
+ * A frame is a header of WIRE_HEADER_SIZE bytes, meta_length bytes of meta, body_length bytes of
+ * body. The meta is a sequence of fields in ascending order of their numbers; each is a
+ * little-endian u32 (field number in the low 8 bits, length of the value in the upper 24), then the
+ * value.
  *
  * Nothing here allocates or keeps state. Threads: pure functions.
  */
@@ -15,7 +16,7 @@
 #define WIRE_VERSION 1
 #define WIRE_HEADER_SIZE 40
 #define WIRE_META_MAX (1 << 20)
-#define WIRE_DESCRIPTORS_MAX 1 /* with one frame */
+#define WIRE_DESCRIPTORS_MAX 1    /* with one frame */
 #define WIRE_SMALL_BODY_MAX 65536 /* of ping */
 
 enum wire_flag {
@@ -26,19 +27,19 @@ enum wire_flag {
 
 struct wire_header {
     uint8_t version;
-    uint8_t flags;          /* enum wire_flag */
-    uint16_t opcode;        /* enum op; a reply repeats the request's */
-    uint64_t request_id;    /* the client's choice; the reply carries it */
-    uint32_t status;        /* enum td_status in replies, 0 in requests */
-    uint32_t meta_length;   /* bytes */
-    uint64_t body_length;   /* bytes */
-    uint16_t descriptors;   /* passed with SCM_RIGHTS along with the header's first byte */
+    uint8_t flags;        /* enum wire_flag */
+    uint16_t opcode;      /* enum op; a reply repeats the request's */
+    uint64_t request_id;  /* the client's choice; the reply carries it */
+    uint32_t status;      /* enum td_status in replies, 0 in requests */
+    uint32_t meta_length; /* bytes */
+    uint64_t body_length; /* bytes */
+    uint16_t descriptors; /* passed with SCM_RIGHTS along with the header's first byte */
 };
 
 void wire_header_encode(const struct wire_header *header, uint8_t out[WIRE_HEADER_SIZE]);
-/* PROTOCOL, with the reason, for a wrong magic, version, flag, reserved byte, or a meta or descriptor
- * count over the limits. `out` is filled as far as it could be read, so that the request id of a
- * refused frame can be told. The body's length is the caller's to judge. */
+/* PROTOCOL, with the reason, for a wrong magic, version, flag, reserved byte, or a meta or
+ * descriptor count over the limits. `out` is filled as far as it could be read, so that the request
+ * id of a refused frame can be told. The body's length is the caller's to judge. */
 NODISCARD enum td_status wire_header_decode(const uint8_t in[WIRE_HEADER_SIZE],
                                             struct wire_header *out);
 
@@ -51,12 +52,14 @@ enum wire_strictness {
     WIRE_STRICT,  /* requests: an unknown field is an error */
     WIRE_LENIENT, /* replies: an unknown field of a newer daemon is passed over */
 };
-/* Reads a meta section; texts in `out` point into `in`. PROTOCOL for bytes that are no meta section,
- * INVALID for fields that are unknown, BAD_SHAPE, BAD_INDEX, BAD_DTYPE for values out of range. */
+/* Reads a meta section; texts in `out` point into `in`. PROTOCOL for bytes that are no meta
+ * section, INVALID for fields that are unknown, BAD_SHAPE, BAD_INDEX, BAD_DTYPE for values out of
+ * range. */
 NODISCARD enum td_status wire_fields_decode(const uint8_t *in, size_t length,
                                             enum wire_strictness strictness, struct fields *out);
 
-/* A list body is a sequence of entries: a little-endian u32 length, then that many bytes of meta. */
+/* A list body is a sequence of entries: a little-endian u32 length, then that many bytes of meta.
+ */
 #define WIRE_ENTRY_PREFIX 4
 /* Reads the entry at *offset and moves *offset past it; call while *offset < length. */
 NODISCARD enum td_status wire_entry_next(const uint8_t *body, size_t length, size_t *offset,

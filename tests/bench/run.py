@@ -29,6 +29,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 START_S = 30
 DRIVER_S = 600
+SMOKE_MIB, SMOKE_REPETITIONS = 8, 10
 C_FLAGS = ["-std=c17", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Wconversion"]
 
 
@@ -61,15 +62,15 @@ class Run:
 def map_runs():
     for mib, repetitions in (64, 1000), (512, 500):
         rows = (
-            Row("map", f"map {mib} MiB", at_most=1.3),
-            Row("map_unmap", f"map and unmap {mib} MiB"),
-            Row("map_first", f"first map and unmap {mib} MiB (seals)"),
+            Row("map", "map {mib} MiB", at_most=1.3),
+            Row("map_unmap", "map and unmap {mib} MiB"),
+            Row("map_first", "first map and unmap {mib} MiB (seals)"),
         )
         yield Run(f"map-{mib}", "map", "share", rows, mib, repetitions, awake=True, smoke=mib == 64)
     rows = (
-        Row("touch", "touch all pages 64 MiB / 4 KiB-page memfd", at_least=8),
-        Row("touch_huge", "touch all pages 64 MiB / bare huge-page memfd"),
-        Row("touch_unmap", "unmap after that / 4 KiB-page memfd"),
+        Row("touch", "touch {mib} MiB / memfd of 4 KiB pages", at_least=8),
+        Row("touch_huge", "touch {mib} MiB / bare memfd of huge pages"),
+        Row("touch_unmap", "unmap after that / memfd of 4 KiB pages"),
     )
     yield Run("touch-64", "touch", "share", rows, repetitions=100, awake=True)
 
@@ -78,12 +79,12 @@ def bulk_runs(tcp):
     kind = "tcp" if tcp else "unix"
 
     def run(name, measurement, title, at_least, **more):
-        rows = (Row(measurement, f"{title} 64 MiB, {kind}", at_least=at_least),)
+        rows = (Row(measurement, title + " {mib} MiB, " + kind, at_least=at_least),)
         return Run(f"{name}-{kind}", measurement, "bulk", rows, tcp=tcp, **more)
 
-    yield run("get", "get", "get into the caller's buffer", 0.9)
-    yield run("put-recycled", "put", "put into recycled memory", 0.85)
-    yield run("put-new", "put", "put into new memory", 0.425, pool=False)
+    yield run("get", "get", "get into caller's buffer", 0.9)
+    yield run("put-recycled", "put", "put, recycled", 0.85)
+    yield run("put-new", "put", "put, new memory", 0.425, pool=False)
 
 
 def trip_runs():
@@ -193,11 +194,9 @@ class Peers:
 # ---- measuring ----------------------------------------------------------------------------------
 
 
-def measure(run, smoke, factor, daemon, peers, folder):
+def measure(run, mib, repetitions, daemon, peers, folder):
     """Nanoseconds of every sample: {metric: {side: [...]}}."""
     path, port = peers.get(run.peer)
-    mib = 8 if smoke else run.mib
-    repetitions = 10 if smoke else max(1, round(run.repetitions * factor))
     command = [folder / "driver", "-u", daemon.tcp_url if run.tcp else daemon.unix_url]
     command += ["-t", port] if run.tcp else ["-p", path]
     command += ["-s", str(mib), "-n", str(repetitions)] + (["-a"] if run.awake else [])
@@ -234,9 +233,9 @@ def ratio_of(row, ours, limit, which):
     return 1 / ratio if row.at_least else ratio
 
 
-def judge(row, samples):
+def judge(row, mib, samples):
     ours, limit = summary(samples["tensord"]), summary(samples["limit"])
-    result = {"title": row.title, "tensord": ours, "limit": limit, "ratio": None, "ok": None}
+    result = {"title": row.title.format(mib=mib), "tensord": ours, "limit": limit, "ratio": None, "ok": None}
     if limit:
         result["ratio"] = ratio_of(row, ours, limit, "median")
         result["quiet_ratio"] = ratio_of(row, ours, limit, "p10")
@@ -261,15 +260,15 @@ def duration(nanoseconds):
 
 
 def print_header():
-    print(f"{'':47} {'tensord':^21} {'limit':^21}  ratio")
-    print(f"{'':47} {'median':>10} {'p90':>10} {'median':>10} {'p90':>10} {'median':>7} {'p10':>6}"
+    print(f"{'':44} {'tensord':^21} {'limit':^21}  ratio")
+    print(f"{'':44} {'median':>10} {'p90':>10} {'median':>10} {'p90':>10} {'median':>7} {'p10':>6}"
           "  wanted")
 
 
 def print_result(result, smoke):
     ours, limit = result["tensord"], result["limit"] or {}
     times = [ours["median"], ours["p90"], limit.get("median"), limit.get("p90")]
-    line = f"{result['title']:47} " + " ".join(f"{duration(t):>10}" for t in times)
+    line = f"{result['title']:44} " + " ".join(f"{duration(t):>10}" for t in times)
     if result["ratio"]:
         line += f" {result['ratio']:7.2f} {result['quiet_ratio']:6.2f}"
     if result["ok"] is not None and not smoke:
@@ -299,6 +298,17 @@ def parse_arguments():
     return parser.parse_args()
 
 
+def run_and_print(run, arguments, daemon, peers, folder):
+    mib = SMOKE_MIB if arguments.smoke else run.mib
+    repetitions = SMOKE_REPETITIONS if arguments.smoke else round(run.repetitions * arguments.factor)
+    samples = measure(run, mib, max(1, repetitions), daemon, peers, folder)
+    results = {}
+    for row in run.rows:
+        result = results[f"{run.name}:{row.metric}"] = judge(row, mib, samples[row.metric])
+        print_result(result, arguments.smoke)
+    return results
+
+
 def measure_all(arguments, binary, folder):
     """One daemon at a time: the one with a pool first, then the one without."""
     results = {}
@@ -312,10 +322,7 @@ def measure_all(arguments, binary, folder):
             daemon = Daemon(binary, folder, *([] if pool else ["--pool-limit", "1"]))
             try:
                 for run in todo:
-                    samples = measure(run, arguments.smoke, arguments.factor, daemon, peers, folder)
-                    for row in run.rows:
-                        result = results[f"{run.name}:{row.metric}"] = judge(row, samples[row.metric])
-                        print_result(result, arguments.smoke)
+                    results |= run_and_print(run, arguments, daemon, peers, folder)
             finally:
                 daemon.stop()
     finally:

@@ -6,7 +6,7 @@ import time
 import plain_client as plain
 import pytest
 from harness import (MIB, SMALL, Daemon, all_names, client, daemon, get, local,  # noqa: F401
-                     ok, put, refused)  # fmt: skip
+                     make_memfd, ok, put, refused)  # fmt: skip
 from plain_client import PlainClient
 
 # On both sides of what is made in the heap, made in a job, and read in several parts.
@@ -58,26 +58,30 @@ def test_a_short_request_overtakes_a_long_one(local):
     ok(local.wait(long))
 
 
-def test_more_requests_than_may_be_under_way():
-    """Requests that wait in the daemon for others to finish are no silence of the client's."""
-    options = ("--max-inflight", "2", "--io-timeout-ms", "300", "--job-threads", "1")
-    with Daemon(*SMALL, *options) as daemon, daemon.connect(timeout=60) as client:
-        frame = {"shape": [2 * MIB], "seed": 1}
-        ids = [client.send("randn", frame) for _ in range(4)]
-        pings = [client.send("ping", {}, b"%d" % i) for i in range(50)]
-        for i, request in enumerate(pings):
-            assert client.wait(request)[2] == b"%d" % i
-        for request in ids:
-            ok(client.wait(request))
+# A job of about a second in a sanitized daemon, of 16 MiB.
+LONG = {"shape": [16 * MIB], "dtype": "float8_e5m2"}
+IMPATIENT = ("--io-timeout-ms", "300", "--job-threads", "1")
 
 
-def test_a_body_waits_for_a_job_longer_than_the_io_timeout():
-    """While the daemon makes the memory for a body it does not read: that is not the client's
-    standing still."""
-    options = ("--io-timeout-ms", "300", "--job-threads", "1")
-    with Daemon(*SMALL, *options) as daemon, daemon.connect(timeout=60) as other, \
+def test_requests_that_wait_for_others_are_no_silence():
+    """What has come but may not begin yet, because of --max-inflight, waits longer than the time
+    without progress: it is the daemon that does not go on."""
+    with Daemon(*SMALL, *IMPATIENT, "--max-inflight", "2") as daemon, \
             daemon.connect(timeout=60) as client:  # fmt: skip
-        busy = [other.send("randn", {"shape": [4 * MIB], "seed": i}) for i in range(8)]
+        frames = [plain.build_frame("randn", 100 + i, LONG) for i in range(6)]
+        frames += [plain.build_frame("ping", i, {}, b"%d" % i) for i in range(50)]
+        client.send_raw(b"".join(frames))  # in one go: the daemon reads more than it may begin
+        for i in range(50):
+            assert client.wait(i)[2] == b"%d" % i
+        for i in range(6):
+            ok(client.wait(100 + i))
+
+
+def test_a_body_waits_for_its_memory():
+    """While the daemon makes the memory for a body it does not read: no silence either."""
+    with Daemon(*SMALL, *IMPATIENT) as daemon, daemon.connect(timeout=60) as other, \
+            daemon.connect(timeout=60) as client:  # fmt: skip
+        busy = [other.send("randn", LONG) for _ in range(4)]
         body = numbered(2 * MIB)
         put(client, "waited", body)
         assert get(client, "waited") == body
@@ -141,8 +145,6 @@ def test_an_array_that_is_no_view_comes_in_c_order(client):
 
 def test_descriptors_go_both_ways_in_a_pipeline(local):
     """Each reply brings its own descriptor, although all are sent and received in one go."""
-    from harness import make_memfd
-
     given = [make_memfd(bytes([i]) * 70000) for i in range(10)]
     for i, fd in enumerate(given):
         local.send("from_numpy", {"output": f"given/{i}", "dtype": "uint8", "shape": [70000]},

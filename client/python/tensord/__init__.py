@@ -73,8 +73,9 @@ from tensord.errors import (
     Unsupported,
     WrongDevice,
 )
+from tensord.handle import Device
 from tensord.memory import allocator, empty
-from tensord.tensor import Device, Tensor, Variable, is_tensor
+from tensord.tensor import Tensor, Variable, is_tensor
 
 __version__ = ffi.string(lib.td_version()).decode()
 

@@ -1,10 +1,11 @@
 """The methods of a handle that write elements, or compute with a number."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensord._session import python_number
 from tensord.views import index_items
+from tensord.handle import Handle
 
 if TYPE_CHECKING:
     from tensord.tensor import Tensor
@@ -17,17 +18,20 @@ def is_number(value: Any) -> bool:
     return getattr(value, "shape", None) == () and hasattr(value, "item")
 
 
-class Arithmetic:
+_Self = TypeVar("_Self", bound="Arithmetic")
+
+
+class Arithmetic(Handle):
     """In-place methods of Tensor, whose names end in _, and mul and add. Results of computing with
     a number have PyTorch's type promotion. Writing to a frozen tensor raises Frozen."""
 
     __slots__ = ()
 
-    def __setitem__(self: "Tensor", key: Any, value: Any) -> None:
+    def __setitem__(self, key: Any, value: Any) -> None:
         self.setitem(key, value)
 
     def setitem(
-        self: "Tensor",
+        self,
         key: Any,
         value: Any,
         *,
@@ -42,47 +46,47 @@ class Arithmetic:
         other = self._operand(value)
         self._run("setitem", index=items, other=other.ref, casting=casting, saturate=saturate)
 
-    def _is_plain_number(self: "Tensor", value: Any) -> bool:
+    def _is_plain_number(self, value: Any) -> bool:
         return not isinstance(value, Arithmetic) and is_number(value)
 
-    def fill_(self: "Tensor", value: Any) -> "Tensor":
+    def fill_(self: _Self, value: Any) -> _Self:
         """Writes one number everywhere."""
         self._run("fill_", value=value)
         return self
 
-    def zero_(self: "Tensor") -> "Tensor":
+    def zero_(self: _Self) -> _Self:
         """Writes zeros."""
         return self.fill_(0)
 
     def copy_(
-        self: "Tensor",
+        self: _Self,
         other: Any,
         *,
         casting: "str | None" = None,
         saturate: "bool | None" = None,
-    ) -> "Tensor":
+    ) -> _Self:
         """Writes another tensor's or array's elements into this one, broadcast and cast."""
         operand = self._operand(other)
         self._run("copy_", other=operand.ref, casting=casting, saturate=saturate)
         return self
 
-    def mul(self: "Tensor", value: Any) -> "Tensor":
+    def mul(self, value: Any) -> "Tensor":
         """A new tensor: this one times a number."""
         return self._make("mul", value=python_number(value))
 
-    def add(self: "Tensor", value: Any) -> "Tensor":
+    def add(self, value: Any) -> "Tensor":
         """A new tensor: this one plus a number."""
         return self._make("add", value=python_number(value))
 
-    def mul_(self: "Tensor", value: Any) -> "Tensor":
+    def mul_(self: _Self, value: Any) -> _Self:
         """mul in place. The result has to fit: an integer tensor takes no fractions."""
-        return self._store(self.detach().mul(value))
+        return self._store(self._make("detach").mul(value))
 
-    def add_(self: "Tensor", value: Any) -> "Tensor":
+    def add_(self: _Self, value: Any) -> _Self:
         """add in place. The result has to fit: an integer tensor takes no fractions."""
-        return self._store(self.detach().add(value))
+        return self._store(self._make("detach").add(value))
 
-    def _store(self: "Tensor", result: "Tensor") -> "Tensor":
+    def _store(self: _Self, result: "Tensor") -> _Self:
         order = "buifc"
         if order.index(result.dtype.kind) > order.index(self.dtype.kind):
             names = [t.dtype.legacy_name[6:].removesuffix("Tensor") for t in (result, self)]
@@ -91,48 +95,48 @@ class Arithmetic:
             )
         return self.copy_(result)
 
-    def __mul__(self: "Tensor", value: Any) -> "Tensor":
+    def __mul__(self, value: Any) -> "Tensor":
         return self.mul(value) if self._is_plain_number(value) else NotImplemented
 
     __rmul__ = __mul__
 
-    def __add__(self: "Tensor", value: Any) -> "Tensor":
+    def __add__(self, value: Any) -> "Tensor":
         return self.add(value) if self._is_plain_number(value) else NotImplemented
 
     __radd__ = __add__
 
-    def __imul__(self: "Tensor", value: Any) -> "Tensor":
+    def __imul__(self: _Self, value: Any) -> _Self:
         return self.mul_(value)
 
-    def __iadd__(self: "Tensor", value: Any) -> "Tensor":
+    def __iadd__(self: _Self, value: Any) -> _Self:
         return self.add_(value)
 
     # ---- one element as a Python number ----
 
-    def item(self: "Tensor") -> Any:
+    def item(self) -> Any:
         """The value of a tensor of one element, exactly."""
         return self._run("item").scalar("value")
 
-    def _one(self: "Tensor") -> Any:
+    def _one(self) -> Any:
         if self.numel() != 1:
             raise ValueError("only one element tensors can be converted to Python scalars")
         return self.item()
 
-    def __int__(self: "Tensor") -> int:
+    def __int__(self) -> int:
         return int(self._one())
 
-    def __float__(self: "Tensor") -> float:
+    def __float__(self) -> float:
         return float(self._one())
 
-    def __complex__(self: "Tensor") -> complex:
+    def __complex__(self) -> complex:
         return complex(self._one())
 
-    def __index__(self: "Tensor") -> int:
+    def __index__(self) -> int:
         if self.dtype.kind not in "bui" or math.prod(self.shape) != 1:
             raise TypeError("only integer tensors of a single element can be converted to an index")
         return int(self.item())
 
-    def __bool__(self: "Tensor") -> bool:
+    def __bool__(self) -> bool:
         if self.numel() != 1:
             amount = "more than one value" if self.numel() else "no values"
             raise RuntimeError(f"Boolean value of Tensor with {amount} is ambiguous")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensord.dtypes import device_or_dtype
 from tensord.dtypes import dtype as find_dtype
+from tensord.handle import Handle
 
 if TYPE_CHECKING:
     from tensord.tensor import Tensor
@@ -15,13 +16,13 @@ def device_name(device: Any) -> str:
     return f"cuda:{device}" if isinstance(device, int) else str(device)
 
 
-class Casts:
+class Casts(Handle):
     """Copy and cast methods of Tensor."""
 
     __slots__ = ()
 
     def to(
-        self: "Tensor",
+        self,
         *args: Any,
         dtype: Any = None,
         device: Any = None,
@@ -56,7 +57,7 @@ class Casts:
         )
 
     def type(
-        self: "Tensor",
+        self,
         dtype: Any = None,
         casting: "str | None" = None,
         saturate: "builtins.bool | None" = None,
@@ -64,59 +65,61 @@ class Casts:
         """Cast to a dtype; without one the name of PyTorch's legacy type, "torch.FloatTensor"."""
         if dtype is None:
             return self.dtype.legacy_name
-        return self._same_or_new("type", dtype=find_dtype(dtype), casting=casting, saturate=saturate)
+        return self._same_or_new(
+            "type", dtype=find_dtype(dtype), casting=casting, saturate=saturate
+        )
 
-    def cpu(self: "Tensor") -> "Tensor":
+    def cpu(self) -> "Tensor":
         """to("cpu")."""
         return self._same_or_new("cpu")
 
-    def cuda(self: "Tensor", device: Any = None) -> "Tensor":
+    def cuda(self, device: Any = None) -> "Tensor":
         """To a GPU, the first unless another is named. NoDevice (a RuntimeError) without one."""
         return self._same_or_new("cuda", device=None if device is None else device_name(device))
 
-    def clone(self: "Tensor") -> "Tensor":
+    def clone(self) -> "Tensor":
         """A copy in memory of its own; it keeps requires_grad."""
         return self._make("clone")
 
-    def detach(self: "Tensor") -> "Tensor":
+    def detach(self) -> "Tensor":
         """The same memory and version, without grad or history."""
         return self._make("detach")
 
     @property
-    def data(self: "Tensor") -> "Tensor":
+    def data(self) -> "Tensor":
         """The same memory without grad or history, and with a version of its own."""
         return self._make("data")
 
-    def contiguous(self: "Tensor") -> "Tensor":
+    def contiguous(self) -> "Tensor":
         """The same tensor if its elements lie in C order without holes, else a copy that does."""
         return self._same_or_new("contiguous")
 
-    def float(self: "Tensor") -> "Tensor":
+    def float(self) -> "Tensor":
         return self.type("float32")
 
-    def double(self: "Tensor") -> "Tensor":
+    def double(self) -> "Tensor":
         return self.type("float64")
 
-    def half(self: "Tensor") -> "Tensor":
+    def half(self) -> "Tensor":
         return self.type("float16")
 
-    def bfloat16(self: "Tensor") -> "Tensor":
+    def bfloat16(self) -> "Tensor":
         return self.type("bfloat16")
 
-    def int(self: "Tensor") -> "Tensor":
+    def int(self) -> "Tensor":
         return self.type("int32")
 
-    def long(self: "Tensor") -> "Tensor":
+    def long(self) -> "Tensor":
         return self.type("int64")
 
-    def short(self: "Tensor") -> "Tensor":
+    def short(self) -> "Tensor":
         return self.type("int16")
 
-    def char(self: "Tensor") -> "Tensor":
+    def char(self) -> "Tensor":
         return self.type("int8")
 
-    def byte(self: "Tensor") -> "Tensor":
+    def byte(self) -> "Tensor":
         return self.type("uint8")
 
-    def bool(self: "Tensor") -> "Tensor":
+    def bool(self) -> "Tensor":
         return self.type("bool")

@@ -8,7 +8,7 @@ from tensord._session import Info, Reply, Session
 from tensord._tensord import lib
 from tensord.creation import Creation
 from tensord.errors import NotFound
-from tensord.tensor import Tensor, wrap
+from tensord.tensor import Tensor
 
 _PAGE = 1000  # names in one reply to list
 
@@ -85,7 +85,7 @@ class Client(Creation):
 
     def __getitem__(self, name: str) -> Tensor:
         """A handle on the tensor that has the name now. NotFound (a KeyError) if none has."""
-        return wrap(self, self.session.op("as_tensor", input=name), name)
+        return self.handle(self.session.op("as_tensor", input=name), name)
 
     def __setitem__(self, name: str, value: Any) -> None:
         """Stores an array frozen; publishes a handle of this client under the name, not copied."""

@@ -6,17 +6,15 @@ result, which is anonymous and lives as long as its handles without it.
 """
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tensord import _shapes, convert
+from tensord._session import Reply, Session
 from tensord._tensord import ffi, lib
 from tensord.casts import device_name
 from tensord.dtypes import dtype as find_dtype
 from tensord.errors import Unsupported
 from tensord.tensor import Tensor, wrap
-
-if TYPE_CHECKING:
-    from tensord.client import Client
 
 _READ_ONLY_WARNING = (
     "The given NumPy array is not writable, and tensors over it are: writing to this tensor writes "
@@ -27,9 +25,15 @@ _READ_ONLY_WARNING = (
 class Creation:
     """Creation methods of Client."""
 
+    session: Session
+
+    def handle(self, reply: Reply, name: "str | None" = None) -> Tensor:
+        """A handle on the tensor that a reply hands out."""
+        return wrap(self, reply, name)
+
     # The keywords that every method below takes beside its own.
     def _create(
-        self: "Client",
+        self,
         op: str,
         name: "str | None",
         *,
@@ -40,23 +44,23 @@ class Creation:
     ) -> Tensor:
         element = None if dtype is None else find_dtype(dtype)
         place = None if device is None else device_name(device)
-        made = wrap(self, self.session.op(op, body, dtype=element, device=place, **fields))
+        made = self.handle(self.session.op(op, body, dtype=element, device=place, **fields))
         return made.save(name) if name is not None else made
 
-    def empty(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
+    def empty(self, *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
         """A tensor to be filled. options: dtype, device, requires_grad, mutable."""
         return self._create("empty", name, shape=_shapes.sizes(size), **options)
 
-    def zeros(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
+    def zeros(self, *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
         """Zeros. options: dtype, device, requires_grad, mutable."""
         return self._create("zeros", name, shape=_shapes.sizes(size), **options)
 
-    def ones(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
+    def ones(self, *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
         """Ones. options: dtype, device, requires_grad, mutable."""
         return self._create("ones", name, shape=_shapes.sizes(size), **options)
 
     def full(
-        self: "Client", size: Any, fill_value: Any, *, name: "str | None" = None, **options: Any
+        self, size: Any, fill_value: Any, *, name: "str | None" = None, **options: Any
     ) -> Tensor:
         """One value everywhere; the dtype is the value's unless given: bool, int64, float32.
         options: dtype, device, requires_grad, mutable."""
@@ -64,7 +68,7 @@ class Creation:
         return self._create("full", name, shape=shape, value=fill_value, **options)
 
     def eye(
-        self: "Client", n: int, m: "int | None" = None, *, name: "str | None" = None, **options: Any
+        self, n: int, m: "int | None" = None, *, name: "str | None" = None, **options: Any
     ) -> Tensor:
         """Ones on the diagonal of an n x m (or n x n) matrix, zeros elsewhere.
         options: dtype, device, requires_grad, mutable."""
@@ -72,7 +76,7 @@ class Creation:
         return self._create("eye", name, shape=shape, **options)
 
     def arange(
-        self: "Client",
+        self,
         start: Any,
         end: Any = None,
         step: Any = None,
@@ -86,18 +90,18 @@ class Creation:
             start, end = None, start
         return self._create("arange", name, start=start, end=end, step=step, **options)
 
-    def rand(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
+    def rand(self, *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
         """Uniform in [0, 1), from Philox-4x32-10: not PyTorch's stream, but the same for the same
         seed on every device. options: seed, counter (which of the seed's streams, 0 unless given),
         dtype, device, requires_grad, mutable."""
         return self._create("rand", name, shape=_shapes.sizes(size), **options)
 
-    def randn(self: "Client", *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
+    def randn(self, *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
         """Standard normal. options as of rand."""
         return self._create("randn", name, shape=_shapes.sizes(size), **options)
 
     def randint(
-        self: "Client",
+        self,
         low: int,
         high: Any,
         size: Any = None,
@@ -114,7 +118,7 @@ class Creation:
     # ---- from arrays ----
 
     def tensor(
-        self: "Client",
+        self,
         data: Any,
         *,
         dtype: Any = None,
@@ -134,15 +138,14 @@ class Creation:
             made = self._upload(data, want)
         return self._finish(made, want, device, requires_grad, name)
 
-    def _upload(self: "Client", data: Any, want: Any = None) -> Tensor:
+    def _upload(self, data: Any, want: Any = None) -> Tensor:
         """An anonymous, mutable copy of a value's elements."""
         source = convert.source(data.detach() if isinstance(data, Tensor) else data, want)
-        made = self._create("tensor", None, dtype=source.dtype, shape=source.shape, body=source.body)
-        del source  # it kept the memory until here
-        return made
+        element, shape = source.dtype, source.shape
+        return self._create("tensor", None, dtype=element, shape=shape, body=source.body)
 
     def _finish(
-        self: "Client",
+        self,
         made: Tensor,
         dtype: Any,
         device: Any,
@@ -160,7 +163,7 @@ class Creation:
         return made.save(name) if name is not None else made
 
     def as_tensor(
-        self: "Client",
+        self,
         data: Any,
         dtype: Any = None,
         device: Any = None,
@@ -178,13 +181,13 @@ class Creation:
         place = None if device is None else device_name(device)
         if isinstance(data, str) or (isinstance(data, Tensor) and data._client is self):
             ref = data if isinstance(data, str) else data.ref
-            made = wrap(self, self.session.op("as_tensor", input=ref, dtype=want, device=place))
+            made = self.handle(self.session.op("as_tensor", input=ref, dtype=want, device=place))
             return made.save(name) if name is not None else made
         source = convert.source(data, want, contiguous=False)
         return self._finish(self._over(data, source), want, place, source.requires_grad, name)
 
     def from_numpy(
-        self: "Client",
+        self,
         *arguments: Any,
         require_shared: bool = False,
         name: "str | None" = None,
@@ -207,9 +210,7 @@ class Creation:
         source = convert.source(array, contiguous=False)
         return self._finish(self._over(array, source, require_shared), None, None, False, name)
 
-    def _over(
-        self: "Client", data: Any, source: convert.Source, require_shared: bool = False
-    ) -> Tensor:
+    def _over(self, data: Any, source: convert.Source, require_shared: bool = False) -> Tensor:
         """An anonymous tensor over a source's memory, or a copy where that cannot be shared."""
         shareable = bool(lib.td_shared_owns(ffi.cast("void *", source.address)))
         if source.gathered and require_shared:
@@ -221,4 +222,4 @@ class Creation:
             warnings.warn(_READ_ONLY_WARNING, UserWarning, stacklevel=3)
         if not shareable and not source.is_contiguous():
             source = convert.source(data)  # what is sent has no holes
-        return wrap(self, self.session.from_memory(source, require_shared))
+        return self.handle(self.session.from_memory(source, require_shared))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tensord import convert, dlpack, mapping
 from tensord.dtypes import dtype as find_dtype
 from tensord.errors import Error, Frozen, RequiresGrad
+from tensord.handle import Handle
 
 if TYPE_CHECKING:
     from tensord.tensor import Tensor
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 _NO_COPY = "Unable to avoid copy while creating an array as requested."
 
 
-class Exports:
+class Exports(Handle):
     """Export methods of Tensor."""
 
     __slots__ = ()
 
-    def numpy(self: "Tensor", force: bool = False) -> Any:
+    def numpy(self, force: bool = False) -> Any:
         """A NumPy array over the tensor's memory.
 
         Writable if the tensor is mutable: then writes on either side show on the other (and
@@ -34,15 +35,15 @@ class Exports:
         """
         return mapping.to_numpy(self._numpy_mapping(mapping.FORCE if force else 0))
 
-    def _numpy_mapping(self: "Tensor", flags: int = 0) -> mapping.Mapping:
+    def _numpy_mapping(self, flags: int = 0) -> mapping.Mapping:
         """A mapping with the checks of numpy(), writable if the tensor's mode allows it."""
         return self._writable_mapping(flags | mapping.NUMPY, flags | mapping.NUMPY)
 
-    def _open_mapping(self: "Tensor") -> mapping.Mapping:
+    def _open_mapping(self) -> mapping.Mapping:
         """A mapping that can be written: the tensor's own memory, or private if it is frozen."""
         return self._writable_mapping(0, mapping.PRIVATE)
 
-    def _writable_mapping(self: "Tensor", flags: int, otherwise: int) -> mapping.Mapping:
+    def _writable_mapping(self, flags: int, otherwise: int) -> mapping.Mapping:
         if self._info.mode == "mutable" and self._session.is_local():
             try:
                 return self._map(flags | mapping.WRITE)
@@ -50,14 +51,14 @@ class Exports:
                 pass
         return self._map(otherwise)
 
-    def _map(self: "Tensor", flags: int) -> mapping.Mapping:
+    def _map(self, flags: int) -> mapping.Mapping:
         found = mapping.Mapping(self._session.map(self.ref, flags))
         private = flags & mapping.PRIVATE and found.info.memory == "shared"
         self._memory = "private" if private else found.info.memory
         self._reason = "mode" if private else found.info.reason
         return found
 
-    def torch(self: "Tensor") -> Any:
+    def torch(self) -> Any:
         """A PyTorch tensor over the tensor's memory, of any dtype. Imports PyTorch.
 
         A mutable tensor is shared: writes on either side show on the other. PyTorch has no
@@ -71,7 +72,7 @@ class Exports:
         result = mapping.to_torch(self._open_mapping())
         return result.requires_grad_(True) if requires_grad else result
 
-    def memoryview(self: "Tensor") -> memoryview:
+    def memoryview(self) -> memoryview:
         """Python's own view of the memory, without NumPy. Read-only if the tensor is frozen. Of
         bytes, in one dimension, for float16, bfloat16, float8 and complex numbers.
 
@@ -82,17 +83,17 @@ class Exports:
             raise BufferError("only contiguous tensors have a memoryview; use x.contiguous()")
         return mapping.to_memoryview(self._open_mapping())
 
-    def tobytes(self: "Tensor") -> bytes:
+    def tobytes(self) -> bytes:
         """The elements in C order: a copy."""
         return bytes(self._session.get(self.ref, 0).body())
 
-    def tolist(self: "Tensor") -> Any:
+    def tolist(self) -> Any:
         """Nested lists of Python numbers; of a 0-d tensor the number itself."""
         element = self.dtype if self.dtype.struct_code else find_dtype("float32")
         reply = self._session.get(self.ref, element.code)
         return mapping.to_list(self._info, reply.body(), element)
 
-    def fetch(self: "Tensor", dtype: Any = None, out: Any = None) -> Any:
+    def fetch(self, dtype: Any = None, out: Any = None) -> Any:
         """The elements in C order, copied into a NumPy array or into `out`; returns that.
 
         dtype: cast on the way, by the daemon, so that only the result travels. out: a contiguous,
@@ -108,7 +109,7 @@ class Exports:
         self._session.get_into(self.ref, element.code, target.address, target.nbytes)
         return out
 
-    def __array__(self: "Tensor", dtype: Any = None, copy: "bool | None" = None) -> Any:
+    def __array__(self, dtype: Any = None, copy: "bool | None" = None) -> Any:
         """For np.asarray(x) and np.array(x). Errors as numpy()."""
         values = self.numpy()
         fits = dtype is None or values.dtype == dtype
@@ -119,7 +120,7 @@ class Exports:
         return values.copy() if copy else values
 
     @property
-    def __array_interface__(self: "Tensor") -> dict:
+    def __array_interface__(self) -> dict:
         """For NumPy and what speaks its protocol. AttributeError where numpy() would fail, so that
         hasattr() answers truly; NumPy then asks __array__, whose error says why."""
         if self.dtype.typestr[1] == "V":
@@ -135,7 +136,7 @@ class Exports:
         self._exported = exported
         return mapping.array_interface(exported)
 
-    def _check_plain(self: "Tensor", what: str) -> None:
+    def _check_plain(self, what: str) -> None:
         if self.requires_grad:
             raise RequiresGrad(
                 "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() "
@@ -144,13 +145,13 @@ class Exports:
         if self.device != "cpu":
             raise BufferError(f"{what} needs a tensor on the cpu, not on {self.device}")
 
-    def __dlpack_device__(self: "Tensor") -> tuple:
+    def __dlpack_device__(self) -> tuple:
         if self.device.type == "cuda":
             return dlpack.CUDA, self.device.index
         return dlpack.CPU, 0
 
     def __dlpack__(
-        self: "Tensor",
+        self,
         *,
         stream: Any = None,
         max_version: "tuple | None" = None,
@@ -177,7 +178,7 @@ class Exports:
         read_only = found.info.mode != "mutable" and not copy
         return mapping.to_capsule(found, versioned, read_only, bool(copy))
 
-    def _copied(self: "Tensor", copy: "bool | None") -> "Tensor":
+    def _copied(self, copy: "bool | None") -> "Tensor":
         if copy is False:
             raise BufferError(f"a tensor on {self.device} has to be copied for the cpu")
         return self.to("cpu", copy=True)

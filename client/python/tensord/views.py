@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, Iterator
 
 from tensord import _shapes
+from tensord.handle import Handle
 
 if TYPE_CHECKING:
     from tensord.tensor import Tensor
@@ -32,29 +33,29 @@ def _check_slice(item: slice) -> None:
         raise ValueError("step must be greater than zero")
 
 
-class Views:
+class Views(Handle):
     """View methods of Tensor. Each returns a handle on the same memory, unless it says otherwise."""
 
     __slots__ = ()
 
-    def view(self: "Tensor", *shape: Any) -> "Tensor":
+    def view(self, *shape: Any) -> "Tensor":
         """The same memory in another shape; one size may be -1. BadShape (a RuntimeError) if the
         strides do not allow it: reshape copies then."""
         return self._make("view", shape=_shapes.sizes(shape))
 
-    def reshape(self: "Tensor", *shape: Any) -> "Tensor":
+    def reshape(self, *shape: Any) -> "Tensor":
         """The same memory in another shape, or a copy where there is no such view: see `memory`."""
         return self._make("reshape", shape=_shapes.sizes(shape))
 
-    def flatten(self: "Tensor") -> "Tensor":
+    def flatten(self) -> "Tensor":
         """reshape(-1)."""
         return self.reshape(-1)
 
-    def transpose(self: "Tensor", dim0: int, dim1: int) -> "Tensor":
+    def transpose(self, dim0: int, dim1: int) -> "Tensor":
         """Two dimensions exchanged. BadIndex (an IndexError) for dimensions that do not exist."""
         return self._make("transpose", dim0=dim0, dim1=dim1)
 
-    def t(self: "Tensor") -> "Tensor":
+    def t(self) -> "Tensor":
         """A matrix transposed; vectors and scalars as they are."""
         if self.ndim > 2:
             raise RuntimeError(
@@ -63,20 +64,20 @@ class Views:
         return self.transpose(0, 1) if self.ndim == 2 else self
 
     @property
-    def T(self: "Tensor") -> "Tensor":
+    def T(self) -> "Tensor":
         """All dimensions in reverse order."""
         return self.permute(*reversed(range(self.ndim)))
 
-    def permute(self: "Tensor", *dims: Any) -> "Tensor":
+    def permute(self, *dims: Any) -> "Tensor":
         """The dimensions in another order."""
         return self._make("permute", dims=_shapes.sizes(dims))
 
-    def select(self: "Tensor", dim: int, index: int) -> "Tensor":
+    def select(self, dim: int, index: int) -> "Tensor":
         """One position of a dimension, which disappears."""
         return self._make("select", dim=dim, index=(index,))
 
     def slice(
-        self: "Tensor",
+        self,
         dim: int = 0,
         start: "int | None" = None,
         stop: "int | None" = None,
@@ -87,7 +88,7 @@ class Views:
         _check_slice(part)
         return self._make("slice", dim=dim, index=(part,))
 
-    def narrow(self: "Tensor", dim: int, start: int, length: int) -> "Tensor":
+    def narrow(self, dim: int, start: int, length: int) -> "Tensor":
         """`length` positions of a dimension from `start` on."""
         size = self.size(dim)
         start = start + size if start < 0 else start
@@ -99,32 +100,32 @@ class Views:
             )
         return self.slice(dim, start, start + length)
 
-    def squeeze(self: "Tensor", dim: "int | None" = None) -> "Tensor":
+    def squeeze(self, dim: "int | None" = None) -> "Tensor":
         """Without the dimensions of size 1, or without that one dimension."""
         return self._make("squeeze", dim=dim)
 
-    def unsqueeze(self: "Tensor", dim: int) -> "Tensor":
+    def unsqueeze(self, dim: int) -> "Tensor":
         """With a new dimension of size 1."""
         return self._make("unsqueeze", dim=dim)
 
-    def expand(self: "Tensor", *shape: Any) -> "Tensor":
+    def expand(self, *shape: Any) -> "Tensor":
         """Dimensions of size 1 repeated without a copy; -1 keeps a size."""
         return self._make("expand", shape=_shapes.sizes(shape))
 
-    def __getitem__(self: "Tensor", key: Any) -> "Tensor":
+    def __getitem__(self, key: Any) -> "Tensor":
         return self._make("getitem", index=index_items(key))
 
-    def __len__(self: "Tensor") -> int:
+    def __len__(self) -> int:
         if not self.shape:
             raise TypeError("len() of a 0-d tensor")
         return self.shape[0]
 
-    def __iter__(self: "Tensor") -> "Iterator[Tensor]":
+    def __iter__(self) -> "Iterator[Tensor]":
         if not self.shape:
             raise TypeError("iteration over a 0-d tensor")
         return (self[i] for i in range(self.shape[0]))
 
-    def batches(self: "Tensor", n: int) -> "Iterator[Tensor]":
+    def batches(self, n: int) -> "Iterator[Tensor]":
         """Views of n positions along the first dimension, one after another; the last may be
         shorter. For data too large to convert in one piece:
 
