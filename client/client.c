@@ -41,12 +41,14 @@ static void after_fork(void)
 /* The child's copies of the sockets would keep the parent's sessions alive after its death. */
 static void after_fork_in_child(void)
 {
-    for (struct td_client *client = clients; client; client = client->next)
+    for (struct td_client *client = clients; client; client = client->next) {
+        client->foreign = true;
         for (struct connection *c = client->connections; c; c = c->next) {
             if (c->fd >= 0)
                 close(c->fd);
             c->fd = -1;
         }
+    }
     after_fork();
 }
 
@@ -57,7 +59,7 @@ __attribute__((constructor)) static void watch_forks(void)
 
 bool client_is_foreign(const struct td_client *client)
 {
-    return client->pid != getpid();
+    return client->foreign; /* asking the kernel for the pid would cost each call a system call */
 }
 
 /* ---- lifetime ------------------------------------------------------------------------------ */

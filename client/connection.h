@@ -1,6 +1,6 @@
 /* connection: one socket to the daemon; frames out, frames in, deadlines.
  *
- * Blocking with poll(). One request is under way at a time; one-way frames are queued in `out` and
+ * Blocking, with deadlines. One request is under way at a time; one-way frames are queued in `out` and
  * go ahead of the next request, or alone with connection_flush_now.
  *
  * Threads: a connection belongs to whoever took it out of the pool (pool.c); no locks in here.
@@ -49,6 +49,7 @@ struct connection {
     struct connection *next; /* the pool's list; under the client's lock */
     uint64_t session;        /* td_session_count of the session it belongs to */
     uint64_t last_id;
+    int64_t patience_ms; /* the socket's receive timeout; 0: for ever */
     const char *url; /* of the client, for messages */
     uint8_t *out;    /* frames that wait to be sent */
     size_t out_size, out_capacity;

@@ -38,6 +38,7 @@ struct td_client {
     atomic_uint refs;       /* td_connect's caller, calls under way, mappings */
     struct td_client *next; /* of all clients; under the lock of clients */
     pid_t pid;              /* of the process that connected; nobody else may use the sockets */
+    bool foreign;           /* this is another process: a child of that one */
     struct address address;
     char *token, *name;
     int64_t timeout_ms; /* < 0: none */

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -41,6 +40,22 @@ static void take_descriptors(struct reader *reader, struct msghdr *message)
     }
 }
 
+/* Lets a blocking receive give up at about the deadline, at most an eighth late, so that calls with
+ * the same timeout need no system call for it. False when the deadline has passed. */
+static bool set_patience(struct connection *connection, int64_t deadline)
+{
+    int64_t left = deadline_left(deadline), have = connection->patience_ms;
+    if (left == 0)
+        return false;
+    if (left < 0 ? have == 0 : have >= left && have <= left + left / 8 + 1)
+        return true;
+    int64_t wanted = left < 0 ? 0 : left + left / 16;
+    struct timeval patience = {.tv_sec = wanted / 1000, .tv_usec = wanted % 1000 * 1000};
+    (void)setsockopt(connection->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    connection->patience_ms = wanted;
+    return true;
+}
+
 /* Receives at least a byte into `to`. `wait`: nothing is expected to be there yet. */
 static enum io_result receive_some(struct reader *reader, void *to, size_t size, bool wait,
                                    size_t *received)
@@ -50,11 +65,7 @@ static enum io_result receive_some(struct reader *reader, void *to, size_t size,
         char bytes[CMSG_SPACE(DESCRIPTOR_ROOM * sizeof(int))];
     } control;
     for (;; wait = true) {
-        if (wait) {
-            int events = connection_wait(reader->connection, POLLIN, reader->deadline);
-            if (events <= 0)
-                return events == 0 ? IO_TIMEOUT : IO_FAILED;
-        }
+        bool expired = wait && !set_patience(reader->connection, reader->deadline);
         struct iovec part = {to, size};
         struct msghdr message = {
             .msg_iov = &part,
@@ -62,7 +73,8 @@ static enum io_result receive_some(struct reader *reader, void *to, size_t size,
             .msg_control = control.bytes,
             .msg_controllen = sizeof control.bytes,
         };
-        ssize_t n = recvmsg(reader->connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        ssize_t n = recvmsg(reader->connection->fd, &message,
+                            MSG_CMSG_CLOEXEC | (wait && !expired ? 0 : MSG_DONTWAIT));
         if (n > 0) {
             take_descriptors(reader, &message);
             reader->received += (size_t)n;
@@ -71,6 +83,8 @@ static enum io_result receive_some(struct reader *reader, void *to, size_t size,
         }
         if (n == 0 || errno == ECONNRESET || errno == EPIPE)
             return IO_CLOSED;
+        if (errno == EAGAIN && expired) /* what was there already would have been taken */
+            return IO_TIMEOUT;
         if (errno != EAGAIN && errno != EINTR)
             return IO_FAILED;
     }

@@ -82,7 +82,7 @@ def read_info(info: Any) -> Info:
 class Reply:
     """The answer to one operation."""
 
-    __slots__ = ("_pointer", "_owner")
+    __slots__ = ("_owner", "_pointer")
 
     def __init__(self, pointer: Any, owner: Any = None):
         # An entry of a list is owned by the reply that holds the list.

@@ -6,6 +6,7 @@ nor PyTorch is imported here unless the value needs it.
 """
 
 import array
+import importlib
 import struct
 import sys
 from typing import Any, Iterator, NamedTuple
@@ -69,9 +70,7 @@ def _library_source(value: Any, contiguous: bool) -> "Source | None":
     if hasattr(value, "__dlpack__"):
         return _dlpack_source(value, contiguous)
     if hasattr(value, "__array_interface__") or hasattr(value, "__array__"):
-        import numpy
-
-        return _numpy_source(numpy, value, contiguous)
+        return _numpy_source(importlib.import_module("numpy"), value, contiguous)
     try:
         view = memoryview(value)
     except TypeError:
@@ -181,7 +180,7 @@ def _buffer_dtype(view: memoryview) -> DType:
 
 
 def _buffer_source(view: memoryview) -> Source:
-    element, shape = _buffer_dtype(view), tuple(view.shape)
+    element, shape = _buffer_dtype(view), tuple(view.shape or ())
     gathered = not view.c_contiguous
     memory = ffi.from_buffer(view.tobytes() if gathered else view)
     address = int(ffi.cast("uintptr_t", memory))

@@ -1,8 +1,8 @@
 """The methods of a client that make tensors: from nothing, and from arrays.
 
 Sizes are given as in PyTorch, rand(2, 3) or rand((2, 3)). What these make is mutable: NumPy arrays
-and PyTorch tensors over it write to it. dtype is float32 unless said otherwise; `name` publishes the
-result, which is anonymous and lives as long as its handles without it.
+and PyTorch tensors over it write to it. dtype is float32 unless said otherwise. `name` publishes
+the result; without it the result is anonymous and lives as long as its handles.
 """
 
 import warnings

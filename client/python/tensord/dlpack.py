@@ -83,7 +83,7 @@ def _dtype(element: Any) -> DType:
 
 
 def read(value: Any) -> View:
-    """The memory of an object with __dlpack__. BufferError or WrongDevice where it has none here."""
+    """The memory of an object with __dlpack__. BufferError or WrongDevice if it is not here."""
     owner = _request(value)
     tensor = _tensor(owner)
     if tensor.device.device_type not in _HOST:

@@ -52,7 +52,7 @@ class Exports(Handle):
         return self._map(otherwise)
 
     def _map(self, flags: int) -> mapping.Mapping:
-        found = mapping.Mapping(self._session.map(self.ref, flags))
+        found = mapping.Mapping(self._ask(self._session.map, flags))
         private = flags & mapping.PRIVATE and found.info.memory == "shared"
         self._memory = "private" if private else found.info.memory
         self._reason = "mode" if private else found.info.reason
@@ -85,12 +85,12 @@ class Exports(Handle):
 
     def tobytes(self) -> bytes:
         """The elements in C order: a copy."""
-        return bytes(self._session.get(self.ref, 0).body())
+        return bytes(self._ask(self._session.get, 0).body())
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers; of a 0-d tensor the number itself."""
         element = self.dtype if self.dtype.struct_code else find_dtype("float32")
-        reply = self._session.get(self.ref, element.code)
+        reply = self._ask(self._session.get, element.code)
         return mapping.to_list(self._info, reply.body(), element)
 
     def fetch(self, dtype: Any = None, out: Any = None) -> Any:
@@ -106,7 +106,7 @@ class Exports(Handle):
 
             out = numpy.empty(self.shape, element.numpy)
         target = _writable(out)
-        self._session.get_into(self.ref, element.code, target.address, target.nbytes)
+        self._ask(self._session.get_into, element.code, target.address, target.nbytes)
         return out
 
     def __array__(self, dtype: Any = None, copy: "bool | None" = None) -> Any:
@@ -170,7 +170,7 @@ class Exports(Handle):
         if target != (dlpack.CPU, 0):
             raise BufferError(f"tensord exports host memory over DLPack, not device {target}")
         versioned = max_version is not None and max_version[0] >= 1
-        exported = self if self.device == "cpu" and not copy else self._copied(copy)
+        exported: Exports = self if self.device == "cpu" and not copy else self._copied(copy)
         found = exported._open_mapping()
         self._memory, self._reason = exported._memory, exported._reason
         if copy is False and found.info.memory == "copied":
@@ -181,7 +181,7 @@ class Exports(Handle):
     def _copied(self, copy: "bool | None") -> "Tensor":
         if copy is False:
             raise BufferError(f"a tensor on {self.device} has to be copied for the cpu")
-        return self.to("cpu", copy=True)
+        return self._make("to", device="cpu", copy=True)
 
 
 def _writable(out: Any) -> convert.Source:

@@ -1,7 +1,7 @@
 """What every method of a handle stands on: the reference to the object, and what it is."""
 
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Callable, TypeVar, cast
 
 from tensord import _shapes
 from tensord._session import Info, Reply, Session
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tensord.client import Client
     from tensord.mapping import Mapping
     from tensord.tensor import Tensor
+
+_Answer = TypeVar("_Answer")
 
 
 class Device:
@@ -90,8 +92,12 @@ class Handle:
 
     def _run(self, op: str, **fields: Any) -> Reply:
         """Runs an operation on this tensor."""
+        return self._ask(lambda ref: self._session.op(op, input=ref, **fields))
+
+    def _ask(self, call: Callable[..., _Answer], *arguments: Any) -> _Answer:
+        """call(what names this object, *arguments), a function of the session."""
         try:
-            return self._session.op(op, input=self.ref, **fields)
+            return call(self.ref, *arguments)
         except NotFound as error:
             if self._session.count() == self._count:
                 raise
@@ -278,4 +284,4 @@ class Handle:
     def touch(self) -> None:
         """Tells the daemon that the elements were changed through a NumPy array or PyTorch tensor
         over them: raises epoch and version, so that watchers and caches notice."""
-        self._session.touch(self.ref)
+        self._ask(self._session.touch)

@@ -112,7 +112,7 @@ def to_capsule(mapping: Mapping, versioned: bool, read_only: bool, copied: bool)
 def to_memoryview(mapping: Mapping) -> memoryview:
     """Python's own view of a contiguous mapping; of bytes where memoryviews lack the dtype."""
     info = mapping.info
-    view = memoryview(mapping.buffer())
+    view: Any = memoryview(mapping.buffer())
     if info.dtype.name in _VIEWED and 0 not in info.shape:
         view = view.cast(info.dtype.struct_code, info.shape)
     return view if mapping.writable else view.toreadonly()

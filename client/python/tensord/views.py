@@ -1,6 +1,6 @@
 """The methods of a handle that look at the same memory in another way. Shapes count elements."""
 
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator, cast
 
 from tensord import _shapes
 from tensord.handle import Handle
@@ -34,7 +34,7 @@ def _check_slice(item: slice) -> None:
 
 
 class Views(Handle):
-    """View methods of Tensor. Each returns a handle on the same memory, unless it says otherwise."""
+    """View methods of Tensor. The result is on the same memory, unless a method says otherwise."""
 
     __slots__ = ()
 
@@ -61,7 +61,7 @@ class Views(Handle):
             raise RuntimeError(
                 f"t() expects a tensor with <= 2 dimensions, but self is {self.ndim}D"
             )
-        return self.transpose(0, 1) if self.ndim == 2 else self
+        return self.transpose(0, 1) if self.ndim == 2 else cast("Tensor", self)
 
     @property
     def T(self) -> "Tensor":
