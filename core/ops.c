@@ -217,9 +217,9 @@ enum td_status op_commit(struct op_call *call)
     struct fields *out = &call->out;
     if (!call->result)
         return TD_OK;
-    if (op_infos[call->op].traits & OP_MAKES) {
+    if (op_infos[call->op].traits & OP_MAKES)
         TRY(commit_made(call));
-    } else if (call->input_generation && call->result == call->input) {
+    if (!FIELDS_HAS(out, name) && call->input_generation && call->result == call->input) {
         FIELDS_SET(out, name, call->in->input);
         FIELDS_SET(out, generation, call->input_generation);
     }

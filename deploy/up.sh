@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds tensord, starts it, and takes it through a short tour.
 #
-#   deploy/up.sh                installs what is missing (apt, with root or sudo), builds, starts the
-#                               daemon in the background, and shows it at work on a real tensor
+#   deploy/up.sh                installs what is missing (apt, with root or sudo), builds, starts
+#                               the daemon in the background, and shows it at work on a tensor
 #   deploy/up.sh --foreground   the same up to the start; the daemon then runs in this terminal
 #   deploy/up.sh --stop         ends the daemon that deploy/up.sh started
 #   deploy/up.sh --help

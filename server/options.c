@@ -63,8 +63,10 @@ static const struct option_row rows[] = {
 
 #define ROWS (sizeof rows / sizeof rows[0])
 
-/* Where each value came from: a later source does not replace an earlier one. */
+/* What is set already: a later source does not replace an earlier one. */
 static bool is_set[ROWS];
+/* Texts, which live as long as the process. */
+static char *texts[ROWS];
 
 /* Both --no-socket and --no-tcp mean the empty text. */
 static const char *const negations[] = {"no-socket", "no-tcp"};
@@ -107,9 +109,7 @@ static bool parse_size(const char *text, uint64_t *out)
     unsigned long long number = strtoull(text, &end, 10);
     if (errno)
         return false;
-    if (*end == 'K')
-        *end = 'k';
-    const char *unit = *end ? strchr(units, *end) : NULL;
+    const char *unit = *end ? strchr(units, *end == 'K' ? 'k' : *end) : NULL;
     uint64_t factor = 1;
     if (unit) {
         bool binary = end[1] == 'i';
@@ -145,29 +145,29 @@ static enum td_status set(struct options *options, size_t i, const char *given, 
     if (is_set[i])
         return TD_OK;
     is_set[i] = true;
-    char *value = strdup(given); /* lives as long as the process */
-    bool good = value != NULL;
+    bool good = true;
     switch (row->kind) {
     case KIND_TEXT:
-        *(const char **)slot = value;
+        free(texts[i]);
+        *(const char **)slot = texts[i] = strdup(given);
+        if (!texts[i])
+            return fail(TD_OUT_OF_MEMORY, "no memory for the settings");
         break;
     case KIND_SIZE:
-        good = good && parse_size(value, slot);
+        good = parse_size(given, slot);
         break;
     case KIND_OCTAL:
-        good = good && parse_number(value, 8, slot) && *(uint64_t *)slot <= 0777;
+        good = parse_number(given, 8, slot) && *(uint64_t *)slot <= 0777;
         break;
     case KIND_COUNT:
     case KIND_MILLISECONDS:
-        good = good && parse_number(value, 10, slot) && *(uint64_t *)slot > 0 &&
+        good = parse_number(given, 10, slot) && *(uint64_t *)slot > 0 &&
                *(uint64_t *)slot <= UINT32_MAX;
         break;
     case KIND_SWITCH:
         *(bool *)slot = true;
         break;
     }
-    if (row->kind != KIND_TEXT)
-        free(value);
     if (!good)
         return fail(TD_INVALID, "%s: '%s' is not a value for %s; expected %s", source, given,
                     row->name, expected[row->kind]);

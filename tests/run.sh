@@ -74,7 +74,7 @@ compile() {
   local dir=$1
   shift
   ninja -C "$dir" "$@" >"$out/$stage.build.log" 2>&1 || {
-    grep -E -A 12 'FAILED|error:|ERROR' "$out/$stage.build.log" | head -n 60
+    grep -E -A 12 '^FAILED|[^w]error:|undefined reference|ERROR:' "$out/$stage.build.log" | head -n 60
     return 1
   }
 }
@@ -106,8 +106,8 @@ meson_tests() {
   [ -n "$names" ] || return 0
   rm -f "$log"
   # shellcheck disable=SC2086 # names and launcher are words
-  $launcher meson test -C "$dir" --no-rebuild --print-errorlogs -t "$times" --num-processes "$jobs" \
-    --suite "$suite" $names | grep -vE '^$|^ninja:|^Full log|: +[0-9]+ *$'
+  $launcher meson test -C "$dir" --no-rebuild --print-errorlogs -t "$times" \
+    --num-processes "$jobs" --suite "$suite" $names | grep -vE '^$|^ninja:|^Full log|: +[0-9]+ *$'
   # shellcheck disable=SC2046
   [ -f "$log" ] && result $(python3 tests/checks/count.py "$log")
 }
@@ -122,8 +122,8 @@ pytest_in() {
   [ ${#folders[@]} -gt 0 ] || return 0
   rm -f "$xml"
   # shellcheck disable=SC2086
-  TENSORD_BIN=$daemon $launcher "$venv/bin/python" -m pytest -c tests/pytest.ini -q -rs --durations=5 \
-    --junitxml="$xml" ${pattern:+-k "$pattern"} "$@" "${folders[@]}"
+  TENSORD_BIN=$daemon $launcher "$venv/bin/python" -m pytest -c tests/pytest.ini -q -rfEs \
+    --durations=5 --junitxml="$xml" ${pattern:+-k "$pattern"} "$@" "${folders[@]}"
   rc=$?
   # shellcheck disable=SC2046
   [ -f "$xml" ] && result $(python3 tests/checks/count.py "$xml")
@@ -180,8 +180,10 @@ stage_unit() {
 stage_python() {
   build_asan && build_release && install_package || return 1
   local shims=$root/build/release/tests/semantics
-  TENSORD_CAST_LIB=$shims/cast_shim.so TENSORD_LAYOUT_LIB=$shims/layout_shim.so \
-    TENSORD_PRINT_LIB=$shims/print_shim.so pytest_in "$root/build/asan/tensord" "tests/e2e tests/seeds tests/semantics"
+  export TENSORD_CAST_LIB=$shims/cast_shim.so
+  export TENSORD_LAYOUT_LIB=$shims/layout_shim.so
+  export TENSORD_PRINT_LIB=$shims/print_shim.so
+  pytest_in "$root/build/asan/tensord" "tests/e2e tests/seeds tests/semantics"
 }
 
 # Old thread sanitizers stop on kernels that randomise addresses by more bits than they expect.
@@ -231,11 +233,11 @@ fuzz_one() {
 
 stage_bench() {
   [ -f tests/bench/run.py ] || return 0
-  build_release && install_package || return 1
-  local smoke=--smoke
-  [ -z "${TENSORD_TESTS_FULL:-}" ] || smoke=""
+  build_release || return 1
+  local how="--smoke --build build/release"
+  [ -z "${TENSORD_TESTS_FULL:-}" ] || how=""
   # shellcheck disable=SC2086
-  TENSORD_BIN=$root/build/release/tensord try "benchmarks" "$venv/bin/python" tests/bench/run.py $smoke
+  try "benchmarks" python3 tests/bench/run.py $how
 }
 
 # run_stage NAME: in a process of its own, so that its limit ends it and all it started

@@ -39,7 +39,7 @@ void expect(enum td_status status, const char *what)
 {
     errno = 0;
     if (status != TD_OK)
-        die("%s: %s: %s", what, td_status_name(status), td_last_error());
+        die("%s: %s: %s", what, td_status_name((int)status), td_last_error());
 }
 
 void let_settle(void)
@@ -78,7 +78,8 @@ static _Noreturn void spin_on(size_t cpu)
     CPU_ZERO(&set);
     CPU_SET(cpu, &set);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (sched_setscheduler(0, SCHED_IDLE, &none) != 0 || sched_setaffinity(0, sizeof set, &set) != 0)
+    if (sched_setscheduler(0, SCHED_IDLE, &none) != 0 ||
+        sched_setaffinity(0, sizeof set, &set) != 0)
         _exit(1);
     for (volatile int on = 1; on;)
         ;
@@ -102,6 +103,15 @@ void awake_start(void)
     }
 }
 
+static void stay_on(int cpu)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)cpu, &set);
+    if (sched_setaffinity(0, sizeof set, &set) != 0)
+        die("moving to CPU %d", cpu);
+}
+
 /* ---- main ---------------------------------------------------------------------------------- */
 
 static const struct {
@@ -114,14 +124,15 @@ static const struct {
 
 static struct plan parse(int argc, char **argv)
 {
-    struct plan plan = {.repetitions = 10, .size = (size_t)8 << 20};
-    for (int option; (option = getopt(argc, argv, "u:p:t:s:n:a")) != -1;) {
+    struct plan plan = {.repetitions = 10, .size = (size_t)8 << 20, .cpu = -1};
+    for (int option; (option = getopt(argc, argv, "u:p:t:s:n:c:a")) != -1;) {
         switch (option) {
         case 'u': plan.url = optarg; break;
         case 'p': plan.peer_socket = optarg; break;
         case 't': plan.peer_port = atoi(optarg); break;
         case 's': plan.size = (size_t)atoi(optarg) << 20; break;
         case 'n': plan.repetitions = atoi(optarg); break;
+        case 'c': plan.cpu = atoi(optarg); break;
         case 'a': plan.awake = true; break;
         default: exit(2);
         }
@@ -133,9 +144,12 @@ int main(int argc, char **argv)
 {
     struct plan plan = parse(argc, argv);
     if (optind >= argc)
-        die("usage: driver -u URL -p SOCKET | -t PORT [-s MIB] [-n REPETITIONS] [-a] MEASUREMENT");
+        die("usage: driver -u URL -p SOCKET | -t PORT [-s MIB] [-n REPETITIONS] [-c CPU] [-a] "
+            "map | touch | put | get | trip");
     if (plan.awake)
         awake_start(); /* before there are sockets to inherit */
+    if (plan.cpu >= 0)
+        stay_on(plan.cpu);
     for (size_t i = 0; i < sizeof measurements / sizeof measurements[0]; i++)
         if (strcmp(measurements[i].name, argv[optind]) == 0) {
             measurements[i].measure(&plan);

@@ -12,6 +12,7 @@ struct plan {
     int peer_port;
     size_t size;
     int repetitions;
+    int cpu;    /* to run on; -1: any */
     bool awake; /* keep the CPUs from sleeping */
 };
 

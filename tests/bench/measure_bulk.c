@@ -1,4 +1,4 @@
-/* put and get of large tensors beside a bare libuv server, from and to warm memory on both sides. */
+/* put and get of large tensors beside a bare libuv server; warm memory on both sides. */
 #include "driver.h"
 
 #include <errno.h>

@@ -12,9 +12,14 @@ struct peer_connection {
         uv_pipe_t local;
         uv_tcp_t tcp;
     };
-    uv_write_t write;
-    struct bare_message message; /* the one that is read, then the answer */
+    struct bare_message message; /* that is being read, or whose body is */
     size_t have;                 /* of the message and of the body after it */
+};
+
+/* Of its own, since the next request may be read before libuv reports this one written. */
+struct answer {
+    uv_write_t write;
+    struct bare_message message;
 };
 
 /* Where bodies land and come from: shared memory in huge pages, as a tensor is. */
@@ -33,19 +38,25 @@ static void body_fit(size_t size)
 
 static void on_written(uv_write_t *write, int status)
 {
-    (void)write; /* a connection that broke is seen when reading */
-    (void)status;
+    (void)status; /* a connection that broke is seen when reading */
+    free(write->data);
 }
 
 static void answer(struct peer_connection *connection)
 {
-    bool get = connection->message.kind == BARE_GET;
-    uv_buf_t parts[2] = {
-        uv_buf_init((char *)&connection->message, sizeof connection->message),
-        uv_buf_init(body, get ? (unsigned)connection->message.size : 0),
-    };
+    struct answer *answer = malloc(sizeof *answer);
+    if (!answer)
+        die("no memory");
+    answer->write.data = answer;
+    answer->message = connection->message;
     connection->have = 0;
-    uv_write(&connection->write, &connection->stream, parts, get ? 2 : 1, on_written);
+    bool get = answer->message.kind == BARE_GET;
+    uv_buf_t parts[2] = {
+        uv_buf_init((char *)&answer->message, sizeof answer->message),
+        uv_buf_init(body, get ? (unsigned)answer->message.size : 0),
+    };
+    if (uv_write(&answer->write, &connection->stream, parts, get ? 2 : 1, on_written) != 0)
+        die("writing");
 }
 
 /* The message first, then straight into the body's place. */

@@ -54,6 +54,7 @@ class Run:
     mib: int = 64
     repetitions: int = 100
     tcp: bool = False
+    together: bool = False  # client and server on one CPU; else each on its own
     awake: bool = False
     pool: bool = True  # False: a daemon that keeps no memory for reuse
     smoke: bool = True
@@ -61,12 +62,15 @@ class Run:
 
 def map_runs():
     for mib, repetitions in (64, 1000), (512, 500):
-        rows = (
-            Row("map", "map {mib} MiB", at_most=1.3),
-            Row("map_unmap", "map and unmap {mib} MiB"),
-            Row("map_first", "first map and unmap {mib} MiB (seals)"),
-        )
-        yield Run(f"map-{mib}", "map", "share", rows, mib, repetitions, awake=True, smoke=mib == 64)
+        for together in False, True:
+            where = "one CPU" if together else "two CPUs"
+            rows = (
+                Row("map", f"map {{mib}} MiB, {where}", at_most=1.3),
+                Row("map_unmap", f"map and unmap {{mib}} MiB, {where}"),
+                Row("map_first", f"first map and unmap {{mib}} MiB (seals)"),
+            )
+            yield Run(f"map-{mib}-{'one' if together else 'two'}", "map", "share", rows, mib,
+                      repetitions, together=together, awake=True, smoke=mib == 64)
     rows = (
         Row("touch", "touch {mib} MiB / memfd of 4 KiB pages", at_least=8),
         Row("touch_huge", "touch {mib} MiB / bare memfd of huge pages"),
@@ -88,15 +92,16 @@ def bulk_runs(tcp):
 
 
 def trip_runs():
-    for awake in True, False:
+    for place, awake in ("two", True), ("one", True), ("two", False):
         for kind in "unix", "tcp":
-            how = f"{kind}, CPUs {'kept awake' if awake else 'may sleep'}"
+            how = f"{kind}, {place} CPU{'s' if place == 'two' else ''}{'' if awake else ', asleep'}"
             rows = (
                 Row("ping", f"ping 64 B, {how}", at_most=1.3 if awake else None),
                 Row("get", f"get 64 B, {how}"),
             )
-            name = f"trip-{kind}-{'awake' if awake else 'asleep'}"
-            yield Run(name, "trip", "echo", rows, repetitions=150, tcp=kind == "tcp", awake=awake)
+            name = f"trip-{kind}-{place}{'' if awake else '-asleep'}"
+            yield Run(name, "trip", "echo", rows, repetitions=150, tcp=kind == "tcp",
+                      together=place == "one", awake=awake)
 
 
 RUNS = [*map_runs(), *trip_runs(), *bulk_runs(False), *bulk_runs(True)]
@@ -137,9 +142,10 @@ class Daemon:
         self.socket = folder / "tensord.sock"
         self.log_file = folder / "tensord.log"
         plain = {key: value for key, value in os.environ.items() if not key.startswith("TENSORD_")}
-        command = [binary, "--socket", self.socket, "--tcp", "127.0.0.1:0", "--memory-limit", "1GiB"]
+        command = [binary, "--socket", self.socket, "--tcp", "127.0.0.1:0"]
+        command += ["--memory-limit", "1GiB", *options]
         with open(self.log_file, "wb") as log:
-            self.process = subprocess.Popen([*command, *options], stdout=log, stderr=log, env=plain)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=plain)
         try:
             self.tcp_url = f"tcp://127.0.0.1:{self._port()}"
         except BaseException:
@@ -174,7 +180,7 @@ class Peers:
         self.started = {}
 
     def get(self, kind):
-        """The Unix socket and the TCP port of that peer."""
+        """The process, the Unix socket and the TCP port of that peer."""
         if kind not in self.started:
             path = self.folder / f"{kind}.sock"
             process = subprocess.Popen([self.folder / "peer", kind, path], stdout=subprocess.PIPE)
@@ -182,7 +188,7 @@ class Peers:
             if not port:
                 sys.exit(f"bench: the peer {kind} does not start")
             self.started[kind] = process, path, port
-        return self.started[kind][1:]
+        return self.started[kind]
 
     def stop(self):
         for process, _, _ in self.started.values():
@@ -194,12 +200,22 @@ class Peers:
 # ---- measuring ----------------------------------------------------------------------------------
 
 
+def pin(pid, cpu):
+    """All threads of a process. Where the scheduler puts them decides more than anything else."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(thread), {cpu})
+
+
 def measure(run, mib, repetitions, daemon, peers, folder):
     """Nanoseconds of every sample: {metric: {side: [...]}}."""
-    path, port = peers.get(run.peer)
+    peer, path, port = peers.get(run.peer)
+    cpus = sorted(os.sched_getaffinity(0))
+    for process in daemon.process, peer:
+        pin(process.pid, cpus[0 if run.together else 1 % len(cpus)])
     command = [folder / "driver", "-u", daemon.tcp_url if run.tcp else daemon.unix_url]
     command += ["-t", port] if run.tcp else ["-p", path]
-    command += ["-s", str(mib), "-n", str(repetitions)] + (["-a"] if run.awake else [])
+    command += ["-s", str(mib), "-n", str(repetitions), "-c", str(cpus[0])]
+    command += ["-a"] if run.awake else []
     done = subprocess.run([*command, run.measurement], stdout=subprocess.PIPE, text=True,
                           timeout=DRIVER_S)
     if done.returncode != 0:
@@ -235,7 +251,8 @@ def ratio_of(row, ours, limit, which):
 
 def judge(row, mib, samples):
     ours, limit = summary(samples["tensord"]), summary(samples["limit"])
-    result = {"title": row.title.format(mib=mib), "tensord": ours, "limit": limit, "ratio": None, "ok": None}
+    result = {"title": row.title.format(mib=mib), "ratio": None, "ok": None}
+    result |= {"tensord": ours, "limit": limit}
     if limit:
         result["ratio"] = ratio_of(row, ours, limit, "median")
         result["quiet_ratio"] = ratio_of(row, ours, limit, "p10")
@@ -300,8 +317,10 @@ def parse_arguments():
 
 def run_and_print(run, arguments, daemon, peers, folder):
     mib = SMOKE_MIB if arguments.smoke else run.mib
-    repetitions = SMOKE_REPETITIONS if arguments.smoke else round(run.repetitions * arguments.factor)
-    samples = measure(run, mib, max(1, repetitions), daemon, peers, folder)
+    repetitions = max(1, round(run.repetitions * arguments.factor))
+    if arguments.smoke:
+        repetitions = SMOKE_REPETITIONS
+    samples = measure(run, mib, repetitions, daemon, peers, folder)
     results = {}
     for row in run.rows:
         result = results[f"{run.name}:{row.metric}"] = judge(row, mib, samples[row.metric])

@@ -18,14 +18,15 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 FILE_LINES, LINE_COLUMNS, FUNCTION_LINES = 600, 100, 90
 
 VOCABULARY = {
-    "cleanup", "dtype", "dtype_info", "fail", "fields", "layout", "layout_view", "op_table", "status",
+    "cleanup", "dtype", "dtype_info", "fail", "fields", "layout", "layout_view", "op_table",
+    "status",
 }  # fmt: skip
 # The type is vocabulary; reading and writing elements needs the casts.
 VOCABULARY_HEADERS = {"scalar.h"}
 
-STANDARD_C = """assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal
-    stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads
-    time uchar wchar wctype""".split()
+STANDARD_C = """assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp
+    signal stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath
+    threads time uchar wchar wctype""".split()
 POSIX = """byteswap dirent dlfcn endian execinfo fcntl features fnmatch getopt glob grp immintrin
     libgen malloc poll pthread pwd regex sched semaphore spawn strings sysexits syslog termios
     unistd""".split()
@@ -207,12 +208,15 @@ def check_style(path, text):
                 yield first, f"function {name} of {length} lines, more than {FUNCTION_LINES}"
 
 
+TEST_PROGRAM = re.compile(r"tests/(unit/test_|fuzz/fuzz_|semantics/\w+_shim)\w*\.c")
+
+
 def check_is_built(root, path):
-    """Every C source of the product is named in its folder's meson.build, or in the root's."""
-    if room_of(path) is None or not path.endswith(".c"):
+    """Every C source of the product and every C test is named in its folder's meson.build."""
+    if not path.endswith(".c") or not (room_of(path) or TEST_PROGRAM.match(path)):
         return
     folder, name = os.path.split(path)
-    for build, spelling in ((folder, name), ("", path)):
+    for build, spelling in ((folder, name), (folder, name[:-2]), ("", path)):
         try:
             with open(os.path.join(root, build, "meson.build"), encoding="utf-8") as file:
                 if f"'{spelling}'" in file.read():
@@ -287,6 +291,9 @@ SELF_TESTS = [
     ("client/example/x.c", "#include <tensord.h>\n", None),
     ("client/example/x.c", '#include "core/dtype.h"\n', "this is vocabulary"),
     ("client/stray.c", "", "not built"),
+    ("tests/unit/test_stray.c", "", "not built"),
+    ("tests/semantics/stray_shim.c", "", "not built"),
+    ("tests/bench/stray.c", "", None),
     ("core/store.c", "/* " + "x" * LINE_COLUMNS + " */\n", "columns, more than"),
     ("core/store.c", "\n" * (FILE_LINES + 1), "lines, more than"),
     ("core/store.c", f"int f(int x)\n{{\n{LONG_BODY}}}\n", "function f of"),

@@ -172,6 +172,13 @@ class Daemon:
         kept["store"] = store_of(self._control())
         return kept
 
+    def quiet(self, connections=1):
+        """Waits until nobody is connected but who counts."""
+        deadline = time.monotonic() + SETTLE_S
+        while self.stats()["connections"] > connections:
+            assert time.monotonic() < deadline, f"still connected: {self.stats()}"
+            time.sleep(0.002)
+
     def settle(self, before, seconds=SETTLE_S):
         """Waits until everything is as it was; the daemon ends requests a moment after clients."""
         deadline = time.monotonic() + seconds

@@ -274,7 +274,7 @@ def test_names_are_checked(client):
 def test_the_default_client(default, monkeypatch, daemon):
     assert tensord.default_client() is default
     assert tensord.zeros(2).tolist() == [0, 0] and tensord.full((2,), 3).tolist() == [3, 3]
-    assert tensord.ones(2, 2).tolist() == [[1, 1], [1, 1]] and tensord.arange(3).tolist() == [0, 1, 2]
+    assert tensord.ones(1, 2).tolist() == [[1, 1]] and tensord.arange(3).tolist() == [0, 1, 2]
     assert tensord.cuda.is_available() == bool(tensord.cuda.device_count())
     monkeypatch.setenv("TENSORD_URL", daemon.url)
     tensord.set_default_client(None)

@@ -146,6 +146,32 @@ def test_a_killed_process_gives_back_what_it_held(usage, second):
     usage.settles_at(before)
 
 
+def test_a_daemon_that_comes_back(daemon):
+    client = tensord.connect(daemon.url)
+    x = client.put("back/x", np.eye(200))
+    named, anonymous, shared = x.numpy(), client.zeros(5).numpy(), tensord.empty(1000)
+    over = client.from_numpy(shared, require_shared=True)
+    daemon.crash()
+    for use in (x.tolist, client.list, lambda: over.fill_(1), x.numpy):
+        with pytest.raises(tensord.ConnectionError):
+            use()
+    # What was mapped stays.
+    assert named.sum() == 200 and not anonymous.any() and not shared.any()
+    daemon.start()
+    assert client.list() == []  # connected anew
+    for use in (x.tolist, x.numpy, x.touch, x.fetch, lambda: x[0], lambda: over.fill_(1)):
+        with pytest.raises(tensord.ConnectionError, match="was lost"):
+            use()
+    again = client.from_numpy(shared, require_shared=True)
+    again.fill_(3)
+    assert shared.sum() == 3000 and client.from_numpy(anonymous).tolist() == [0] * 5
+    before = client.stats()["objects"]
+    del x, over  # of the old session: nothing of the new one goes with them
+    gc.collect()
+    assert client.stats()["objects"] == before and again.tolist()[0] == 3
+    client.close()
+
+
 def test_writes_are_announced(client):
     x = client.zeros(3)
     epoch, version = x.epoch, x._version

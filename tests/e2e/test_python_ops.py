@@ -61,7 +61,9 @@ def make(c):
     assert set(c.randint(5, 7, (100,)).tolist()) == {5, 6}
     assert c.tensor([1, 2], dtype="float16").dtype == "float16"
     assert c.from_numpy(np.ones(2)).tolist() == [1, 1]
-    assert not c.zeros(2, mutable=False).requires_grad and c.zeros(2, mutable=False).mode == "frozen"
+    assert (
+        c.zeros(2, mutable=False).mode == "frozen" and c.zeros(2, requires_grad=True).requires_grad
+    )
 
 
 def name(c):
