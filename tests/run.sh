@@ -74,7 +74,8 @@ compile() {
   local dir=$1
   shift
   ninja -C "$dir" "$@" >"$out/$stage.build.log" 2>&1 || {
-    grep -E -A 12 '^FAILED|[^w]error:|undefined reference|ERROR:' "$out/$stage.build.log" | head -n 60
+    grep -E -A 12 '^FAILED|[^w]error:|undefined reference|ERROR:' "$out/$stage.build.log" |
+      head -n 60
     return 1
   }
 }

@@ -20,7 +20,7 @@ static void check(enum td_status status, const char *what)
 {
     if (status == TD_OK)
         return;
-    fprintf(stderr, "%s: %s: %s\n", what, td_status_name(status), td_last_error());
+    fprintf(stderr, "%s: %s: %s\n", what, td_status_name((int)status), td_last_error());
     exit(1);
 }
 

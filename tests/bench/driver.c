@@ -127,14 +127,29 @@ static struct plan parse(int argc, char **argv)
     struct plan plan = {.repetitions = 10, .size = (size_t)8 << 20, .cpu = -1};
     for (int option; (option = getopt(argc, argv, "u:p:t:s:n:c:a")) != -1;) {
         switch (option) {
-        case 'u': plan.url = optarg; break;
-        case 'p': plan.peer_socket = optarg; break;
-        case 't': plan.peer_port = atoi(optarg); break;
-        case 's': plan.size = (size_t)atoi(optarg) << 20; break;
-        case 'n': plan.repetitions = atoi(optarg); break;
-        case 'c': plan.cpu = atoi(optarg); break;
-        case 'a': plan.awake = true; break;
-        default: exit(2);
+        case 'u':
+            plan.url = optarg;
+            break;
+        case 'p':
+            plan.peer_socket = optarg;
+            break;
+        case 't':
+            plan.peer_port = atoi(optarg);
+            break;
+        case 's':
+            plan.size = (size_t)atoi(optarg) << 20;
+            break;
+        case 'n':
+            plan.repetitions = atoi(optarg);
+            break;
+        case 'c':
+            plan.cpu = atoi(optarg);
+            break;
+        case 'a':
+            plan.awake = true;
+            break;
+        default:
+            exit(2);
         }
     }
     return plan;

@@ -80,9 +80,8 @@ static int bare_request(int fd, enum bare_kind kind, size_t size)
 static void *bare_map(int fd, enum bare_kind kind, size_t size)
 {
     int received = bare_request(fd, kind, size);
-    void *data = kind == BARE_SHARE_HUGE
-                     ? map_aligned(received, size, PROT_READ)
-                     : mmap(NULL, size, PROT_READ, MAP_SHARED, received, 0);
+    void *data = kind == BARE_SHARE_HUGE ? map_aligned(received, size, PROT_READ)
+                                         : mmap(NULL, size, PROT_READ, MAP_SHARED, received, 0);
     if (data == MAP_FAILED)
         die("mapping");
     close(received);

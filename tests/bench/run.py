@@ -39,8 +39,8 @@ class Row:
 
     metric: str
     title: str
-    at_most: float = None
-    at_least: float = None
+    at_most: float | None = None
+    at_least: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def map_runs():
             rows = (
                 Row("map", f"map {{mib}} MiB, {where}", at_most=1.3),
                 Row("map_unmap", f"map and unmap {{mib}} MiB, {where}"),
-                Row("map_first", f"first map and unmap {{mib}} MiB (seals)"),
+                Row("map_first", "first map and unmap {mib} MiB (seals)"),
             )
             yield Run(f"map-{mib}-{'one' if together else 'two'}", "map", "share", rows, mib,
                       repetitions, together=together, awake=True, smoke=mib == 64)
@@ -84,7 +84,7 @@ def bulk_runs(tcp):
 
     def run(name, measurement, title, at_least, **more):
         rows = (Row(measurement, title + " {mib} MiB, " + kind, at_least=at_least),)
-        return Run(f"{name}-{kind}", measurement, "bulk", rows, tcp=tcp, **more)
+        return Run(f"{name}-{kind}", measurement, "bulk", rows, repetitions=200, tcp=tcp, **more)
 
     yield run("get", "get", "get into caller's buffer", 0.9)
     yield run("put-recycled", "put", "put, recycled", 0.85)
@@ -100,8 +100,11 @@ def trip_runs():
                 Row("get", f"get 64 B, {how}"),
             )
             name = f"trip-{kind}-{place}{'' if awake else '-asleep'}"
-            yield Run(name, "trip", "echo", rows, repetitions=150, tcp=kind == "tcp",
-                      together=place == "one", awake=awake)
+            same = {"repetitions": 200, "tcp": kind == "tcp", "together": place == "one"}
+            yield Run(name, "trip", "echo", rows, awake=awake, **same)
+            if awake:  # how much of that is the event loop's
+                rows = (Row("ping", f"the same / a bare libuv server, {kind}, {place}"),)
+                yield Run(f"{name}-libuv", "trip", "bulk", rows, awake=True, **same)
 
 
 RUNS = [*map_runs(), *trip_runs(), *bulk_runs(False), *bulk_runs(True)]
@@ -360,6 +363,8 @@ def main():
         build_programs(build, folder)
         before = machine()
         print(f"Linux {before['kernel']}, {before['cpus']} CPUs, load {before['load']:.2f}")
+        if len(os.sched_getaffinity(0)) < 2:
+            print("There is one CPU only: where two are written, client and server share it.")
         print_header()
         results = measure_all(arguments, binary, folder)
     finally:

@@ -34,6 +34,7 @@ REPORTS = re.compile(r"Sanitizer|runtime error:|Assertion .* failed")
 SANITIZER_OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
 }
 # Without a pool the descriptors and the memory of the daemon go back to exactly what they were.
 SMALL = ("--memory-limit", "256MiB", "--pool-limit", "0")
@@ -112,7 +113,7 @@ class Daemon:
     @property
     def tcp_url(self):
         """With the port that the kernel chose, from the start-up message."""
-        found = re.search(r"tcp://\S+?:\d+", self.log())
+        found = re.search(r"tcp://(\[\S+\]|[^\s:]+):\d+", self.log())
         assert found, f"no TCP address in the start-up message:\n{self.log()}"
         return found.group(0)
 
@@ -172,10 +173,10 @@ class Daemon:
         kept["store"] = store_of(self._control())
         return kept
 
-    def quiet(self, connections=1):
+    def quiet(self):
         """Waits until nobody is connected but who counts."""
         deadline = time.monotonic() + SETTLE_S
-        while self.stats()["connections"] > connections:
+        while self.stats()["connections"] > 1:
             assert time.monotonic() < deadline, f"still connected: {self.stats()}"
             time.sleep(0.002)
 
@@ -276,7 +277,7 @@ def make_memfd(data, sealed=True, flags=os.MFD_ALLOW_SEALING, fill=True):
 
 
 class Mapping:
-    """A tensor mapped through the op `map`: .view is its storage's bytes, .reply the description."""
+    """A tensor mapped by the operation map: .view is its storage, .reply the description."""
 
     def __init__(self, client, name, **fields):
         reply = client.request("map", {"input": name, **fields})
@@ -368,12 +369,14 @@ def client(request, daemon):
     url = daemon.url if request.param == "unix" else daemon.tcp_url
     with PlainClient(url) as connected:
         yield connected
+    daemon.quiet()
 
 
 @pytest.fixture
 def local(daemon):
     with daemon.connect() as connected:
         yield connected
+    daemon.quiet()
 
 
 def abort(connection):

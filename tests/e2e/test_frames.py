@@ -30,6 +30,7 @@ def test_many_requests_at_once_are_all_answered(client, count):
         assert client.wait(1000 + i)[2] == b"%d" % i
 
 
+@pytest.mark.threads
 def test_replies_are_matched_by_their_ids(client):
     """Long and short requests mixed: whatever the order, each reply is its request's."""
     ids = {}
@@ -143,6 +144,7 @@ def test_an_array_that_is_no_view_comes_in_c_order(client):
 # ---- descriptors -------------------------------------------------------------------------------
 
 
+@pytest.mark.threads
 def test_descriptors_go_both_ways_in_a_pipeline(local):
     """Each reply brings its own descriptor, although all are sent and received in one go."""
     given = [make_memfd(bytes([i]) * 70000) for i in range(10)]
@@ -204,6 +206,7 @@ def test_hello_tells_what_a_client_needs(client):
     assert client.request("ping", {}, b"stays")[2] == b"stays"
 
 
+@pytest.mark.threads
 def test_connections_join_a_session_by_its_key(daemon):
     with daemon.unchanged():
         first = daemon.connect()
@@ -266,6 +269,7 @@ def test_a_deadline_ends_a_long_request(daemon):
         client.wait(client.send("ping"))
 
 
+@pytest.mark.threads
 def test_a_deadline_in_the_queue(daemon):
     """What waits behind others ends in time, too, and is not done."""
     with daemon.unchanged(), daemon.connect() as client:
@@ -274,6 +278,19 @@ def test_a_deadline_in_the_queue(daemon):
         first = client.receive()
         assert first.header.request_id == late
         assert plain.STATUSES[first.header.status] == "deadline"
+        for request in busy:
+            ok(client.wait(request))
+        refused(client.request("info", {"input": "late"}), "not_found")
+
+
+def test_a_deadline_of_a_body_whose_memory_is_not_made_yet():
+    with Daemon(*SMALL, "--job-threads", "1") as daemon, daemon.unchanged(), \
+            daemon.connect(timeout=30) as client:  # fmt: skip
+        busy = [client.send("randn", LONG) for _ in range(3)]
+        fields = {"output": "late", "dtype": "uint8", "shape": [MIB], "timeout_ms": 30}
+        late = client.send("put", fields, bytes(MIB))
+        refused(client.wait(late), "deadline")
+        assert client.request("ping", {}, b"in step")[2] == b"in step"
         for request in busy:
             ok(client.wait(request))
         refused(client.request("info", {"input": "late"}), "not_found")
@@ -314,6 +331,7 @@ def test_list_in_pages(daemon, local):
     assert all_names(local, prefix="page/") == []
 
 
+@pytest.mark.threads
 def test_list_pages_while_names_come_and_go(daemon, local):
     """Names that are there all the time are listed exactly once; others once or not at all."""
     lasting = [f"moving/{i:03}" for i in range(0, 60, 2)]
@@ -356,7 +374,8 @@ def test_create_only(client):
     put(client, "once", b"first", create_only=True)
     fields = {"output": "once", "dtype": "uint8", "shape": [6], "create_only": True}
     refused(client.request("put", fields, b"second"), "exists")
-    refused(client.request("zeros", {"output": "once", "shape": [1], "create_only": True}), "exists")
+    fields = {"output": "once", "shape": [1], "create_only": True}
+    refused(client.request("zeros", fields), "exists")
     put(client, "twice", b"x")
     rename = {"input": "twice", "output": "once", "create_only": True}
     refused(client.request("rename", rename), "exists")

@@ -8,8 +8,8 @@ import os
 import time
 
 import pytest
-from harness import (Mapping, Peer, client, daemon, get, local, make_memfd,  # noqa: F401
-                     ok, put, refused)  # fmt: skip
+from harness import (Mapping, Peer, daemon, get, local, make_memfd, ok, put,  # noqa: F401
+                     refused)  # fmt: skip
 from plain_client import PlainClient
 
 BIG = 300000  # bytes: a memfd from the start
@@ -106,7 +106,8 @@ def test_the_kernel_refuses_writes_to_frozen_memory(daemon, local, peer):
     assert peer.ask("m.reply['mode']") == "frozen"
     size = peer.ask("m.reply['storage_bytes']")
     shared = f"mmap.mmap(FD, {size}, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)"
-    tries = [shared, "os.pwrite(FD, b'x', 0)", "os.ftruncate(FD, 0)", f"os.ftruncate(FD, {2 * size})",
+    tries = [shared, "os.pwrite(FD, b'x', 0)", "os.ftruncate(FD, 0)",
+             f"os.ftruncate(FD, {2 * size})",
              "fcntl.fcntl(FD, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)"]  # fmt: skip
     for code in tries:
         assert peer.ask(f"attempt(lambda: {code})".replace("FD", "m.fd")) != "done", code
@@ -260,6 +261,7 @@ def hold(peer, name):
     peer.run("o = ok(c.request('zeros', {'shape': [100000]}))")
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("end", ["release", "disconnect", "kill"])
 def test_everything_a_client_held_is_let_go(daemon, local, end):
     put(local, "held", bytes(BIG), mutable=True)

@@ -38,7 +38,7 @@ GOOD_NAMES = ["a", "...", "a/.b", "a b", "weights:0", "layer.0.weight", "%00", "
               "x" * 512, "é" * 256, "-", "\\", "'\"", "a/" * 255 + "a"]  # fmt: skip
 # Bytes that are no text at all.
 BAD_TEXTS = [b"a\0b", b"\0", b"\xff", b"\xc0\x80", b"\xc1\xbf", b"\xe0\x80\x80", b"\xed\xa0\x80",
-             b"\xf4\x90\x80\x80", b"\xf8\x88\x80\x80\x80", b"\xe2\x82", b"\x80", b"a\xc3"]  # fmt: skip
+             b"\xf4\x90\x80\x80", b"\xf8\x88\x80\x80\x80", b"\xe2\x82", b"\x80", b"a\xc3"]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -215,8 +215,10 @@ def test_numbers_at_their_ends(client):
 
 
 def test_words_that_are_none(client):
-    refused(client.request("get", {"input": "keep", "dtype": "int8", "casting": "maybe"}), "invalid")
-    refused(client.request("to", {"input": "keep", "dtype": "int8", "casting": ""}), "invalid")
+    for word in ("maybe", "", "SAFE", "safe "):
+        fields = {"input": "keep", "dtype": "int8", "casting": word}
+        refused(client.request("get", fields), "invalid")
+        refused(client.request("to", fields), "invalid")
     refused(client.request("list", {"limit": 0}), "invalid")
     refused(client.request("release"), "invalid")
     refused(client.request("release", {"input": "keep"}), "invalid")
@@ -344,9 +346,11 @@ def test_descriptors_that_are_no_memory(local, kind):
 
 
 @pytest.mark.parametrize("layout", [
-    {"shape": [100001]}, {"shape": [100000], "offset_bytes": 1}, {"shape": [1], "offset_bytes": 1 << 63},
+    {"shape": [100001]}, {"shape": [100000], "offset_bytes": 1},
+    {"shape": [1], "offset_bytes": 1 << 63},
     {"shape": [1], "offset_bytes": 100000}, {"shape": [2], "strides": [100000]},
-    {"shape": [2], "strides": [-1]}, {"shape": [2], "strides": [INT_MAX]}, {"shape": [2, 2], "strides": [1]},
+    {"shape": [2], "strides": [-1]}, {"shape": [2], "strides": [INT_MAX]},
+    {"shape": [2, 2], "strides": [1]},
     {"shape": [3], "strides": [1 << 62]}, {"shape": [1 << 40], "strides": [1 << 30]},
     {"shape": [4], "dtype": "float64", "offset_bytes": 3}, {"shape": [HUGE]}, {"shape": [-1]},
     {"shape": [1], "offset_bytes": (1 << 64) - 1}, {"shape": [12501], "dtype": "float64"},
