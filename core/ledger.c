@@ -31,12 +31,12 @@ static enum td_status reserve_locked(struct ledger *ledger, uint64_t bytes, uint
                     "%" PRIu64 " bytes do not fit: %" PRIu64 " of %" PRIu64
                     " bytes are in use; delete tensors, or raise --memory-limit",
                     bytes, used->memory_bytes, limits->memory_bytes);
-    if (used->descriptors + descriptors > limits->descriptors)
+    if (descriptors > limits->descriptors || used->descriptors > limits->descriptors - descriptors)
         return fail(TD_OUT_OF_MEMORY,
                     "%" PRIu64 " of %" PRIu64
                     " memory descriptors are in use; delete tensors, or raise --max-descriptors",
                     used->descriptors, limits->descriptors);
-    if (used->names + names > limits->names)
+    if (names > limits->names || used->names > limits->names - names)
         return fail(TD_OUT_OF_MEMORY,
                     "%" PRIu64 " of %" PRIu64
                     " names are in use; delete some, or raise --max-names",

@@ -265,12 +265,13 @@ enum td_status segment_alloc(struct segment_pool *pool, size_t size, bool clear,
 void segment_free(struct segment_pool *pool, struct memory *memory)
 {
     bool kept = false;
-    if (memory->fd >= 0 && !memory->exported && !memory->sealed) {
+    /* Only what nobody outside has seen; and not what a seal that failed left half sealed. */
+    bool clean = !memory->exported && !memory->sealed && !memory->read_only && !memory->retired;
+    if (memory->fd >= 0 && clean) {
         pthread_mutex_lock(&pool->lock);
         kept = pool->count < POOL_SLOTS && memory->capacity <= pool->limit_bytes &&
                pool->bytes <= pool->limit_bytes - memory->capacity;
         if (kept) {
-            assert(!memory->retired);
             memory_move(&pool->slots[pool->count++], memory);
             pool->bytes += memory->capacity;
             ledger_pool(pool->ledger, (int64_t)memory->capacity);

@@ -40,12 +40,20 @@ static void known_remove(struct storage *storage)
     pthread_mutex_unlock(&known_lock);
 }
 
-/* A reference, unless the last one is already gone and the storage about to leave the registry. */
-static struct storage *known_find(uint64_t inode)
+/* A reference to the storage whose memfd this descriptor refers to, NULL if there is none: none was
+ * known, or its last reference is already gone and it is about to leave the registry. */
+static struct storage *known_find(int fd)
 {
     struct storage *storage = NULL;
+    struct stat info, known_info;
+    if (fcntl(fd, F_GET_SEALS) < 0 || fstat(fd, &info) != 0)
+        return NULL; /* no memfd: files elsewhere may have the same number */
+    uint64_t inode = info.st_ino;
     pthread_mutex_lock(&known_lock);
     HASH_FIND(hh, known, &inode, sizeof inode, storage);
+    if (storage &&
+        (fstat(storage->memory.fd, &known_info) != 0 || known_info.st_dev != info.st_dev))
+        storage = NULL;
     if (storage) {
         unsigned refs = atomic_load(&storage->refs);
         while (refs && !atomic_compare_exchange_weak(&storage->refs, &refs, refs + 1))
@@ -108,7 +116,7 @@ enum td_status storage_import(struct device *device, int given_fd, struct storag
     struct stat info;
     if (fstat(fd, &info) != 0)
         return fail(TD_INVALID, "the descriptor cannot be read");
-    if ((*out = known_find(info.st_ino)))
+    if ((*out = known_find(fd)))
         return TD_OK;
     TRY(storage_new(device, &storage));
     int handed_over = fd;

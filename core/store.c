@@ -8,7 +8,8 @@ struct entry {
     RB_ENTRY(entry) link;
     struct tensor *tensor;
     uint64_t generation;
-    struct text name; /* points to name_bytes, or in a search key to the caller's */
+    uint64_t charged_names; /* 1, or 0 for one that takes over the charge of another */
+    struct text name;       /* points to name_bytes, or in a search key to the caller's */
     char name_bytes[];
 };
 
@@ -53,7 +54,7 @@ static void entry_free(struct store *store, struct entry *entry)
 {
     if (!entry)
         return;
-    ledger_release(store->ledger, entry_bytes(entry), 0, 1);
+    ledger_release(store->ledger, entry_bytes(entry), 0, entry->charged_names);
     tensor_unref(entry->tensor);
     free(entry);
 }
@@ -71,7 +72,8 @@ void store_destroy(struct store *store)
 }
 
 /* An entry that is not in the tree yet, charged to the ledger. */
-static enum td_status entry_create(struct store *store, struct text name, struct entry **out)
+static enum td_status entry_create(struct store *store, struct text name, uint64_t charged_names,
+                                   struct entry **out)
 {
     struct entry *entry = malloc(sizeof *entry + name.length);
     if (!entry)
@@ -79,7 +81,8 @@ static enum td_status entry_create(struct store *store, struct text name, struct
     memcpy(entry->name_bytes, name.data, name.length);
     entry->name = (struct text){entry->name_bytes, name.length};
     entry->tensor = NULL;
-    enum td_status status = ledger_reserve(store->ledger, entry_bytes(entry), 0, 1);
+    entry->charged_names = charged_names;
+    enum td_status status = ledger_reserve(store->ledger, entry_bytes(entry), 0, charged_names);
     if (status != TD_OK) {
         free(entry);
         return status;
@@ -140,7 +143,7 @@ enum td_status store_publish(struct store *store, struct text name, struct tenso
     struct tensor *old = NULL;
     TRY(name_check(name));
     /* Made before the lock is taken; replacing must work with the last name in use, too. */
-    enum td_status reserved = entry_create(store, name, &fresh);
+    enum td_status reserved = entry_create(store, name, 1, &fresh);
     pthread_mutex_lock(&store->lock);
     enum td_status status = reserved;
     if (fresh || find_locked(store, name))
@@ -204,6 +207,10 @@ static enum td_status rename_locked(struct store *store, struct text from, struc
     TRY(publish_locked(store, to, entry->tensor, condition, fresh, old, generation));
     if (name_compare(entry, &(struct entry){.name = to}) == 0)
         return TD_OK;
+    if (!*fresh) { /* it is in the tree now: one name for another, which also works at the limit */
+        find_locked(store, to)->charged_names = entry->charged_names;
+        entry->charged_names = 0;
+    }
     return detach_locked(store, from, &none, gone);
 }
 
@@ -213,7 +220,7 @@ enum td_status store_rename(struct store *store, struct text from, struct text t
     struct entry *fresh = NULL, *gone = NULL;
     struct tensor *old = NULL;
     TRY(name_check(to));
-    TRY(entry_create(store, to, &fresh));
+    TRY(entry_create(store, to, 0, &fresh));
     pthread_mutex_lock(&store->lock);
     enum td_status status =
         rename_locked(store, from, to, condition, &fresh, &gone, &old, generation);

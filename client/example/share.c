@@ -52,8 +52,7 @@ static void share_frozen(struct td_client *client)
 
     const float *data = td_mapping_data(mapping);
     /* Strides count elements; a view (a slice, a transpose) has others than a fresh matrix. */
-    printf("  element [2, 3] is %g\n",
-           (double)data[2 * info->strides[0] + 3 * info->strides[1]]);
+    printf("  element [2, 3] is %g\n", (double)data[2 * info->strides[0] + 3 * info->strides[1]]);
     td_unmap(mapping);
 }
 

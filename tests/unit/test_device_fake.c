@@ -212,6 +212,47 @@ static uint64_t on_cuda(uint64_t id)
     return RUN(cuda, INPUT(id));
 }
 
+static void names(void **state)
+{
+    static const struct {
+        const char *name;
+        int device; /* -1: there is none */
+        const char *text;
+    } rows[] = {
+        {"cpu", 0, ""},
+        {"cuda", 1, ""},
+        {"cuda:0", 1, ""},
+        {"cuda:1", -1, "invalid device ordinal: there is no 'cuda:1' here, the last is 'cuda:0'"},
+        {"cuda:9999", -1, "invalid device ordinal"},
+        {"cuda:99999", -1, "Invalid device string: 'cuda:99999'"},
+        {"", -1, "Invalid device string: ''"},
+        {"CPU", -1, "Invalid device string: 'CPU'"},
+        {"cpu:0", -1, "Invalid device string"},
+        {"cuda:", -1, "Invalid device string"},
+        {"cuda:-1", -1, "Invalid device string"},
+        {"cuda:0 ", -1, "Invalid device string"},
+        {"cuda:0x0", -1, "Invalid device string"},
+        {"%s%n", -1, "Invalid device string: '%s%n'"},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct device *found = NULL;
+        enum td_status status = devices_find(&engine->devices, rows[i].name,
+                                             strlen(rows[i].name), &found);
+        if (rows[i].device < 0) {
+            assert_refused(status, TD_NO_DEVICE, rows[i].text);
+        } else {
+            assert_ok(status);
+            assert_ptr_equal(found, engine->devices.list[rows[i].device]);
+        }
+    }
+    engine->devices.count = 1;
+    struct device *found;
+    assert_refused(devices_find(&engine->devices, "cuda", 4, &found), TD_NO_DEVICE,
+                   "No CUDA GPUs are available");
+    engine->devices.count = 2;
+}
+
 /* -- between the devices -- */
 
 static void there_and_back(void **state)
@@ -255,7 +296,6 @@ static void cast_and_strided(void **state)
     assert_values(gt, VALUES(0, 1, 2, 3, 4, 5));
     assert_values(RUN(cpu, INPUT(gt)), VALUES(0, 1, 2, 3, 4, 5));
     assert_values(RUN(contiguous, INPUT(gt)), VALUES(0, 1, 2, 3, 4, 5));
-    assert_text(reply->device, "cpu"); /* of the get that looked */
     uint64_t like = RUN(to, INPUT(x), OTHER(g));
     assert_text(reply->device, "cuda:0");
     assert_int_equal(reply->dtype, TD_FLOAT16);
@@ -437,6 +477,7 @@ static void refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TWO(names),
         TWO(there_and_back),
         TWO(cast_and_strided),
         TWO(many_bytes),
