@@ -36,6 +36,12 @@ static void update_poll(struct connection *connection)
         events |= UV_DISCONNECT;
     if (connection->closed || events == connection->events)
         return;
+    uint64_t now = uv_now(&connection->loop->uv);
+    int begun = events & ~connection->events;
+    if (begun & UV_READABLE)
+        connection->received_ms = now;
+    if (begun & UV_WRITABLE)
+        connection->sent_ms = now;
     connection->events = events;
     uv_poll_start(&connection->poll, events, on_event);
 }
@@ -56,7 +62,7 @@ void connection_open(struct loop *loop, int fd, bool local)
     connection->poll.data = connection;
     connection->fd = fd;
     connection->local = local;
-    connection->opened_ms = connection->progress_ms = uv_now(&loop->uv);
+    connection->opened_ms = uv_now(&loop->uv);
     connection->sending_last = &connection->sending;
     connection->next = loop->connections;
     connection->link = &loop->connections;
@@ -319,7 +325,7 @@ static ssize_t receive(struct connection *connection, bool *drained)
         connection->wanted -= placed;
     }
     connection->input_end += (size_t)got - placed;
-    connection->progress_ms = uv_now(&connection->loop->uv);
+    connection->received_ms = uv_now(&connection->loop->uv);
     atomic_fetch_add_explicit(&connection->loop->server->options.engine->bytes_received,
                               (unsigned long long)got, memory_order_relaxed);
     return got;

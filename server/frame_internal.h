@@ -66,7 +66,8 @@ struct connection {
     int events; /* that poll waits for */
     bool local, closed, handle_closed;
     struct session *session; /* NULL before hello */
-    uint64_t opened_ms, progress_ms, linger_ms;
+    uint64_t opened_ms, linger_ms;
+    uint64_t received_ms, sent_ms; /* the last progress, or the begin of waiting for it */
 
     enum reading reading;
     struct request *incoming; /* whose meta or body is being read */
@@ -137,6 +138,8 @@ void request_done(struct request *request);
 /* Answers with the error whose detail this thread wrote last. */
 void request_fail(struct request *request, enum td_status status);
 void request_unref(struct request *request);
+/* Its deadline passed while its body was read: answers that, and passes over the rest. */
+void request_expire(struct request *request);
 /* Cancels it if it is parked and its outcome is open. */
 void request_cancel(struct request *request, enum td_status status);
 

@@ -169,11 +169,8 @@ static void park(struct request *request, struct phase *phase, const struct park
         connection->reading = READ_HOLD;
     enum td_status status =
         parked_submit(connection->loop->server->options.engine->jobs, &phase->parked, ops);
-    if (status == TD_OK) {
-        if (request->deadline_ms)
-            loop_arm_deadline(connection->loop, request->deadline_ms);
+    if (status == TD_OK)
         return;
-    }
     unpark(request);
     atomic_fetch_sub(&request->refs, 1);
     if (request->receiving)
@@ -233,6 +230,8 @@ static enum td_status begin_op(struct request *request)
         request->header.flags = 0; /* so that the answer is sent */
         return fail(TD_INVALID, "%s cannot be sent one way", op_infos[opcode].name);
     }
+    if (call->fd >= 0 && !(op_infos[opcode].traits & OP_FD_IN))
+        return fail(TD_INVALID, "%s takes no descriptor", op_infos[opcode].name);
     if (opcode == OP_hello && request->header.body_length)
         return fail(TD_INVALID, "hello takes no body");
     if (opcode == OP_hello)
@@ -248,6 +247,7 @@ static enum td_status begin_op(struct request *request)
     if (FIELDS_HAS(&request->in, timeout_ms)) {
         uint64_t limit = UINT32_MAX, wanted = request->in.timeout_ms;
         request->deadline_ms = uv_now(&connection->loop->uv) + (wanted < limit ? wanted : limit);
+        loop_arm_deadline(connection->loop, request->deadline_ms);
     }
     return op_begin(call);
 }
@@ -290,6 +290,16 @@ void request_begin(struct request *request)
     } else {
         body_begin(request);
     }
+}
+
+void request_expire(struct request *request)
+{
+    struct connection *connection = request->connection;
+    connection->incoming = NULL;
+    connection->reading = READ_SKIP;
+    request_fail(request,
+                 fail(TD_DEADLINE, "the request's timeout_ms passed before its body came"));
+    connection_resume(connection);
 }
 
 static struct request *request_of(struct parked *parked)

@@ -172,7 +172,7 @@ bool replies_flush(struct connection *connection)
             return false;
         }
         turn += (size_t)sent;
-        connection->progress_ms = uv_now(&connection->loop->uv);
+        connection->sent_ms = uv_now(&connection->loop->uv);
         advance(connection, (size_t)sent);
         if ((size_t)sent < total)
             break;

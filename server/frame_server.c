@@ -85,12 +85,13 @@ static bool stands_still(const struct connection *connection, uint64_t now)
         return now >= connection->linger_ms;
     if (!connection->session && !connection->sending)
         return now - connection->opened_ms > options->hello_timeout_ms;
-    bool in_frame =
-        connection->reading != READ_HEADER || connection->input_end > connection->input_start;
-    bool waits_for_peer =
-        (in_frame && connection->reading != READ_HOLD && connection->reading != READ_END) ||
-        connection->sending;
-    return waits_for_peer && now - connection->progress_ms > options->io_timeout_ms;
+    uint64_t patience = options->io_timeout_ms;
+    bool in_frame = connection->reading == READ_HEADER
+                        ? connection->input_end > connection->input_start
+                        : connection->reading < READ_HOLD;
+    bool reads = connection->events & UV_READABLE; /* and not held back by the daemon itself */
+    return (reads && in_frame && now - connection->received_ms > patience) ||
+           (connection->sending && now - connection->sent_ms > patience);
 }
 
 static void on_tick(uv_timer_t *timer)
@@ -114,19 +115,27 @@ static void on_tick(uv_timer_t *timer)
     }
 }
 
+/* Whether the deadline has passed; if it is yet to come, the timer is set for it. */
+static bool is_due(const struct request *request, uint64_t now)
+{
+    if (!request->deadline_ms)
+        return false;
+    if (request->deadline_ms > now)
+        loop_arm_deadline(request->loop, request->deadline_ms);
+    return request->deadline_ms <= now;
+}
+
 static void on_deadline(uv_timer_t *timer)
 {
     struct loop *loop = timer->data;
     uint64_t now = uv_now(&loop->uv);
-    for (struct connection *c = loop->connections; c; c = c->next)
-        for (struct request *r = c->parked; r; r = r->parked_next) {
-            if (!r->deadline_ms)
-                continue;
-            if (r->deadline_ms <= now)
+    for (struct connection *c = loop->connections; c; c = c->next) {
+        for (struct request *r = c->parked; r; r = r->parked_next)
+            if (is_due(r, now))
                 request_cancel(r, fail(TD_DEADLINE, "the request's timeout_ms passed"));
-            else
-                loop_arm_deadline(loop, r->deadline_ms);
-        }
+        if (c->reading == READ_BODY && is_due(c->incoming, now))
+            request_expire(c->incoming);
+    }
 }
 
 void loop_arm_deadline(struct loop *loop, uint64_t deadline_ms)

@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -42,7 +43,7 @@ static enum td_status clear_path(const struct sockaddr_un *address)
     return TD_OK;
 }
 
-enum td_status listener_unix(const char *path, unsigned mode, int *out)
+enum td_status listener_unix(const char *path, unsigned mode, int *out, struct stat *file)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address.sun_path)
@@ -57,10 +58,17 @@ enum td_status listener_unix(const char *path, unsigned mode, int *out)
     mode_t before = umask((mode_t)(~mode & 0777));
     int bound = bind(fd, (struct sockaddr *)&address, sizeof address);
     umask(before);
-    if (bound != 0 || listen(fd, BACKLOG) != 0)
+    if (bound != 0 || listen(fd, BACKLOG) != 0 || lstat(path, file) != 0)
         return fail(TD_CONFLICT, "cannot listen on the socket %s: %s", path, strerror(errno));
     *out = take_fd(&fd);
     return TD_OK;
+}
+
+void listener_unlink(const char *path, const struct stat *file)
+{
+    struct stat now;
+    if (lstat(path, &now) == 0 && now.st_ino == file->st_ino && now.st_dev == file->st_dev)
+        unlink(path);
 }
 
 static bool is_loopback(const struct sockaddr *address)
@@ -97,6 +105,9 @@ static enum td_status resolve(const char *host_port, struct addrinfo **out)
     if (snprintf(text, sizeof text, "%s", host_port) >= (int)sizeof text ||
         !split(text, &host, &port))
         return fail(TD_INVALID, "'%s' is no TCP address; expected HOST:PORT", host_port);
+    size_t digits = strspn(port, "0123456789");
+    if (port[digits] || digits > 5 || atoi(port) > UINT16_MAX)
+        return fail(TD_INVALID, "'%s' is no port; expected a number up to %d", port, UINT16_MAX);
     int error = getaddrinfo(host, port, &hints, out);
     if (error)
         return fail(TD_INVALID, "the TCP address '%s': %s", host_port, gai_strerror(error));

@@ -6,10 +6,14 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/stat.h>
 
 /* A listening Unix socket at `path` with these permissions. A socket file that nobody listens on
- * any more is replaced; one that somebody listens on is CONFLICT. *fd is the caller's. */
-NODISCARD enum td_status listener_unix(const char *path, unsigned mode, int *fd);
+ * any more is replaced; one that somebody listens on is CONFLICT. *fd is the caller's; `file` tells
+ * the socket's file apart from one that replaces it. */
+NODISCARD enum td_status listener_unix(const char *path, unsigned mode, int *fd, struct stat *file);
+/* Removes the socket's file, unless it is another's by now. */
+void listener_unlink(const char *path, const struct stat *file);
 /* A listening TCP socket at "HOST:PORT" or "[HOST]:PORT"; `address` gets what it is bound to.
  * Beyond loopback UNAUTHORIZED unless has_token. */
 NODISCARD enum td_status listener_tcp(const char *host_port, bool has_token, int *fd, char *address,

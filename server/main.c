@@ -18,6 +18,7 @@ struct daemon {
     struct engine *engine;
     struct frame_server *frames;
     int unix_fd, tcp_fd;
+    struct stat socket_file;
     char tcp_address[128];
 };
 
@@ -80,7 +81,8 @@ static enum td_status open_doors(struct daemon *daemon)
         frames.listeners[frames.listener_count++] = (struct frame_listener){daemon->tcp_fd, false};
     }
     if (*o->socket) {
-        TRY(listener_unix(o->socket, (unsigned)o->socket_mode, &daemon->unix_fd));
+        TRY(listener_unix(o->socket, (unsigned)o->socket_mode, &daemon->unix_fd,
+                          &daemon->socket_file));
         frames.listeners[frames.listener_count++] = (struct frame_listener){daemon->unix_fd, true};
     }
     return frame_server_start(&frames, &daemon->frames);
@@ -91,7 +93,7 @@ static void close_all(struct daemon *daemon)
     if (daemon->frames)
         frame_server_stop(daemon->frames);
     if (daemon->unix_fd >= 0) {
-        unlink(daemon->options.socket);
+        listener_unlink(daemon->options.socket, &daemon->socket_file);
         close(daemon->unix_fd);
     }
     if (daemon->tcp_fd >= 0)

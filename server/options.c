@@ -63,8 +63,11 @@ static const struct option_row rows[] = {
 
 #define ROWS (sizeof rows / sizeof rows[0])
 
-/* What is set already: a later source does not replace an earlier one. */
-static bool is_set[ROWS];
+/* Where settings come from, the strongest first. */
+enum source { SOURCE_NONE, SOURCE_FLAG, SOURCE_ENVIRONMENT, SOURCE_FILE, SOURCE_DEFAULT };
+
+/* By whom each is set. A weaker source changes nothing; of the same one the last word counts. */
+static enum source set_by[ROWS];
 /* Texts, which live as long as the process. */
 static char *texts[ROWS];
 
@@ -132,7 +135,9 @@ static bool parse_number(const char *text, int base, uint64_t *out)
     return !errno && *end == '\0';
 }
 
-static enum td_status set(struct options *options, size_t i, const char *given, const char *source)
+/* `where` is the source in words, for the error. */
+static enum td_status set(struct options *options, size_t i, const char *given, enum source source,
+                          const char *where)
 {
     static const char *const expected[] = {
         [KIND_SIZE] = "a size such as 4096, 64MiB or 1GiB",
@@ -142,9 +147,9 @@ static enum td_status set(struct options *options, size_t i, const char *given, 
     };
     const struct option_row *row = &rows[i];
     void *slot = (char *)options + row->offset;
-    if (is_set[i])
+    if (set_by[i] != SOURCE_NONE && set_by[i] != source)
         return TD_OK;
-    is_set[i] = true;
+    set_by[i] = source;
     bool good = true;
     switch (row->kind) {
     case KIND_TEXT:
@@ -169,7 +174,7 @@ static enum td_status set(struct options *options, size_t i, const char *given, 
         break;
     }
     if (!good)
-        return fail(TD_INVALID, "%s: '%s' is not a value for %s; expected %s", source, given,
+        return fail(TD_INVALID, "%s: '%s' is not a value for %s; expected %s", where, given,
                     row->name, expected[row->kind]);
     return TD_OK;
 }
@@ -193,19 +198,20 @@ static enum td_status parse_flag(struct options *options, char **argv, int *i)
     const char *flag = argv[*i] + 2;
     for (size_t n = 0; n < sizeof negations / sizeof negations[0]; n++)
         if (strcmp(flag, negations[n]) == 0)
-            return set(options, find_row(flag + 3, strlen(flag + 3)), "", "command line");
+            return set(options, find_row(flag + 3, strlen(flag + 3)), "", SOURCE_FLAG,
+                       "command line");
     const char *equals = strchr(flag, '=');
     size_t row = find_row(flag, equals ? (size_t)(equals - flag) : strlen(flag));
     if (row == ROWS)
         return fail(TD_INVALID, "unknown flag %s; tensord --help lists them", argv[*i]);
     if (rows[row].kind == KIND_SWITCH)
-        return set(options, row, "", "command line");
+        return set(options, row, "", SOURCE_FLAG, "command line");
     if (equals)
-        return set(options, row, equals + 1, "command line");
+        return set(options, row, equals + 1, SOURCE_FLAG, "command line");
     if (!argv[*i + 1])
         return fail(TD_INVALID, "--%s needs a value: --%s %s", rows[row].name, rows[row].name,
                     rows[row].argument);
-    return set(options, row, argv[++*i], "command line");
+    return set(options, row, argv[++*i], SOURCE_FLAG, "command line");
 }
 
 static enum td_status parse_environment(struct options *options)
@@ -217,44 +223,83 @@ static enum td_status parse_environment(struct options *options)
             name[k++] = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
         const char *value = getenv(name);
         if (value && rows[i].kind != KIND_SWITCH)
-            TRY(set(options, i, value, name));
+            TRY(set(options, i, value, SOURCE_ENVIRONMENT, name));
     }
     return TD_OK;
 }
 
-static int config_line(void *argument, const char *section, const char *name, const char *value)
+/* A configuration while it is read. */
+struct config {
+    struct options *options;
+    FILE *file;
+    int line;    /* that was read last */
+    bool failed; /* the first error is kept, and names its line */
+    char error[FAIL_DETAIL_SIZE];
+};
+
+static void config_fail(struct config *config, const char *what)
 {
-    struct options *options = argument;
+    if (!config->failed)
+        snprintf(config->error, sizeof config->error, "%s: line %d: %s", config->options->config,
+                 config->line, what);
+    config->failed = true;
+}
+
+/* inih's reader: counts lines, and lets none be cut in two. */
+static char *config_read(char *line, int size, void *argument)
+{
+    struct config *config = argument;
+    if (config->failed || !fgets(line, size, config->file))
+        return NULL;
+    config->line++;
+    if (!strchr(line, '\n') && !feof(config->file)) {
+        config_fail(config, "the line is too long");
+        return NULL;
+    }
+    return line;
+}
+
+static int config_setting(void *argument, const char *section, const char *name, const char *value)
+{
+    struct config *config = argument;
+    char what[160];
     (void)section;
     size_t row = find_row(name, strlen(name));
     if (row == ROWS || rows[row].kind == KIND_SWITCH) {
-        fail_write("%s: unknown setting '%s'; tensord --help lists them", options->config, name);
-        return 0;
+        snprintf(what, sizeof what, "unknown setting '%.60s'; tensord --help lists them", name);
+        config_fail(config, what);
+    } else if (set(config->options, row, value, SOURCE_FILE, name) != TD_OK) {
+        config_fail(config, fail_detail());
     }
-    return set(options, row, value, options->config) == TD_OK;
+    return !config->failed;
 }
 
 static enum td_status parse_config(struct options *options)
 {
+    struct config config = {.options = options};
     if (!options->config || !*options->config)
         return TD_OK;
-    FILE *file = fopen(options->config, "re");
-    if (!file)
+    config.file = fopen(options->config, "re");
+    if (!config.file)
         return fail(TD_INVALID, "the configuration %s cannot be read: %s", options->config,
                     strerror(errno));
-    int line = ini_parse_file(file, config_line, options);
-    fclose(file);
-    if (line > 0 && !*fail_detail())
-        return fail(TD_INVALID, "%s: line %d is not 'name = value'", options->config, line);
-    return line == 0 ? TD_OK : TD_INVALID;
+    int line = ini_parse_stream(config_read, &config, config_setting, &config);
+    bool unreadable = ferror(config.file) != 0;
+    fclose(config.file);
+    if (config.failed)
+        return fail(TD_INVALID, "%s", config.error);
+    if (unreadable)
+        return fail(TD_INVALID, "the configuration %s cannot be read; is it a file?",
+                    options->config);
+    return line == 0 ? TD_OK
+                     : fail(TD_INVALID, "%s: line %d is not 'name = value'", options->config, line);
 }
 
 enum td_status options_parse(int argc, char **argv, struct options *out)
 {
     char buffer[PATH_MAX];
     memset(out, 0, sizeof *out);
-    memset(is_set, 0, sizeof is_set);
-    fail_write("%s", "");
+    memset(set_by, 0, sizeof set_by);
     for (int i = 1; i < argc; i++) {
         if (strncmp(argv[i], "--", 2) != 0)
             return fail(TD_INVALID, "unexpected argument '%s'; tensord --help lists the flags",
@@ -265,7 +310,8 @@ enum td_status options_parse(int argc, char **argv, struct options *out)
     TRY(parse_config(out));
     for (size_t i = 0; i < ROWS; i++)
         if (rows[i].kind != KIND_SWITCH)
-            TRY(set(out, i, default_text(&rows[i], buffer, sizeof buffer), "default"));
+            TRY(set(out, i, default_text(&rows[i], buffer, sizeof buffer), SOURCE_DEFAULT,
+                    "default"));
     if (strcmp(out->log_format, "plain") != 0 && strcmp(out->log_format, "json") != 0)
         return fail(TD_INVALID, "log-format is plain or json, not '%s'", out->log_format);
     if (!*out->socket && !*out->tcp)

@@ -103,9 +103,18 @@ static inline void refused_(enum op op, enum td_status want, const char *part, c
 #define INDEX(...)                                                                                 \
     ((struct index){(int)(sizeof((struct index_item[]){__VA_ARGS__}) / sizeof(struct index_item)), \
                     {__VA_ARGS__}})
-#define AT(n) {.kind = INDEX_INTEGER, .start = (n)}
-#define SLICE(from, to) {INDEX_SLICE, (from), (to), INDEX_NONE}
-#define STEP(from, to, by) {INDEX_SLICE, (from), (to), (by)}
+#define AT(n)                                                                                      \
+    {                                                                                              \
+        .kind = INDEX_INTEGER, .start = (n)                                                        \
+    }
+#define SLICE(from, to)                                                                            \
+    {                                                                                              \
+        INDEX_SLICE, (from), (to), INDEX_NONE                                                      \
+    }
+#define STEP(from, to, by)                                                                         \
+    {                                                                                              \
+        INDEX_SLICE, (from), (to), (by)                                                            \
+    }
 
 static inline struct text object(uint64_t id, int slot)
 {

@@ -37,8 +37,7 @@ static struct memory shadow(struct device *device, const struct memory *memory)
     return host;
 }
 
-static enum td_status fake_alloc(struct device *device, size_t size, bool clear,
-                                 struct memory *out)
+static enum td_status fake_alloc(struct device *device, size_t size, bool clear, struct memory *out)
 {
     struct fake *self = fake_of(device);
     size_t capacity = size ? size : 1;
@@ -237,8 +236,8 @@ static void names(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct device *found = NULL;
-        enum td_status status = devices_find(&engine->devices, rows[i].name,
-                                             strlen(rows[i].name), &found);
+        enum td_status status =
+            devices_find(&engine->devices, rows[i].name, strlen(rows[i].name), &found);
         if (rows[i].device < 0) {
             assert_refused(status, TD_NO_DEVICE, rows[i].text);
         } else {
@@ -275,8 +274,7 @@ static void there_and_back(void **state)
         assert_values(back, VALUES(0, 1, 2, 3, 4, 5));
     }
     assert_true(fake.uploads > 0 && fake.downloads > 0);
-    REFUSED(cuda, TD_NO_DEVICE, "invalid device ordinal", INPUT(x),
-            SET(device, text_of("cuda:1")));
+    REFUSED(cuda, TD_NO_DEVICE, "invalid device ordinal", INPUT(x), SET(device, text_of("cuda:1")));
     REFUSED(cuda, TD_NO_DEVICE, "must be cuda device", INPUT(x), SET(device, text_of("cpu")));
 }
 
@@ -477,17 +475,9 @@ static void refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TWO(names),
-        TWO(there_and_back),
-        TWO(cast_and_strided),
-        TWO(many_bytes),
-        TWO(copies_across),
-        TWO(made_there),
-        TWO(random_there),
-        TWO(looked_at),
-        TWO(numpy_and_map),
-        TWO(grads_on_devices),
-        TWO(refusals),
+        TWO(names),         TWO(there_and_back),   TWO(cast_and_strided), TWO(many_bytes),
+        TWO(copies_across), TWO(made_there),       TWO(random_there),     TWO(looked_at),
+        TWO(numpy_and_map), TWO(grads_on_devices), TWO(refusals),
     };
     return cmocka_run_group_tests_name("device_fake", tests, NULL, NULL);
 }

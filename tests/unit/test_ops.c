@@ -59,16 +59,16 @@ static void fields_are_checked(void **state)
     request_fd = dup(1);
     REFUSED(zeros, TD_INVALID, "zeros takes no descriptor", SET(shape, SHAPE(1)));
     request_fd = dup(1);
-    REFUSED(put, TD_INVALID, "put takes no descriptor", SET(shape, SHAPE(1)),
-            SET(dtype, TD_UINT8), SET(output, text_of("x")));
+    REFUSED(put, TD_INVALID, "put takes no descriptor", SET(shape, SHAPE(1)), SET(dtype, TD_UINT8),
+            SET(output, text_of("x")));
     /* timeout_ms goes with everything. */
     RUN(zeros, SET(shape, SHAPE(1)), SET(timeout_ms, 1));
 }
 
 static void objects_and_ids(void **state)
 {
-    static const char *const no_ids[] = {"@", "@x", "@-1", "@1x", "@ 1", "@+1", "@0x1",
-                                         "@18446744073709551617"};
+    static const char *const no_ids[] = {"@",   "@x",  "@-1",  "@1x",
+                                         "@ 1", "@+1", "@0x1", "@18446744073709551617"};
     (void)state;
     for (size_t i = 0; i < COUNT(no_ids); i++)
         REFUSED(info, TD_INVALID, "is no object id", SET(input, text_of(no_ids[i])));

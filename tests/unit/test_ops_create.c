@@ -11,10 +11,22 @@ static const struct {
     enum td_dtype dtype;
     double first, last;
 } ranges[] = {
-#define I(n) {.kind = SCALAR_INT, .i = (n)}
-#define U(n) {.kind = SCALAR_UINT, .u = (n)}
-#define R(n) {.kind = SCALAR_FLOAT, .f = (n)}
-#define B(n) {.kind = SCALAR_BOOL, .b = (n)}
+#define I(n)                                                                                       \
+    {                                                                                              \
+        .kind = SCALAR_INT, .i = (n)                                                               \
+    }
+#define U(n)                                                                                       \
+    {                                                                                              \
+        .kind = SCALAR_UINT, .u = (n)                                                              \
+    }
+#define R(n)                                                                                       \
+    {                                                                                              \
+        .kind = SCALAR_FLOAT, .f = (n)                                                             \
+    }
+#define B(n)                                                                                       \
+    {                                                                                              \
+        .kind = SCALAR_BOOL, .b = (n)                                                              \
+    }
     {I(0), I(5), I(1), 5, TD_INT64, 0, 4},
     {I(0), I(0), I(1), 0, TD_INT64, 0, 0},
     {I(3), I(3), I(-1), 0, TD_INT64, 0, 0},
@@ -169,8 +181,7 @@ static void eyes(void **state)
 {
     (void)state;
     assert_values(RUN(eye, SET(shape, SHAPE(2))), VALUES(1, 0, 0, 1));
-    assert_values(RUN(eye, SET(shape, SHAPE(2, 3)), SET(dtype, TD_BOOL)),
-                  VALUES(1, 0, 0, 0, 1, 0));
+    assert_values(RUN(eye, SET(shape, SHAPE(2, 3)), SET(dtype, TD_BOOL)), VALUES(1, 0, 0, 0, 1, 0));
     assert_values(RUN(eye, SET(shape, SHAPE(3, 2))), VALUES(1, 0, 0, 1, 0, 0));
     RUN(eye, SET(shape, SHAPE(0)));
     assert_shape(SHAPE(0, 0));
@@ -219,8 +230,8 @@ static void ranges_of_random_numbers(void **state)
                     SET(dtype, (enum td_dtype)dtype));
             continue;
         }
-        uint64_t x = RUN(rand, SET(shape, SHAPE(3000)), SET(dtype, (enum td_dtype)dtype),
-                         SET(seed, 1));
+        uint64_t x =
+            RUN(rand, SET(shape, SHAPE(3000)), SET(dtype, (enum td_dtype)dtype), SET(seed, 1));
         RUN(get, INPUT(x), SET(dtype, TD_FLOAT64));
         const double *got = (const double *)(const void *)tensor_data(call.body_out);
         double sum = 0;
@@ -241,8 +252,7 @@ static void ranges_of_random_numbers(void **state)
     }
     for (int i = 0; i < 5; i++)
         assert_in_range(seen[i], 120, 280);
-    REFUSED(randint, TD_INVALID, "from=3 >= to=3", SET(shape, SHAPE(1)), SET(low, 3),
-            SET(high, 3));
+    REFUSED(randint, TD_INVALID, "from=3 >= to=3", SET(shape, SHAPE(1)), SET(low, 3), SET(high, 3));
     RUN(randint, SET(shape, SHAPE(8)), SET(low, INT64_MIN), SET(high, INT64_MAX));
 }
 

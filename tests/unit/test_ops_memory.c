@@ -1,5 +1,5 @@
-/* ops: who shares memory with whom, what becomes of gradients, and memory that leaves or comes in as
- * a descriptor. */
+/* ops: who shares memory with whom, what becomes of gradients, and memory that leaves or comes in
+ * as a descriptor. */
 #include "tests/unit/ops_request.h"
 
 #include <fcntl.h>
@@ -47,8 +47,7 @@ static const struct {
     {"to(float32)", OP_to, TD_FLOAT32, NULL, false, false, SAME_TENSOR, NULL, true, NULL},
     {"to(cpu)", OP_to, 0, "cpu", false, true, SAME_TENSOR, NULL, true, NULL},
     {"to(copy)", OP_to, 0, NULL, true, true, COPIES, "copy", true, "ToCopyBackward0"},
-    {"to(float16)", OP_to, TD_FLOAT16, NULL, false, true, COPIES, "dtype", true,
-     "ToCopyBackward0"},
+    {"to(float16)", OP_to, TD_FLOAT16, NULL, false, true, COPIES, "dtype", true, "ToCopyBackward0"},
     {"to(complex64)", OP_to, TD_COMPLEX64, NULL, false, true, COPIES, "dtype", true,
      "ToCopyBackward0"},
     {"to(int64)", OP_to, TD_INT64, NULL, false, true, COPIES, "dtype", false, NULL},
@@ -335,8 +334,8 @@ static void map_frozen(void **state)
     assert_non_null(call.body_out);
     assert_false(FIELDS_HAS(reply, lease));
     request_body = body, request_body_bytes = sizeof body;
-    uint64_t large = RUN(tensor, SET(dtype, TD_UINT8), SET(shape, SHAPE(128 << 10)),
-                         SET(mutable, false));
+    uint64_t large =
+        RUN(tensor, SET(dtype, TD_UINT8), SET(shape, SHAPE(128 << 10)), SET(mutable, false));
     RUN(map, INPUT(large));
     assert_memory("shared", NULL);
     munmap(mapped(call.share_fd, PROT_READ), reply->storage_bytes);

@@ -1,5 +1,5 @@
-/* ops: every reservation of every operation refused in turn. Nothing may have changed then: no name,
- * no object, no byte, nothing in the ledger. */
+/* ops: every reservation of every operation refused in turn. Nothing may have changed then: no
+ * name, no object, no byte, nothing in the ledger. */
 #include "tests/unit/ops_request.h"
 
 #include <fcntl.h>
@@ -102,7 +102,7 @@ static const struct {
     enum op op;
     int body; /* of fill_request, -1 for none */
     uint64_t *input, *other;
-    uint64_t fields;  /* to set, of those below */
+    uint64_t fields; /* to set, of those below */
     bool no_output;
     unsigned reservations; /* at least so many can be refused */
 } rows[] = {
@@ -150,8 +150,8 @@ static enum td_status attempt_row(size_t row)
     snprintf(fresh, sizeof fresh, "fresh/%zu", row);
     request.present = 0;
     SET(output, text_of(fresh));
-    SET(shape, rows[row].op == OP_reshape || rows[row].op == OP_view ? SHAPE(2 * LARGE)
-                                                                     : SHAPE(3, 100));
+    SET(shape,
+        rows[row].op == OP_reshape || rows[row].op == OP_view ? SHAPE(2 * LARGE) : SHAPE(3, 100));
     SET(dtype, TD_FLOAT64);
     SET(value, real(2));
     SET(end, integer(100));

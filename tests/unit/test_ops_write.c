@@ -45,8 +45,7 @@ static void writes_refused(void **state)
             SET(index, INDEX(AT(0))));
     REFUSED(setitem, TD_INVALID, "either a value or another tensor", INPUT(x), OTHER(y),
             SET(value, integer(1)), SET(index, INDEX(AT(0))));
-    REFUSED(setitem, TD_BAD_INDEX, "", INPUT(x), SET(value, integer(1)),
-            SET(index, INDEX(AT(2))));
+    REFUSED(setitem, TD_BAD_INDEX, "", INPUT(x), SET(value, integer(1)), SET(index, INDEX(AT(2))));
     REFUSED(fill_, TD_CONFLICT, "refers to a single memory location", INPUT(wide),
             SET(value, integer(1)));
     REFUSED(setitem, TD_CONFLICT, "refers to a single memory location", INPUT(wide),
@@ -121,7 +120,8 @@ static void overlapping_writes(void **state)
 enum number { A_BOOL, AN_INT, A_FLOAT, A_COMPLEX };
 
 static const struct {
-    enum td_dtype dtype, with[4]; /* the result with a number of each kind, as PyTorch 2.13 has it */
+    enum td_dtype dtype,
+        with[4]; /* the result with a number of each kind, as PyTorch 2.13 has it */
 } promotions[] = {
     {TD_BOOL, {TD_BOOL, TD_INT64, TD_FLOAT32, TD_COMPLEX64}},
     {TD_UINT8, {TD_UINT8, TD_UINT8, TD_FLOAT32, TD_COMPLEX64}},
@@ -218,8 +218,8 @@ static void arithmetic_of_views(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(writes_values),  TEST(writes_refused), TEST(grad_rules),
-        TEST(overlapping_writes), TEST(promotion),  TEST(integers_wrap),
+        TEST(writes_values),      TEST(writes_refused),      TEST(grad_rules),
+        TEST(overlapping_writes), TEST(promotion),           TEST(integers_wrap),
         TEST(complex_products),   TEST(arithmetic_of_views),
     };
     return cmocka_run_group_tests_name("ops_write", tests, NULL, NULL);

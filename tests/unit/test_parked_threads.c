@@ -84,8 +84,7 @@ static int reset(void **state)
     return 0;
 }
 
-static void submit(struct job_pool *pool, struct operation *operation,
-                   const struct parked_ops *ops)
+static void submit(struct job_pool *pool, struct operation *operation, const struct parked_ops *ops)
 {
     assert_int_equal(parked_submit(pool, &operation->parked, ops), TD_OK);
 }
@@ -315,12 +314,9 @@ static void random_cancels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(cancelled_before_it_runs),
-        TEST(cancelled_while_it_runs),
-        TEST(cancel_comes_too_late),
-        TEST(queue_limit),
-        TEST(first_come_first_served),
-        TEST(destroy_drains),
+        TEST(cancelled_before_it_runs), TEST(cancelled_while_it_runs),
+        TEST(cancel_comes_too_late),    TEST(queue_limit),
+        TEST(first_come_first_served),  TEST(destroy_drains),
         TEST(random_cancels),
     };
     return cmocka_run_group_tests_name("parked_threads", tests, NULL, NULL);

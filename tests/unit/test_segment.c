@@ -260,8 +260,8 @@ static void pool_dropped_for_descriptors(void **state)
 
 static void refused_sizes(void **state)
 {
-    static const size_t sizes[] = {LIMIT_BYTES + 1, (size_t)1 << 40, SIZE_MAX / 4, SIZE_MAX / 4 + 1,
-                                   SIZE_MAX - 64, SIZE_MAX};
+    static const size_t sizes[] = {LIMIT_BYTES + 1,  (size_t)1 << 40, SIZE_MAX / 4,
+                                   SIZE_MAX / 4 + 1, SIZE_MAX - 64,   SIZE_MAX};
     struct memory memory;
     (void)state;
     for (size_t i = 0; i < COUNT(sizes); i++) {

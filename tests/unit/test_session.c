@@ -289,18 +289,10 @@ static void long_chain_of_grads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(hold_counts),
-        TEST(sessions_are_apart),
-        TEST(leases),
-        TEST(lease_keeps_storage),
-        TEST(join_and_leave),
-        TEST(wrong_keys),
-        TEST(nothing_after_the_end),
-        TEST(end_releases_everything),
-        TEST(limit_of_sessions),
-        TEST(limits_of_a_session),
-        TEST(refused_reservation),
-        TEST(long_chain_of_grads),
+        TEST(hold_counts),           TEST(sessions_are_apart),      TEST(leases),
+        TEST(lease_keeps_storage),   TEST(join_and_leave),          TEST(wrong_keys),
+        TEST(nothing_after_the_end), TEST(end_releases_everything), TEST(limit_of_sessions),
+        TEST(limits_of_a_session),   TEST(refused_reservation),     TEST(long_chain_of_grads),
     };
     return cmocka_run_group_tests_name("session", tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 
 #define THREADS 4
 #define ROUNDS 200
+#define IMPORTS 5000
 #define WRITES 500
 
 static struct host host;
@@ -67,7 +68,8 @@ static void share_at_once(void **state)
     assert_int_equal(atomic_load(&errors), 0);
 }
 
-/* Each adds to one number; one of them shares in between. No write may get lost in the old bytes. */
+/* Each adds to one number; one of them shares in between. No write may get lost in the old bytes.
+ */
 static void *count_and_share(void *argument)
 {
     struct storage *storage = argument;
@@ -104,7 +106,7 @@ static void no_write_is_lost(void **state)
 static void *import_and_let_go(void *argument)
 {
     int fd = *(int *)argument;
-    for (int i = 0; i < ROUNDS; i++) {
+    for (int i = 0; i < IMPORTS; i++) {
         struct storage *storage;
         if (storage_import(host.cpu, dup(fd), &storage) != TD_OK) {
             atomic_fetch_add(&errors, 1);

@@ -69,7 +69,7 @@ static const struct {
     {"\xC2\x9F", "byte 0"},
     {"\x80", "byte 0"},
     {"\xBF", "byte 0"},
-    {"\xC0\xAF", "byte 0"},         /* overlong '/' */
+    {"\xC0\xAF", "byte 0"},           /* overlong '/' */
     {"a/\xC0\xAE\xC0\xAE", "byte 2"}, /* overlong ".." */
     {"\xC1\xBF", "byte 0"},
     {"\xE0\x80\xAF", "byte 0"},
@@ -350,8 +350,8 @@ static void names_limit(void **state)
         publish(name, one);
     }
     uint64_t revision = store_revision(store);
-    assert_refused(store_publish(store, text_of("n3"), one, &always, &generation),
-                   TD_OUT_OF_MEMORY, "3 of 3 names");
+    assert_refused(store_publish(store, text_of("n3"), one, &always, &generation), TD_OUT_OF_MEMORY,
+                   "3 of 3 names");
     assert_int_equal(store_revision(store), revision);
     assert_int_equal(store_count(store), 3);
     publish("n1", two); /* replacing needs no name more */

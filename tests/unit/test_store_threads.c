@@ -38,11 +38,11 @@ static void *writer(void *argument)
         if (random >> 30 == 0)
             status = store_remove(store, text_of(name), &always);
         else if (random >> 30 == 1)
-            status = store_rename(store, text_of(name), text_of(other), &always,
-                                  &generations[self][i]);
+            status =
+                store_rename(store, text_of(name), text_of(other), &always, &generations[self][i]);
         else
-            status = store_publish(store, text_of(name), tensors[self], &always,
-                                   &generations[self][i]);
+            status =
+                store_publish(store, text_of(name), tensors[self], &always, &generations[self][i]);
         if (status != TD_OK && status != TD_NOT_FOUND)
             atomic_fetch_add(&errors, 1);
         if (status != TD_OK)
