@@ -1,6 +1,7 @@
 #include "core/ledger.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -52,11 +53,19 @@ static enum td_status reserve_locked(struct ledger *ledger, uint64_t bytes, uint
 enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
                               uint64_t names)
 {
-    pthread_mutex_lock(&ledger->lock);
-    enum td_status status = reserve_locked(ledger, bytes, descriptors, names);
-    if (status != TD_OK)
+    enum td_status status;
+    bool reclaimed;
+    do {
+        pthread_mutex_lock(&ledger->lock);
+        status = reserve_locked(ledger, bytes, descriptors, names);
+        pthread_mutex_unlock(&ledger->lock);
+        reclaimed = status != TD_OK && ledger->reclaim && ledger->reclaim(ledger->reclaim_argument);
+    } while (reclaimed);
+    if (status != TD_OK) {
+        pthread_mutex_lock(&ledger->lock);
         ledger->refused++;
-    pthread_mutex_unlock(&ledger->lock);
+        pthread_mutex_unlock(&ledger->lock);
+    }
     return status;
 }
 
@@ -109,13 +118,34 @@ static uint64_t memory_available(void)
     return kib ? kib * 1024 : 512 * MIB;
 }
 
+/* The least memory.max of this process's cgroup (version 2) and those it is in. */
+static uint64_t cgroup_limit(void)
+{
+    char line[PATH_MAX] = "", path[PATH_MAX + 64];
+    uint64_t least = file_number("/sys/fs/cgroup/memory/memory.limit_in_bytes"); /* version 1 */
+    FILE *file = fopen("/proc/self/cgroup", "re");
+    if (!file)
+        return least;
+    while (fgets(line, sizeof line, file) && strncmp(line, "0::", 3) != 0)
+        line[0] = '\0';
+    fclose(file);
+    line[strcspn(line, "\n")] = '\0';
+    for (char *group = line + (line[0] ? 3 : 0);;) {
+        snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
+        uint64_t limit = file_number(path);
+        if (limit < least)
+            least = limit;
+        char *parent = strrchr(group, '/');
+        if (!parent)
+            return least;
+        *parent = '\0';
+    }
+}
+
 uint64_t ledger_default_limit(void)
 {
     uint64_t limit = memory_available() / 2;
-    uint64_t cgroup = file_number("/sys/fs/cgroup/memory.max");
-    uint64_t cgroup_v1 = file_number("/sys/fs/cgroup/memory/memory.limit_in_bytes");
-    if (cgroup_v1 < cgroup)
-        cgroup = cgroup_v1;
+    uint64_t cgroup = cgroup_limit();
     uint64_t leaves = cgroup > 576 * MIB ? cgroup - 512 * MIB : 64 * MIB;
     return leaves < limit ? leaves : limit;
 }

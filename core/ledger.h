@@ -28,13 +28,17 @@ struct ledger {
     uint64_t peak_bytes;
     uint64_t pool_bytes; /* of memory_bytes: recycled segments nobody uses */
     uint64_t refused;    /* reservations */
+    /* Gives memory back that nobody uses; false if there is none. Called without the lock. */
+    bool (*reclaim)(void *argument);
+    void *reclaim_argument;
     uint64_t fail_after; /* for tests: refuse the nth reservation from now, 0 never */
 };
 
 void ledger_init(struct ledger *ledger, const struct ledger_limits *limits);
 void ledger_finish(struct ledger *ledger);
 
-/* Reserves all three or nothing. OUT_OF_MEMORY, with the limit and what is in use. */
+/* Reserves all three or nothing, after reclaiming what it can. OUT_OF_MEMORY, with the limit and
+ * what is in use. */
 NODISCARD enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
                                         uint64_t names);
 void ledger_release(struct ledger *ledger, uint64_t bytes, uint64_t descriptors, uint64_t names);

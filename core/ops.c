@@ -223,11 +223,6 @@ enum td_status op_commit(struct op_call *call)
         FIELDS_SET(out, name, call->in->input);
         FIELDS_SET(out, generation, call->input_generation);
     }
-    if (call->lease_wanted) {
-        uint64_t lease;
-        TRY(session_lease(call->session, call->result->storage, &lease));
-        FIELDS_SET(out, lease, lease);
-    }
     tensor_describe(call->result, out);
     return TD_OK;
 }

@@ -43,7 +43,6 @@ struct op_call {
     struct tensor *result;     /* what the reply describes */
     struct layout layout;      /* of a body */
     char *text;                /* malloc'd, that out.text points into */
-    bool lease_wanted;         /* op_commit leases the result's storage */
 };
 
 void op_init(struct op_call *call, struct engine *engine, struct session *session, enum op op,

@@ -84,10 +84,19 @@ enum td_status op_run_eye(struct op_call *call)
 }
 
 /* The number of elements of arange over doubles, as PyTorch: ceil((end - start) / step). */
-static enum td_status arange_count_double(double start, double end, double step, int64_t *count)
+static enum td_status arange_count_double(const struct scalar *first, const struct scalar *last,
+                                          const struct scalar *by, int64_t *count)
 {
+    double start, end, step;
+    scalar_store(first, TD_FLOAT64, &start);
+    scalar_store(last, TD_FLOAT64, &end);
+    scalar_store(by, TD_FLOAT64, &step);
+    if (step == 0 || isnan(step))
+        return fail(TD_INVALID, "step must be nonzero");
     if (!isfinite(start) || !isfinite(end))
         return fail(TD_INVALID, "unsupported range: %g -> %g", start, end);
+    if ((step > 0 && start > end) || (step < 0 && start < end))
+        return fail(TD_INVALID, "upper bound and lower bound inconsistent with step sign");
     double n = ceil((end - start) / step);
     if (!(n < 0x1p62))
         return fail(TD_BAD_SHAPE, "arange from %g to %g by %g has too many elements", start, end,
@@ -96,33 +105,34 @@ static enum td_status arange_count_double(double start, double end, double step,
     return TD_OK;
 }
 
-static int64_t arange_count_int(int64_t start, int64_t end, int64_t step)
+static enum td_status arange_count_int(const struct scalar *start, const struct scalar *end,
+                                       const struct scalar *step, int64_t *count)
 {
     __extension__ typedef __int128 wide;
-    wide distance = (wide)end - start, by = step;
+    const struct scalar *const given[3] = {start, end, step};
+    int64_t numbers[3];
+    for (int i = 0; i < 3; i++) {
+        if (given[i]->kind == SCALAR_UINT && given[i]->u > INT64_MAX)
+            return fail(TD_INVALID, "arange counts in int64; %" PRIu64 " is over its range",
+                        given[i]->u);
+        scalar_store(given[i], TD_INT64, &numbers[i]);
+    }
+    wide distance = (wide)numbers[1] - numbers[0], by = numbers[2];
+    if (by == 0)
+        return fail(TD_INVALID, "step must be nonzero");
+    if ((by > 0 && distance < 0) || (by < 0 && distance > 0))
+        return fail(TD_INVALID, "upper bound and lower bound inconsistent with step sign");
     wide n = distance / by + (distance % by != 0);
-    return n > INT64_MAX ? INT64_MAX : (int64_t)n;
+    *count = n > INT64_MAX ? INT64_MAX : (int64_t)n;
+    return TD_OK;
 }
 
 static enum td_status arange_count(const struct scalar *start, const struct scalar *end,
                                    const struct scalar *step, int64_t *count)
 {
-    double from, to, by;
-    scalar_store(start, TD_FLOAT64, &from);
-    scalar_store(end, TD_FLOAT64, &to);
-    scalar_store(step, TD_FLOAT64, &by);
-    if (by == 0 || isnan(by))
-        return fail(TD_INVALID, "step must be nonzero");
-    if ((by > 0 && from > to) || (by < 0 && from < to))
-        return fail(TD_INVALID, "upper bound and lower bound inconsistent with step sign");
     if (start->kind == SCALAR_FLOAT || end->kind == SCALAR_FLOAT || step->kind == SCALAR_FLOAT)
-        return arange_count_double(from, to, by, count);
-    int64_t int_from, int_to, int_by;
-    scalar_store(start, TD_INT64, &int_from);
-    scalar_store(end, TD_INT64, &int_to);
-    scalar_store(step, TD_INT64, &int_by);
-    *count = arange_count_int(int_from, int_to, int_by);
-    return TD_OK;
+        return arange_count_double(start, end, step, count);
+    return arange_count_int(start, end, step, count);
 }
 
 enum td_status op_run_arange(struct op_call *call)

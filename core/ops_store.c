@@ -38,11 +38,16 @@ static enum td_status map_tensor(struct op_call *call, struct tensor *tensor)
                                     "with setitem or copy_");
     if (!call->local || (frozen && !write && storage->memory.fd < 0))
         return body_out(call, tensor, tensor->layout.dtype, call->local ? "small" : "transport");
-    TRY(storage_share(storage, write, &call->share_fd));
+    /* The lease first: if it is refused, the memory stays as it is. */
+    uint64_t lease;
+    TRY(session_lease(call->session, storage, &lease));
+    enum td_status status = storage_share(storage, write, &call->share_fd);
+    if (status != TD_OK)
+        return session_release(call->session, lease) == TD_OK ? status : TD_INTERNAL;
     if (FIELDS_HAS(in, known_storage) && in->known_storage == storage->id)
         call->share_fd = -1; /* the client has it */
     op_result(call, tensor_ref(tensor), NULL);
-    call->lease_wanted = true;
+    FIELDS_SET(&call->out, lease, lease);
     return TD_OK;
 }
 

@@ -31,19 +31,6 @@ struct segment_pool {
     struct memory slots[POOL_SLOTS];
 };
 
-enum td_status segment_pool_create(const struct device_options *options, struct segment_pool **out)
-{
-    struct segment_pool *pool = calloc(1, sizeof *pool);
-    if (!pool)
-        return fail(TD_OUT_OF_MEMORY, "no memory for the segment pool");
-    pool->ledger = options->ledger;
-    pool->limit_bytes = options->pool_bytes;
-    pool->memfd_min_bytes = options->memfd_min_bytes ? options->memfd_min_bytes : MEMFD_MIN_BYTES;
-    pthread_mutex_init(&pool->lock, NULL);
-    *out = pool;
-    return TD_OK;
-}
-
 static size_t round_up(size_t size, size_t granule) /* granule a power of two; checked by callers */
 {
     return (size + granule - 1) & ~(granule - 1);
@@ -77,18 +64,6 @@ static void segment_destroy(struct segment_pool *pool, struct memory *memory)
     else
         segment_unmap(memory);
     ledger_release(pool->ledger, memory->charged_bytes, memory->fd < 0 ? 0 : 1, 0);
-}
-
-void segment_pool_destroy(struct segment_pool *pool)
-{
-    if (!pool)
-        return;
-    for (int i = 0; i < pool->count; i++) {
-        ledger_pool(pool->ledger, -(int64_t)pool->slots[i].capacity);
-        segment_destroy(pool, &pool->slots[i]);
-    }
-    pthread_mutex_destroy(&pool->lock);
-    free(pool);
 }
 
 static void memory_move(struct memory *to, const struct memory *from)
@@ -130,8 +105,9 @@ static bool pool_find(struct segment_pool *pool, size_t capacity, struct memory 
 }
 
 /* Gives the oldest pooled segment back to the kernel; false if there is none. */
-static bool pool_drop_oldest(struct segment_pool *pool)
+static bool pool_drop_oldest(void *argument)
 {
+    struct segment_pool *pool = argument;
     struct memory oldest;
     pthread_mutex_lock(&pool->lock);
     bool found = pool->count > 0;
@@ -143,14 +119,30 @@ static bool pool_drop_oldest(struct segment_pool *pool)
     return found;
 }
 
-/* Reserves, dropping pooled segments for it. The detail of the failure is the ledger's. */
-static enum td_status pool_reserve(struct segment_pool *pool, size_t bytes, unsigned descriptors)
+enum td_status segment_pool_create(const struct device_options *options, struct segment_pool **out)
 {
-    for (;;) {
-        enum td_status status = ledger_reserve(pool->ledger, bytes, descriptors, 0);
-        if (status == TD_OK || !pool_drop_oldest(pool))
-            return status;
-    }
+    struct segment_pool *pool = calloc(1, sizeof *pool);
+    if (!pool)
+        return fail(TD_OUT_OF_MEMORY, "no memory for the segment pool");
+    pool->ledger = options->ledger;
+    pool->limit_bytes = options->pool_bytes;
+    pool->memfd_min_bytes = options->memfd_min_bytes ? options->memfd_min_bytes : MEMFD_MIN_BYTES;
+    pthread_mutex_init(&pool->lock, NULL);
+    pool->ledger->reclaim = pool_drop_oldest;
+    pool->ledger->reclaim_argument = pool;
+    *out = pool;
+    return TD_OK;
+}
+
+void segment_pool_destroy(struct segment_pool *pool)
+{
+    if (!pool)
+        return;
+    while (pool_drop_oldest(pool))
+        ;
+    pool->ledger->reclaim = NULL;
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
 }
 
 /* Maps fd at an address that huge pages can use. MAP_FAILED without room. */
@@ -225,7 +217,7 @@ static enum td_status memfd_alloc(struct segment_pool *pool, size_t size, bool c
         memset(out->data + keep, 0, capacity - keep);
         return TD_OK;
     }
-    TRY(pool_reserve(pool, capacity, 1));
+    TRY(ledger_reserve(pool->ledger, capacity, 1, 0));
     enum td_status status = memfd_create_sealed(capacity, out);
     if (status != TD_OK)
         ledger_release(pool->ledger, capacity, 1, 0);
@@ -236,7 +228,7 @@ static enum td_status heap_alloc(struct segment_pool *pool, size_t size, struct 
 {
     size_t capacity = round_up(size ? size : 1, HEAP_ALIGNMENT);
     size_t charged = capacity + HEAP_OVERHEAD;
-    TRY(pool_reserve(pool, charged, 0));
+    TRY(ledger_reserve(pool->ledger, charged, 0, 0));
     void *data = aligned_alloc(HEAP_ALIGNMENT, capacity);
     if (!data) {
         ledger_release(pool->ledger, charged, 0, 0);
@@ -298,6 +290,18 @@ enum td_status segment_promote(struct segment_pool *pool, struct memory *memory)
     return TD_OK;
 }
 
+static enum td_status open_read_only(struct memory *memory)
+{
+    char path[40];
+    if (memory->read_fd >= 0)
+        return TD_OK;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", memory->fd);
+    memory->read_fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (memory->read_fd < 0)
+        return fail(TD_OUT_OF_MEMORY, "opening a memfd for readers: %s", strerror(errno));
+    return TD_OK;
+}
+
 static enum td_status import_check(int fd, struct stat *info)
 {
     struct statfs filesystem;
@@ -323,6 +327,21 @@ static enum td_status import_check(int fd, struct stat *info)
     return TD_OK;
 }
 
+/* What is sealed against writing is mapped through a descriptor for reading: kernels before 6.7
+ * refuse a shared map of it through one for both. */
+static enum td_status map_imported(struct memory *memory, size_t size)
+{
+    if (memory->read_only)
+        TRY(open_read_only(memory));
+    void *data = memory->read_only ? map_aligned(memory->read_fd, size, PROT_READ)
+                                   : map_aligned(memory->fd, size, PROT_READ | PROT_WRITE);
+    if (data == MAP_FAILED)
+        return fail(TD_INVALID, "the memfd cannot be mapped: %s", strerror(errno));
+    atomic_init(&memory->data, data);
+    memory->capacity = size;
+    return TD_OK;
+}
+
 enum td_status segment_import(struct segment_pool *pool, int given_fd, struct memory *out)
 {
     _cleanup_(closep) int fd = given_fd;
@@ -330,20 +349,18 @@ enum td_status segment_import(struct segment_pool *pool, int given_fd, struct me
     memory_init(out);
     TRY(import_check(fd, &info));
     size_t size = (size_t)info.st_size;
-    TRY(pool_reserve(pool, size, 1));
-    bool writable = (fcntl(fd, F_GET_SEALS) & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) == 0;
-    void *data = map_aligned(fd, size, writable ? PROT_READ | PROT_WRITE : PROT_READ);
-    if (data == MAP_FAILED) {
-        ledger_release(pool->ledger, size, 1, 0);
-        return fail(TD_INVALID, "the memfd cannot be mapped: %s", strerror(errno));
-    }
-    atomic_init(&out->data, data);
-    out->capacity = out->charged_bytes = size;
-    out->fd = fd;
+    TRY(ledger_reserve(pool->ledger, size, 1, 0));
+    out->fd = take_fd(&fd);
+    out->charged_bytes = size;
     out->exported = true;
-    out->read_only = !writable;
-    fd = -1;
-    return TD_OK;
+    out->read_only = (fcntl(out->fd, F_GET_SEALS) & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0;
+    enum td_status status = map_imported(out, size);
+    if (status != TD_OK) {
+        ledger_release(pool->ledger, size, 1, 0);
+        closep(&out->fd);
+        closep(&out->read_fd);
+    }
+    return status;
 }
 
 /* Replaces the daemon's own mapping by one that cannot write, at the same address: whoever reads
@@ -358,18 +375,6 @@ static enum td_status remap_read_only(struct memory *memory)
         return fail(TD_OUT_OF_MEMORY, "mapping %zu bytes read-only: %s", memory->capacity,
                     strerror(errno));
     memory->read_only = true;
-    return TD_OK;
-}
-
-static enum td_status open_read_only(struct memory *memory)
-{
-    char path[40];
-    if (memory->read_fd >= 0)
-        return TD_OK;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", memory->fd);
-    memory->read_fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (memory->read_fd < 0)
-        return fail(TD_OUT_OF_MEMORY, "opening a memfd for readers: %s", strerror(errno));
     return TD_OK;
 }
 

@@ -47,7 +47,7 @@ enum td_status store_create(struct ledger *ledger, struct store **out)
 
 static uint64_t entry_bytes(const struct entry *entry)
 {
-    return sizeof *entry + sizeof(struct tensor) + entry->name.length;
+    return sizeof *entry + entry->name.length;
 }
 
 static void entry_free(struct store *store, struct entry *entry)

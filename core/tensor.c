@@ -9,6 +9,9 @@ struct version_counter {
     atomic_ullong value;
 };
 
+/* Charged to the ledger with each tensor: its head, version counter and history. */
+#define TENSOR_BYTES (sizeof(struct tensor) + 128)
+
 static atomic_ullong last_id;
 
 void tensor_ids_begin(uint64_t first)
@@ -34,9 +37,16 @@ static void counter_unref(struct version_counter *counter)
 static enum td_status tensor_new(struct storage *storage, const struct layout *layout,
                                  struct version_counter *counter, struct tensor **out)
 {
+    struct ledger *ledger = storage->device->ledger;
+    enum td_status status = ledger_reserve(ledger, TENSOR_BYTES, 0, 0);
+    if (status != TD_OK) {
+        counter_unref(counter);
+        return status;
+    }
     struct tensor *tensor = counter ? calloc(1, sizeof *tensor) : NULL;
     if (!tensor) {
         counter_unref(counter);
+        ledger_release(ledger, TENSOR_BYTES, 0, 0);
         return fail(TD_OUT_OF_MEMORY, "no memory for a tensor's head");
     }
     atomic_init(&tensor->refs, 1);
@@ -72,6 +82,7 @@ void tensor_unref(struct tensor *tensor)
     /* A loop, not a recursion: a chain of grads may be long. */
     while (tensor && atomic_fetch_sub_explicit(&tensor->refs, 1, memory_order_acq_rel) == 1) {
         struct tensor *grad = tensor->grad;
+        ledger_release(tensor->storage->device->ledger, TENSOR_BYTES, 0, 0);
         storage_unref(tensor->storage);
         counter_unref(tensor->version);
         free(tensor->history);
@@ -150,8 +161,9 @@ void tensor_describe(const struct tensor *tensor, struct fields *out)
 {
     const struct layout *layout = &tensor->layout;
     const struct storage *storage = tensor->storage;
+    bool variable = tensor->is_variable || tensor_requires_grad(tensor);
     FIELDS_SET(out, id, tensor->id);
-    FIELDS_SET(out, kind, text_of(tensor->is_variable ? "variable" : "tensor"));
+    FIELDS_SET(out, kind, text_of(variable ? "variable" : "tensor"));
     FIELDS_SET(out, dtype, layout->dtype);
     FIELDS_SET(out, shape, dims_of(layout->rank, layout->shape));
     FIELDS_SET(out, strides, dims_of(layout->rank, layout->strides));
