@@ -1,7 +1,7 @@
 /* connection: one socket to the daemon; frames out, frames in, deadlines.
  *
- * Blocking, with deadlines. One request is under way at a time; one-way frames are queued in `out` and
- * go ahead of the next request, or alone with connection_flush_now.
+ * Blocking, with deadlines. One request is under way at a time; one-way frames are queued in `out`
+ * and go ahead of the next request, or alone with connection_flush_now.
  *
  * Threads: a connection belongs to whoever took it out of the pool (pool.c); no locks in here.
  */

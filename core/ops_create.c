@@ -1,5 +1,6 @@
 /* Operations that make tensors out of numbers, and out of bytes that a client gave. */
 #include "core/ops_internal.h"
+#include "core/scalar_check.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -42,6 +43,7 @@ static enum td_status make_full(struct op_call *call, enum td_dtype dtype,
                                 const struct scalar *value)
 {
     _cleanup_(tensor_unrefp) struct tensor *tensor = NULL;
+    TRY(scalar_check(value, dtype));
     TRY(op_new_tensor(call->device, dtype, &call->in->shape, false, &tensor));
     TRY(fill(tensor, &tensor->layout, value));
     return made(call, &tensor);

@@ -1,5 +1,6 @@
 /* In-place operations, and arithmetic with a number. */
 #include "core/ops_internal.h"
+#include "core/scalar_check.h"
 
 /* PyTorch's rule for in-place writes, through the tensor itself or through an index of it. */
 static enum td_status check_in_place(const struct tensor *tensor, bool through_view)
@@ -61,6 +62,7 @@ static enum td_status write_value(struct op_call *call, const struct layout *tar
 {
     struct storage *storage = call->input->storage;
     struct device *device = storage->device;
+    TRY(scalar_check(&call->in->value, target->dtype));
     TRY(storage_write_begin(storage));
     enum td_status status = device->ops->fill(device, &call->in->value, target, &storage->memory);
     storage_write_end(storage);

@@ -12,8 +12,8 @@
 # build/up/tensord.sock. Everything it makes is under build/.
 
 set -u -o pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
-root=$PWD
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+root=$(pwd -P) # as /proc names the daemon
 build=$root/build/up
 venv=$root/build/up-venv
 daemon=$build/tensord
@@ -75,7 +75,7 @@ build_python() {
 }
 
 # Whether somebody listens on a Unix socket (flag 10000: accepts connections).
-listens_on() { awk -v path="$1" '$4 == "00010000" && $8 == path { n = 1 } END { exit !n }' \
+listens_on() { awk -v path="$1" '$4 == "00010000" && substr($0, index($0, $8)) == path { n = 1 } END { exit !n }' \
   /proc/net/unix; }
 
 start_daemon() {

@@ -29,28 +29,28 @@
 
 enum mock_fault {
     FAULT_NONE,
-    FAULT_TRUNCATED,       /* half a header, then the end */
-    FAULT_TRUNCATED_BODY,  /* one byte of the body is missing, then the end */
-    FAULT_CLOSE,           /* no reply, and the connection is closed */
-    FAULT_SILENT,          /* no reply */
+    FAULT_TRUNCATED,      /* half a header, then the end */
+    FAULT_TRUNCATED_BODY, /* one byte of the body is missing, then the end */
+    FAULT_CLOSE,          /* no reply, and the connection is closed */
+    FAULT_SILENT,         /* no reply */
     FAULT_WRONG_ID,
     FAULT_WRONG_OPCODE,
     FAULT_NOT_A_REPLY,
     FAULT_BAD_MAGIC,
     FAULT_BAD_META,
     FAULT_EXTRA_BYTES,
-    FAULT_ERROR,           /* not_found, with a message */
-    FAULT_UNKNOWN_ERROR,   /* a status this client does not know */
-    FAULT_EARLY_ERROR,     /* too_large before the body is read, then the end */
-    FAULT_NO_DESCRIPTOR,   /* map: shared, but nothing comes along */
+    FAULT_ERROR,         /* not_found, with a message */
+    FAULT_UNKNOWN_ERROR, /* a status this client does not know */
+    FAULT_EARLY_ERROR,   /* too_large before the body is read, then the end */
+    FAULT_NO_DESCRIPTOR, /* map: shared, but nothing comes along */
     FAULT_TWO_DESCRIPTORS,
     FAULT_UNSEALED,
-    FAULT_STORAGE_BYTES,   /* map: more than the descriptor has */
-    FAULT_OFFSET,          /* map: the elements end past the storage */
+    FAULT_STORAGE_BYTES, /* map: more than the descriptor has */
+    FAULT_OFFSET,        /* map: the elements end past the storage */
     FAULT_OFFSET_WRAPS,
-    FAULT_STRIDES,         /* map: strides that overflow */
-    FAULT_MEMORY_WORD,     /* map: neither shared nor copied */
-    FAULT_COPY_SIZE,       /* map: a body of another size */
+    FAULT_STRIDES,     /* map: strides that overflow */
+    FAULT_MEMORY_WORD, /* map: neither shared nor copied */
+    FAULT_COPY_SIZE,   /* map: a body of another size */
 };
 
 struct mock_tensor {
@@ -75,9 +75,9 @@ struct mock_daemon {
     int connection_count;
     bool stopping;
     uint64_t last_id, last_lease;
-    uint64_t session;         /* its key is "key-<session>" */
-    atomic_int joined;        /* connections in the session */
-    atomic_bool forget;       /* the session is gone: joins are refused until a new one */
+    uint64_t session;   /* its key is "key-<session>" */
+    atomic_int joined;  /* connections in the session */
+    atomic_bool forget; /* the session is gone: joins are refused until a new one */
     atomic_int fault;
     atomic_int requests, hellos, releases, known, descriptors_in;
     atomic_ullong last_released;
@@ -98,7 +98,9 @@ static inline bool mock_read(int socket, void *to, size_t size, int *fd)
     for (size_t done = 0; done < size;) {
         char control[CMSG_SPACE(sizeof(int))];
         struct iovec part = {(char *)to + done, size - done};
-        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control,
+        struct msghdr message = {.msg_iov = &part,
+                                 .msg_iovlen = 1,
+                                 .msg_control = control,
                                  .msg_controllen = sizeof control};
         ssize_t n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
         if (n <= 0)
@@ -138,9 +140,9 @@ static inline void mock_write(int socket, const void *from, size_t size, const i
 
 /* One reply in one write, so that the client can take it with one read. */
 static inline void mock_reply(struct mock_daemon *mock, int socket,
-                              const struct mock_frame *request,
-                              uint32_t status, const struct fields *fields, const void *body,
-                              size_t body_bytes, int fd)
+                              const struct mock_frame *request, uint32_t status,
+                              const struct fields *fields, const void *body, size_t body_bytes,
+                              int fd)
 {
     int fault = atomic_load(&mock->fault);
     if (request->header.opcode == OP_hello)
@@ -179,8 +181,8 @@ static inline void mock_reply(struct mock_daemon *mock, int socket,
 }
 
 static inline void mock_error(struct mock_daemon *mock, int socket,
-                              const struct mock_frame *request,
-                              uint32_t status, const char *message)
+                              const struct mock_frame *request, uint32_t status,
+                              const char *message)
 {
     struct fields fields = {0};
     FIELDS_SET(&fields, message, text_of(message));
@@ -426,15 +428,22 @@ static inline bool mock_answer(struct mock_daemon *mock, int socket, struct mock
         return true;
     }
     switch (frame->header.opcode) {
-    case OP_put: mock_put(mock, socket, frame); break;
-    case OP_list: mock_list(mock, socket, frame); break;
-    case OP_from_numpy: mock_from_numpy(mock, socket, frame); break;
+    case OP_put:
+        mock_put(mock, socket, frame);
+        break;
+    case OP_list:
+        mock_list(mock, socket, frame);
+        break;
+    case OP_from_numpy:
+        mock_from_numpy(mock, socket, frame);
+        break;
     case OP_ping: {
         struct fields none = {0};
         mock_reply(mock, socket, frame, 0, &none, frame->body, frame->header.body_length, -1);
         break;
     }
-    default: mock_named(mock, socket, frame);
+    default:
+        mock_named(mock, socket, frame);
     }
     return true;
 }

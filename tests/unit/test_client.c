@@ -407,8 +407,8 @@ static void test_bad_replies(void **state)
 {
     (void)state;
     static const enum mock_fault faults[] = {
-        FAULT_WRONG_ID,   FAULT_WRONG_OPCODE, FAULT_NOT_A_REPLY,
-        FAULT_BAD_MAGIC,  FAULT_EXTRA_BYTES,  FAULT_BAD_META,
+        FAULT_WRONG_ID,  FAULT_WRONG_OPCODE, FAULT_NOT_A_REPLY,
+        FAULT_BAD_MAGIC, FAULT_EXTRA_BYTES,  FAULT_BAD_META,
     };
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
         put_ramp("x", 3, 0);

@@ -132,8 +132,8 @@ static void test_map_writable(void **state)
     assert_false(td_mapping_writable(r));
     int64_t n = 10;
     struct td_reply *reply;
-    assert_int_equal(td_from_memory(client, "again", TD_FLOAT32, 1, &n, NULL, data + 10, true,
-                                    &reply), TD_OK);
+    assert_int_equal(
+        td_from_memory(client, "again", TD_FLOAT32, 1, &n, NULL, data + 10, true, &reply), TD_OK);
     assert_int_equal(atomic_load(&mock.descriptors_in), 1);
     assert_true(data[10] == 11); /* the mock adds 1 */
     td_reply_free(reply);

@@ -184,17 +184,20 @@ static void test_from_shared_memory(void **state)
     float *values = td_shared_alloc(100 * sizeof *values);
     struct td_reply *reply;
     struct td_info info;
-    assert_int_equal(td_from_memory(client, "m", TD_FLOAT32, 2, shape, strides, values + 5, true,
-                                    &reply), TD_OK);
+    assert_int_equal(
+        td_from_memory(client, "m", TD_FLOAT32, 2, shape, strides, values + 5, true, &reply),
+        TD_OK);
     assert_int_equal(td_reply_info(reply, &info), TD_OK);
     assert_string_equal(info.memory, "shared");
     assert_true(values[5] == 1); /* the mock adds 1 to the first element */
     td_reply_free(reply);
-    assert_int_equal(td_from_memory(client, "m", TD_FLOAT32, 2, shape, backwards, values + 50, true,
-                                    NULL), TD_BAD_SHAPE);
+    assert_int_equal(
+        td_from_memory(client, "m", TD_FLOAT32, 2, shape, backwards, values + 50, true, NULL),
+        TD_BAD_SHAPE);
     /* past the end of the page that the block has */
-    assert_int_equal(td_from_memory(client, "m", TD_FLOAT32, 2, shape, strides, values + 1000, true,
-                                    NULL), TD_BAD_SHAPE);
+    assert_int_equal(
+        td_from_memory(client, "m", TD_FLOAT32, 2, shape, strides, values + 1000, true, NULL),
+        TD_BAD_SHAPE);
     td_shared_free(values);
 }
 
@@ -208,11 +211,12 @@ static void test_from_heap(void **state)
     struct td_info info;
     for (int i = 0; i < 12; i++)
         values[i] = (float)i;
-    assert_int_equal(td_from_memory(client, NULL, TD_FLOAT32, 2, shape, strides, values, true,
-                                    NULL), TD_UNSUPPORTED);
+    assert_int_equal(
+        td_from_memory(client, NULL, TD_FLOAT32, 2, shape, strides, values, true, NULL),
+        TD_UNSUPPORTED);
     assert_non_null(strstr(td_last_error(), "td_shared_alloc"));
-    assert_int_equal(td_from_memory(client, NULL, TD_FLOAT32, 2, shape, strides, values, false,
-                                    &reply), TD_OK);
+    assert_int_equal(
+        td_from_memory(client, NULL, TD_FLOAT32, 2, shape, strides, values, false, &reply), TD_OK);
     assert_int_equal(td_reply_info(reply, &info), TD_OK);
     assert_string_equal(info.memory, "copied");
     td_reply_free(reply);
@@ -290,7 +294,10 @@ static void test_dlpack_in(void **state)
     size_t size = sizeof back;
     DLManagedTensorVersioned tensor = {
         .version = {1, 0},
-        .dl_tensor = {.data = values, .device = {kDLCPU, 0}, .ndim = 2, .shape = shape,
+        .dl_tensor = {.data = values,
+                      .device = {kDLCPU, 0},
+                      .ndim = 2,
+                      .shape = shape,
                       .dtype = {kDLInt, 16, 1}},
     };
     assert_int_equal(td_put_dlpack(client, "d", &tensor, 0, NULL), TD_OK);

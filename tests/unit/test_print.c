@@ -39,7 +39,10 @@ static struct layout dense(enum td_dtype dtype, int rank, const int64_t *shape)
 }
 
 #define SHAPE(...)                                                                                 \
-    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[])                         \
+    {                                                                                              \
+        __VA_ARGS__                                                                                \
+    }
 
 static void expect_of(const struct layout *layout, const void *values, const char *device,
                       bool requires_grad, const char *grad_fn, const struct print_options *options,
@@ -109,8 +112,7 @@ static void test_vectors(void **state)
     expect(&layout, (double[]){1, 2, -3, -0.5},
            "tensor([ 1.+2.0000j, -3.-0.5000j], dtype=torch.complex128)");
     layout = dense(TD_BFLOAT16, SHAPE(2));
-    expect(&layout, (uint16_t[]){0x3f80, 0x3dcd},
-           "tensor([1.0000, 0.1001], dtype=torch.bfloat16)");
+    expect(&layout, (uint16_t[]){0x3f80, 0x3dcd}, "tensor([1.0000, 0.1001], dtype=torch.bfloat16)");
     layout = dense(TD_UINT8, SHAPE(25));
     uint8_t ones[25];
     memset(ones, 1, sizeof ones);
@@ -205,12 +207,10 @@ static void test_options(void **state)
     struct print_options options = print_defaults;
     options.precision = 1;
     options.linewidth = 20;
-    expect_of(&layout, values, "cpu", false, NULL, &options,
-              "tensor([1.0, 2.2,\n        3.0])");
+    expect_of(&layout, values, "cpu", false, NULL, &options, "tensor([1.0, 2.2,\n        3.0])");
     options.sci_mode = 1;
     options.linewidth = 80;
-    expect_of(&layout, values, "cpu", false, NULL, &options,
-              "tensor([1.0e+00, 2.2e+00, 3.0e+00])");
+    expect_of(&layout, values, "cpu", false, NULL, &options, "tensor([1.0e+00, 2.2e+00, 3.0e+00])");
     options.precision = PRINT_PRECISION_MAX + 1;
     expect_failure(&layout, values, &options, TD_INVALID);
     options.precision = -1;
