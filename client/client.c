@@ -121,6 +121,7 @@ static enum td_status client_new(const struct td_options *options, const struct 
     client->address = *address;
     client->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_DEFAULT_MS;
     client->reconnect = !options->no_reconnect;
+    client->interrupt = (struct interrupt){options->interrupted, options->interrupted_argument};
     pthread_mutex_init(&client->lock, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
@@ -254,6 +255,9 @@ static enum td_status call_once(struct td_client *client, const struct call *cal
     reply->session = connection->session;
     enum td_status status = connection_exchange(connection, call, deadline, reply, &exchange);
     pool_give(client, connection, exchange.state);
+    bool read = exchange.state == CONNECTION_GOOD && !exchange.refused;
+    if (status != TD_OK && read && FIELDS_HAS(&reply->fields, lease))
+        client_release(client, true, reply->fields.lease, reply->session);
     if (status == TD_OK || (status == TD_TOO_LARGE && call->into_given)) {
         *out = take(&reply);
         return status;
@@ -269,7 +273,7 @@ enum td_status client_call(struct td_client *client, const struct call *call, st
     if (client_is_foreign(client))
         return fail(TD_CONNECTION,
                     "this client of %s was connected by process %d, before fork(); "
-                    "call td_connect in process %d",
+                    "connect anew in process %d",
                     client->address.url, (int)client->pid, (int)getpid());
     if (wire_fields_size(call->fields) > WIRE_META_MAX)
         return fail(TD_INVALID,
@@ -309,8 +313,8 @@ void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t 
     pool_give(client, connection, good ? CONNECTION_GOOD : CONNECTION_LOST);
 }
 
-void td_release(struct td_client *client, uint64_t object_id)
+void td_release(struct td_client *client, uint64_t object_id, uint64_t session)
 {
     if (client)
-        client_release(client, false, object_id, td_session_count(client));
+        client_release(client, false, object_id, session);
 }

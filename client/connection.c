@@ -38,6 +38,15 @@ int deadline_left(int64_t deadline)
     return left > INT32_MAX ? INT32_MAX : (int)left;
 }
 
+bool interrupt_asked(const struct interrupt *interrupt)
+{
+    if (!interrupt->asked)
+        return false;
+    bool asked = interrupt->asked(interrupt->argument);
+    errno = EINTR;
+    return asked;
+}
+
 int connection_wait(const struct connection *connection, short events, int64_t deadline)
 {
     for (;;) {
@@ -46,7 +55,7 @@ int connection_wait(const struct connection *connection, short events, int64_t d
         int ready = poll(&wait, 1, left);
         if (ready > 0)
             return wait.revents;
-        if (ready < 0 && errno != EINTR)
+        if (ready < 0 && (errno != EINTR || interrupt_asked(connection->interrupt)))
             return -1;
         if (ready == 0 && left != INT32_MAX) /* longer waits go in turns */
             return 0;
@@ -142,6 +151,8 @@ enum td_status address_parse(const char *url, struct address *out)
 
 static enum td_status connect_failed(const struct address *address, int error)
 {
+    if (error == EINTR)
+        return fail(TD_CANCELLED, "connecting to %s was interrupted by a signal", address->url);
     if (error == EAGAIN || error == EINPROGRESS || error == ETIMEDOUT)
         return fail(TD_DEADLINE,
                     "%s took no connection in time; the daemon is overloaded or hung: "
@@ -155,7 +166,8 @@ static enum td_status connect_failed(const struct address *address, int error)
 
 /* A blocking connect whose patience is the socket's send timeout; then everything is MSG_DONTWAIT.
  */
-static int socket_connect(int family, const struct sockaddr *to, socklen_t size, int64_t deadline)
+static int socket_connect(int family, const struct sockaddr *to, socklen_t size,
+                          const struct interrupt *interrupt, int64_t deadline)
 {
     int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -173,7 +185,7 @@ static int socket_connect(int family, const struct sockaddr *to, socklen_t size,
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
         connected = connect(fd, to, size);
         error = errno;
-    } while (connected < 0 && error == EINTR);
+    } while (connected < 0 && error == EINTR && !interrupt_asked(interrupt));
     if (connected == 0 || error == EISCONN) /* connected while a signal was handled */
         return fd;
     close(fd);
@@ -186,10 +198,11 @@ static void set_option(int fd, int level, int option, int value)
     (void)setsockopt(fd, level, option, &value, sizeof value); /* only speed depends on it */
 }
 
-static enum td_status connect_unix(const struct address *address, int64_t deadline, int *out)
+static enum td_status connect_unix(const struct address *address, const struct interrupt *interrupt,
+                                   int64_t deadline, int *out)
 {
     int fd = socket_connect(AF_UNIX, (const struct sockaddr *)&address->unix_address,
-                            sizeof address->unix_address, deadline);
+                            sizeof address->unix_address, interrupt, deadline);
     if (fd < 0)
         return connect_failed(address, errno);
     set_option(fd, SOL_SOCKET, SO_SNDBUF, UNIX_BUFFER_BYTES);
@@ -198,7 +211,8 @@ static enum td_status connect_unix(const struct address *address, int64_t deadli
     return TD_OK;
 }
 
-static enum td_status connect_tcp(const struct address *address, int64_t deadline, int *out)
+static enum td_status connect_tcp(const struct address *address, const struct interrupt *interrupt,
+                                  int64_t deadline, int *out)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *list;
     int error = getaddrinfo(address->host, address->port, &hints, &list);
@@ -206,9 +220,11 @@ static enum td_status connect_tcp(const struct address *address, int64_t deadlin
         return fail(TD_CONNECTION, "cannot resolve the host of %s: %s", address->url,
                     error == EAI_SYSTEM ? strerror(errno) : gai_strerror(error));
     int fd = -1;
-    for (const struct addrinfo *a = list; a && fd < 0; a = a->ai_next)
-        fd = socket_connect(a->ai_family, a->ai_addr, a->ai_addrlen, deadline);
-    error = errno;
+    error = 0;
+    for (const struct addrinfo *a = list; a && fd < 0 && error != EINTR; a = a->ai_next) {
+        fd = socket_connect(a->ai_family, a->ai_addr, a->ai_addrlen, interrupt, deadline);
+        error = errno;
+    }
     freeaddrinfo(list);
     if (fd < 0)
         return connect_failed(address, error);
@@ -218,14 +234,14 @@ static enum td_status connect_tcp(const struct address *address, int64_t deadlin
     return TD_OK;
 }
 
-enum td_status connection_open(const struct address *address, int64_t deadline,
-                               struct connection **out)
+enum td_status connection_open(const struct address *address, const struct interrupt *interrupt,
+                               int64_t deadline, struct connection **out)
 {
     int fd = -1;
     if (address->local)
-        TRY(connect_unix(address, deadline, &fd));
+        TRY(connect_unix(address, interrupt, deadline, &fd));
     else
-        TRY(connect_tcp(address, deadline, &fd));
+        TRY(connect_tcp(address, interrupt, deadline, &fd));
     struct connection *connection = malloc(sizeof *connection);
     if (!connection) {
         close(fd);
@@ -236,6 +252,7 @@ enum td_status connection_open(const struct address *address, int64_t deadline,
     connection->local = address->local;
     connection->fresh = true;
     connection->url = address->url;
+    connection->interrupt = interrupt;
     *out = connection;
     return TD_OK;
 }
@@ -270,6 +287,10 @@ enum td_status connection_fail(const struct connection *connection, const struct
                     "%s did not finish '%s' in time; it is busy or hung: raise "
                     "timeout_ms, or look at its log",
                     connection->url, op);
+    if (result == IO_CANCELLED)
+        return fail(TD_CANCELLED,
+                    "'%s' was interrupted by a signal; %s may or may not have done it", op,
+                    connection->url);
     if (result == IO_FAILED)
         return fail(TD_CONNECTION, "the connection to %s failed during '%s': %s", connection->url,
                     op, strerror(error));

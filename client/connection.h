@@ -45,13 +45,15 @@ struct connection {
     int fd;
     bool local;
     bool busy;               /* checked out; written under the client's lock */
+    bool going;              /* about to be closed; under the client's lock */
     bool fresh;              /* not yet used for a call */
     struct connection *next; /* the pool's list; under the client's lock */
     uint64_t session;        /* td_session_count of the session it belongs to */
     uint64_t last_id;
-    int64_t patience_ms; /* the socket's receive timeout; 0: for ever */
-    const char *url; /* of the client, for messages */
-    uint8_t *out;    /* frames that wait to be sent */
+    int64_t patience_ms;               /* the socket's receive timeout; 0: for ever */
+    const char *url;                   /* of the client, for messages */
+    const struct interrupt *interrupt; /* of the client */
+    uint8_t *out;                      /* frames that wait to be sent */
     size_t out_size, out_capacity;
     /* The releases in `out`, until a byte of it was written: a lost connection hands them back. */
     struct pending_release *queued;
@@ -59,8 +61,18 @@ struct connection {
     uint8_t in[CONNECTION_IN_SIZE];
 };
 
-/* Connects the socket; hello is the caller's. CONNECTION or DEADLINE. */
-NODISCARD enum td_status connection_open(const struct address *address, int64_t deadline,
+/* What td_options say about signals; asked: NULL if nothing. Read by all threads, never written. */
+struct interrupt {
+    bool (*asked)(void *argument);
+    void *argument;
+};
+
+/* After EINTR: true if the program wants the call to end. */
+bool interrupt_asked(const struct interrupt *interrupt);
+
+/* Connects the socket; hello is the caller's. CONNECTION, DEADLINE or CANCELLED. */
+NODISCARD enum td_status connection_open(const struct address *address,
+                                         const struct interrupt *interrupt, int64_t deadline,
                                          struct connection **out);
 void connection_close(struct connection *connection); /* NULL is fine */
 /* An idle connection that the daemon closed, or that holds bytes nobody asked for. */
@@ -103,14 +115,15 @@ struct exchange {
 struct td_reply;
 
 /* Sends the request and receives its reply into `reply` (empty, reply_new). An error that the
- * daemon answers is returned with its message as the detail. CONNECTION, DEADLINE, PROTOCOL,
- * TOO_LARGE (the body does not fit into `into`; reply->body_bytes tells its size). */
+ * daemon answers is returned with its message as the detail. CONNECTION, DEADLINE, CANCELLED,
+ * PROTOCOL, TOO_LARGE (the body does not fit into `into`; reply->body_bytes tells its size),
+ * OUT_OF_MEMORY (also without a descriptor to spare: then the reply is whole but for that). */
 NODISCARD enum td_status connection_exchange(struct connection *connection, const struct call *call,
                                              int64_t deadline, struct td_reply *reply,
                                              struct exchange *exchange);
 
 /* The halves of an exchange, in send.c and receive.c. */
-enum io_result { IO_DONE, IO_EARLY_REPLY, IO_CLOSED, IO_TIMEOUT, IO_FAILED };
+enum io_result { IO_DONE, IO_EARLY_REPLY, IO_CLOSED, IO_TIMEOUT, IO_CANCELLED, IO_FAILED };
 enum io_result connection_send(struct connection *connection, const struct call *call,
                                int64_t deadline, bool *request_begun);
 enum td_status connection_receive(struct connection *connection, const struct call *call,
@@ -119,7 +132,8 @@ enum td_status connection_receive(struct connection *connection, const struct ca
 /* The error that a transfer which did not end well is for the caller. IO_FAILED reads errno. */
 enum td_status connection_fail(const struct connection *connection, const struct call *call,
                                enum io_result result);
-/* Waits for events (POLLIN, POLLOUT); returns what came, 0 at the deadline, -1 on error. */
+/* Waits for events (POLLIN, POLLOUT); returns what came, 0 at the deadline, -1 on error: EINTR when
+ * the program wants the call to end. */
 int connection_wait(const struct connection *connection, short events, int64_t deadline);
 
 #endif

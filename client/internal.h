@@ -43,6 +43,7 @@ struct td_client {
     char *token, *name;
     int64_t timeout_ms; /* < 0: none */
     bool reconnect;
+    struct interrupt interrupt;
 
     pthread_mutex_t lock;
     pthread_cond_t session_opened; /* of CLOCK_MONOTONIC */

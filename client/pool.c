@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+/* A call that has failed waits at most this much longer, and at most a quarter of its timeout. */
 #define REPLACEMENT_TIMEOUT_MS 1000
 
 static void unlink_connection(struct td_client *client, struct connection *connection)
@@ -151,7 +152,8 @@ static enum td_status session_connect_once(struct td_client *client, int64_t dea
     *again = false;
     TRY(reply_new(&reply));
     TRY(session_wait(client, deadline, key, &session));
-    enum td_status status = connection_open(&client->address, deadline, &connection);
+    enum td_status status =
+        connection_open(&client->address, &client->interrupt, deadline, &connection);
     if (status == TD_OK)
         status = say_hello(client, connection, key, deadline, reply);
     if (!*key)
@@ -222,23 +224,29 @@ enum td_status pool_take(struct td_client *client, int64_t deadline, struct conn
     return pool_add(client, *out, true);
 }
 
-/* Before a connection is closed that may be the session's last: opens another. The thread's error
- * text stays what it was. */
-static void session_keep(struct td_client *client, const struct connection *going)
+static int64_t replacement_deadline(const struct td_client *client)
+{
+    int64_t quarter = client->timeout_ms < 0 ? REPLACEMENT_TIMEOUT_MS : client->timeout_ms / 4;
+    return deadline_after(quarter < REPLACEMENT_TIMEOUT_MS ? quarter : REPLACEMENT_TIMEOUT_MS);
+}
+
+/* Before a connection is closed that may be the session's last: opens another. Of several that go
+ * at once the last to come here finds nobody else. The thread's error text stays what it was. */
+static void session_keep(struct td_client *client, struct connection *going)
 {
     bool needed;
     pthread_mutex_lock(&client->lock);
+    going->going = true;
     needed = !client->closed && going->session == client->session;
     for (const struct connection *c = client->connections; c && needed; c = c->next)
-        needed = c == going || c->session != client->session;
+        needed = c->going || c->session != client->session;
     pthread_mutex_unlock(&client->lock);
     if (!needed)
         return;
     char detail[FAIL_DETAIL_SIZE];
     strcpy(detail, fail_detail());
     struct connection *replacement;
-    int64_t deadline = deadline_after(REPLACEMENT_TIMEOUT_MS);
-    if (session_connect(client, deadline, &replacement) == TD_OK &&
+    if (session_connect(client, replacement_deadline(client), &replacement) == TD_OK &&
         pool_add(client, replacement, false) != TD_OK)
         replacement = NULL;
     (void)fail(TD_CONNECTION, "%s", detail);

@@ -14,15 +14,14 @@ struct reader {
     struct connection *connection;
     int64_t deadline;
     size_t have, used;
-    uint64_t received; /* bytes, ever */
-    int descriptor;    /* -1: none came yet */
-    bool descriptor_fault;
+    uint64_t received;     /* bytes, ever */
+    int descriptor;        /* -1: none came yet */
+    bool descriptor_lost;  /* one came, and this process had no number free for it */
+    bool descriptor_fault; /* too many came */
 };
 
 static void take_descriptors(struct reader *reader, struct msghdr *message)
 {
-    if (message->msg_flags & MSG_CTRUNC)
-        reader->descriptor_fault = true;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
             continue;
@@ -38,6 +37,10 @@ static void take_descriptors(struct reader *reader, struct msghdr *message)
             }
         }
     }
+    if (message->msg_flags & MSG_CTRUNC && reader->descriptor >= 0)
+        reader->descriptor_fault = true;
+    else if (message->msg_flags & MSG_CTRUNC)
+        reader->descriptor_lost = true;
 }
 
 /* Lets a blocking receive give up at about the deadline, at most an eighth late, so that calls with
@@ -85,6 +88,8 @@ static enum io_result receive_some(struct reader *reader, void *to, size_t size,
             return IO_CLOSED;
         if (errno == EAGAIN && expired) /* what was there already would have been taken */
             return IO_TIMEOUT;
+        if (errno == EINTR && interrupt_asked(reader->connection->interrupt))
+            return IO_CANCELLED;
         if (errno != EAGAIN && errno != EINTR)
             return IO_FAILED;
     }
@@ -158,12 +163,13 @@ static enum td_status check_header(const struct reader *reader, const struct cal
                     "%s answered request %" PRIu64 " (operation %u), and '%s' was "
                     "request %" PRIu64 "; the connection is closed",
                     connection->url, header->request_id, header->opcode, op, connection->last_id);
-    if (reader->descriptor_fault || header->descriptors != (reader->descriptor >= 0 ? 1 : 0))
+    int came = reader->descriptor >= 0 || reader->descriptor_lost;
+    if (reader->descriptor_fault || header->descriptors != came)
         return fail(TD_PROTOCOL, "the reply to '%s' from %s announces %u descriptors, and %s came",
                     op, connection->url, header->descriptors,
-                    reader->descriptor_fault  ? "more"
-                    : reader->descriptor >= 0 ? "1"
-                                              : "none");
+                    reader->descriptor_fault ? "more"
+                    : came                   ? "1"
+                                             : "none");
     return TD_OK;
 }
 
@@ -261,6 +267,11 @@ enum td_status connection_receive(struct connection *connection, const struct ca
         status = fail(TD_PROTOCOL, "%s sent more than the reply to '%s'; the connection is closed",
                       connection->url, op_infos[call->op].name);
     }
+    if (finished && status == TD_OK && reader.descriptor_lost)
+        status = fail(TD_OUT_OF_MEMORY,
+                      "no descriptor is free for what '%s' shares; close some, or raise "
+                      "RLIMIT_NOFILE (ulimit -n)",
+                      op_infos[call->op].name);
     reply->descriptor = reader.descriptor;
     exchange->reply_begun = reader.received > 0;
     if (!finished)

@@ -137,7 +137,7 @@ static enum io_result wait_to_send(const struct connection *connection, int64_t 
     if (events == 0)
         return IO_TIMEOUT;
     if (events < 0)
-        return IO_FAILED;
+        return errno == EINTR ? IO_CANCELLED : IO_FAILED;
     return events & POLLIN ? IO_EARLY_REPLY : IO_DONE;
 }
 

@@ -128,6 +128,20 @@ enum td_status mapping_failed(uint64_t storage, size_t size_bytes, bool write, i
                 storage, write ? "writing" : "reading", strerror(error));
 }
 
+/* Readers may write all the same: programs that are given the address do not all know that they
+ * must not (PyTorch ignores that a NumPy array is read-only), and the kernel would end the process.
+ * So their mapping is copy-on-write; a page that nobody wrote to goes on showing the storage. Where
+ * that much private memory is not allowed (RLIMIT_DATA, vm.overcommit_memory 2), such a write is
+ * fatal. */
+static void *map_storage(int fd, size_t size_bytes, bool write)
+{
+    if (write)
+        return map_aligned(fd, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, 0);
+    void *base =
+        map_aligned(fd, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, 0);
+    return base ? base : map_aligned(fd, size_bytes, PROT_READ, MAP_SHARED, 0);
+}
+
 /* Maps the reply's descriptor, and keeps it when the mapping is writable. */
 static enum td_status storage_create(const char *name, bool write, const struct td_info *info,
                                      struct td_reply *reply, struct storage_map **out)
@@ -144,8 +158,7 @@ static enum td_status storage_create(const char *name, bool write, const struct 
     s->writable = write;
     s->fd = -1;
     s->size_bytes = info->storage_bytes;
-    s->base = map_aligned(reply->descriptor, s->size_bytes,
-                          write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, 0);
+    s->base = map_storage(reply->descriptor, s->size_bytes, write);
     if (!s->base)
         return mapping_failed(s->storage, s->size_bytes, write, errno);
     if (write && region_add(s->base, s->size_bytes, reply->descriptor, false)) {

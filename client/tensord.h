@@ -41,9 +41,17 @@ struct td_options {
     const char *client; /* a name for the daemon's log; NULL: the program's */
     /* For connecting and for each call; 0: 30000; < 0: wait for ever. A call with a longer
      * timeout_ms among its own arguments waits for the daemon's answer to that. Resolving the name
-     * of a host is not counted. */
+     * of a host is not counted. A call may end later: by up to an eighth of its timeout, and, when
+     * another connection has to keep the session, by up to a quarter of timeout_ms, at most a
+     * second. */
     int64_t timeout_ms;
     bool no_reconnect; /* a lost session is otherwise opened anew by the next call */
+    /* Asked in the calling thread when a signal has interrupted waiting for the daemon (its handler
+     * was installed without SA_RESTART). True ends the call with TD_CANCELLED; the daemon may or
+     * may not have done it, and the session is kept. Calls nothing of this client. NULL: such calls
+     * go on waiting. */
+    bool (*interrupted)(void *argument);
+    void *interrupted_argument;
 };
 
 /* url: "unix:///run/tensord.sock", "tcp://host:7071", or a bare path of a socket. NULL: the
@@ -154,11 +162,12 @@ TD_API uint64_t td_reply_session(const struct td_reply *reply);
  * Returns false at the end, and where the list cannot be read. */
 TD_API bool td_reply_next(struct td_reply *reply, size_t *cursor, const struct td_reply **entry);
 
-/* Gives back a reference of the session to an anonymous object, which nobody else then holds.
+/* Gives back a reference of a session (td_reply_session of the reply that gave the id) to an
+ * anonymous object, which nobody else then holds. Of an earlier session nothing is left: ignored.
  * Meant for finalizers of other languages: from any thread, never waits for the daemon, reports no
  * error and leaves td_last_error as it is. Without connection to spare it goes out with the next
  * call. client may be NULL. */
-TD_API void td_release(struct td_client *client, uint64_t object_id);
+TD_API void td_release(struct td_client *client, uint64_t object_id, uint64_t session);
 
 /* The operations table: name, doc and field names (separated by spaces) of operation number i, for
  * i from 0 until false is returned. Static texts. */
@@ -209,7 +218,13 @@ enum td_map_flags {
 
 /* Maps a stored tensor. On a Unix socket nothing is copied, except small frozen tensors;
  * elsewhere, and where the info's memory says "copied", the bytes are in memory of the caller's
- * own. The caller owns *out and ends it with td_unmap, from any thread, also after td_close. */
+ * own. The caller owns *out and ends it with td_unmap, from any thread, also after td_close.
+ *
+ * A mapping without TD_MAP_WRITE is for reading. A stray write to it does not end the process (but
+ * where so much private memory is not allowed: RLIMIT_DATA, vm.overcommit_memory 2): the page is
+ * copied, and all readers of the tensor's storage in this process, and nobody else, see that copy
+ * from then on, instead of what is written to the storage later. If the process also maps the
+ * storage with TD_MAP_WRITE, its readers may be given that mapping. */
 TD_API enum td_status td_map(struct td_client *client, const char *name, unsigned flags,
                              struct td_mapping **out);
 TD_API void td_unmap(struct td_mapping *mapping); /* as td_release; NULL is fine */

@@ -32,7 +32,7 @@ struct memory {
     int fd;                        /* the memfd, -1 on the heap */
     int read_fd;                   /* the same opened O_RDONLY for readers; -1 until shared */
     bool exported;        /* a descriptor of it has left the daemon, or came from a client */
-    bool sealed;          /* the seals of its mode are set */
+    atomic_bool sealed;   /* the seals of its mode are set */
     bool read_only;       /* the daemon's own mapping cannot be written */
     void *retired;        /* a heap block that was promoted; late readers may still use it */
     size_t charged_bytes; /* in the ledger */

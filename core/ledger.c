@@ -50,23 +50,28 @@ static enum td_status reserve_locked(struct ledger *ledger, uint64_t bytes, uint
     return TD_OK;
 }
 
+/* Whether the reservation would fit without the pool. */
+static bool reclaim_helps(const struct ledger *ledger, uint64_t bytes, uint64_t names)
+{
+    const struct ledger_limits *limits = &ledger->limits;
+    uint64_t needed = ledger->used.memory_bytes - ledger->pool_bytes;
+    return ledger->reclaim && ledger->pool_bytes > 0 && bytes <= limits->memory_bytes &&
+           needed <= limits->memory_bytes - bytes && ledger->used.names + names <= limits->names;
+}
+
 enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
                               uint64_t names)
 {
-    enum td_status status;
-    bool reclaimed;
-    do {
+    for (;;) {
         pthread_mutex_lock(&ledger->lock);
-        status = reserve_locked(ledger, bytes, descriptors, names);
+        enum td_status status = reserve_locked(ledger, bytes, descriptors, names);
+        bool again = status != TD_OK && reclaim_helps(ledger, bytes, names);
+        if (status != TD_OK && !again)
+            ledger->refused++;
         pthread_mutex_unlock(&ledger->lock);
-        reclaimed = status != TD_OK && ledger->reclaim && ledger->reclaim(ledger->reclaim_argument);
-    } while (reclaimed);
-    if (status != TD_OK) {
-        pthread_mutex_lock(&ledger->lock);
-        ledger->refused++;
-        pthread_mutex_unlock(&ledger->lock);
+        if (!again || !ledger->reclaim(ledger->reclaim_argument))
+            return status;
     }
-    return status;
 }
 
 void ledger_release(struct ledger *ledger, uint64_t bytes, uint64_t descriptors, uint64_t names)

@@ -1,22 +1,7 @@
 #include "core/store.h"
+#include "core/utf8.h"
 
 #include <string.h>
-
-/* Length of the UTF-8 sequence at s, 0 if there is none (RFC 3629: shortest form, no surrogates).
- */
-static size_t utf8_length(const unsigned char *s, size_t left)
-{
-    size_t length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : 4;
-    if (length == 0 || length > left || s[0] > 0xF4)
-        return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((s[i] & 0xC0) != 0x80)
-            return 0;
-    if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F) ||
-        (s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F))
-        return 0;
-    return length;
-}
 
 static bool is_control(const unsigned char *s, size_t length)
 {

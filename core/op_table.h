@@ -18,6 +18,7 @@ enum op_trait {
     OP_BYTES = 32,       /* touches the bytes of tensors: runs in the job pool when they are many */
     OP_ONE_WAY = 64,     /* may be sent without wanting a reply */
     OP_CONNECTION = 128, /* belongs to the connection itself; answered by the transport */
+    OP_IN_PLACE = 256,   /* changes the input's bytes while it runs */
 };
 
 #define F(name) FIELD_BIT(name)
@@ -104,10 +105,10 @@ enum op_trait {
     X(67, squeeze, F(input), F(dim), OP_MAKES, "Without the dimensions of size 1.")                \
     X(68, unsqueeze, F(input) | F(dim), 0, OP_MAKES, "With a new dimension of size 1.")            \
     X(69, expand, F(input) | F(shape), 0, OP_MAKES, "Dimensions of size 1 repeated without copy.") \
-    X(80, setitem, F(input) | F(index), F(value) | F(other) | CAST, OP_BYTES,                      \
+    X(80, setitem, F(input) | F(index), F(value) | F(other) | CAST, OP_BYTES | OP_IN_PLACE,        \
       "Writes a number, or another tensor broadcast and cast, into a slice.")                      \
-    X(81, fill_, F(input) | F(value), 0, OP_BYTES, "Writes one number everywhere.")                \
-    X(82, copy_, F(input) | F(other), CAST, OP_BYTES,                                              \
+    X(81, fill_, F(input) | F(value), 0, OP_BYTES | OP_IN_PLACE, "Writes one number everywhere.")  \
+    X(82, copy_, F(input) | F(other), CAST, OP_BYTES | OP_IN_PLACE,                                \
       "Writes another tensor's elements, broadcast and cast, into this one.")                      \
     X(83, mul, F(input) | F(value), 0, OP_MAKES | OP_BYTES,                                        \
       "Times a number, with PyTorch's type promotion.")                                            \

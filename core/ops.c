@@ -77,6 +77,9 @@ static enum td_status begin_names(struct op_call *call)
     const struct fields *in = call->in;
     if (FIELDS_HAS(in, output))
         TRY(name_check(in->output));
+    else if (FIELDS_HAS(in, create_only) ||
+             (FIELDS_HAS(in, if_generation) && (op_infos[call->op].traits & OP_MAKES)))
+        return fail(TD_INVALID, "create_only and if_generation go with an output name");
     /* What these two take need not be a tensor that is still there, or is no tensor at all. */
     if (call->op != OP_release && call->op != OP_delete && call->op != OP_rename) {
         if (FIELDS_HAS(in, input))
@@ -115,24 +118,70 @@ bool op_receive_is_long(const struct op_call *call)
     return call->body_length > OP_INLINE_BYTES;
 }
 
-uint64_t op_cost_bytes(const struct op_call *call)
+static uint64_t saturating(uint64_t a, uint64_t factor)
+{
+    uint64_t product;
+    return __builtin_mul_overflow(a, factor, &product) ? UINT64_MAX : product;
+}
+
+/* The elements that a creating operation makes, 0 if its shape is none. */
+static uint64_t made_elements(const struct op_call *call)
 {
     const struct fields *in = call->in;
     struct layout made;
-    uint64_t bytes = 0;
-    if (!(op_infos[call->op].traits & OP_BYTES))
+    if (!FIELDS_HAS(in, shape) || call->input ||
+        layout_contiguous(TD_BOOL, &in->shape, &made) != TD_OK)
         return 0;
+    uint64_t elements = (uint64_t)made.elements;
+    return call->op == OP_eye && made.rank == 1 ? saturating(elements, elements) : elements;
+}
+
+/* Bytes, or their like, for each element: random and printed numbers take far more than a copy. */
+static uint64_t element_cost(const struct op_call *call)
+{
+    const struct fields *in = call->in;
+    size_t size = FIELDS_HAS(in, dtype) ? dtype_infos[in->dtype].size_bytes : 1;
+    if (call->input && dtype_infos[call->input->layout.dtype].size_bytes > size)
+        size = dtype_infos[call->input->layout.dtype].size_bytes;
+    switch (call->op) {
+    case OP_rand:
+    case OP_randn:
+    case OP_randint:
+        return 16 + size;
+    case OP_print:
+        return 64;
+    default:
+        return size < 8 && !FIELDS_HAS(in, dtype) ? 8 : size;
+    }
+}
+
+uint64_t op_cost_bytes(const struct op_call *call)
+{
+    unsigned traits = op_infos[call->op].traits;
+    if (!(traits & OP_BYTES))
+        return 0;
+    if (FIELDS_HAS(call->in, end)) /* arange: not known before its arithmetic is done */
+        return OP_INLINE_BYTES + 1;
+    uint64_t elements = made_elements(call);
     if (call->input)
-        bytes += (uint64_t)layout_nbytes(&call->input->layout);
+        elements += (uint64_t)call->input->layout.elements;
     if (call->other)
-        bytes += (uint64_t)layout_nbytes(&call->other->layout);
-    enum td_dtype dtype = FIELDS_HAS(in, dtype) ? in->dtype : TD_COMPLEX128;
-    if (FIELDS_HAS(in, shape) && !call->input &&
-        layout_contiguous(dtype, &in->shape, &made) == TD_OK)
-        bytes += (uint64_t)layout_nbytes(&made);
-    if (FIELDS_HAS(in, end))
-        bytes += OP_INLINE_BYTES + 1; /* arange: not known before its arithmetic is done */
+        elements += (uint64_t)call->other->layout.elements;
+    uint64_t bytes = saturating(elements, element_cost(call));
+    /* An in-place operation may wait for another one on the same storage, however small its view.
+     */
+    if ((traits & OP_IN_PLACE) && bytes < call->input->storage->size_bytes)
+        return call->input->storage->size_bytes;
     return bytes;
+}
+
+/* Whether mapping the input is only a matter of passing a descriptor. */
+static bool maps_at_once(const struct op_call *call)
+{
+    const struct storage *storage = call->input->storage;
+    bool small_frozen = storage_mode_of(storage) == STORAGE_FROZEN && storage->memory.fd < 0;
+    return call->local && !small_frozen &&
+           (atomic_load(&storage->memory.sealed) || storage->size_bytes <= OP_INLINE_BYTES);
 }
 
 /* Whether an operation that may copy has nothing to copy: its result is the input's own memory. */
@@ -150,7 +199,7 @@ static bool copies_nothing(const struct op_call *call)
         return on_cpu && in_order && dtype == input->layout.dtype;
     case OP_map:
     case OP_numpy:
-        return on_cpu && (call->local || in_order);
+        return on_cpu && (call->local ? maps_at_once(call) : in_order);
     case OP_contiguous:
         return in_order;
     case OP_reshape: /* at worst a view is made in the job pool */
@@ -192,6 +241,17 @@ enum td_status op_run_ping(struct op_call *call)
 enum td_status op_run(struct op_call *call)
 {
     return handlers[call->op](call);
+}
+
+void op_undo(struct op_call *call)
+{
+    /* Neither can fail but for a session that has ended, and let everything go by itself. */
+    if (FIELDS_HAS(&call->out, lease) && session_release(call->session, call->out.lease) != TD_OK)
+        return;
+    bool held = (op_infos[call->op].traits & OP_MAKES) && FIELDS_HAS(&call->out, id) &&
+                !FIELDS_HAS(call->in, output);
+    if (held && session_drop(call->session, call->result->id) != TD_OK)
+        return;
 }
 
 static enum td_status commit_made(struct op_call *call)
@@ -236,6 +296,9 @@ void op_end(struct op_call *call)
     tensor_unref(take(&call->input));
     tensor_unref(take(&call->other));
     tensor_unref(take(&call->result));
+    if (call->text_charged)
+        ledger_release(&call->engine->ledger, call->text_charged, 0, 0);
+    call->text_charged = 0;
     free(take(&call->text));
 }
 

@@ -43,6 +43,7 @@ struct op_call {
     struct tensor *result;     /* what the reply describes */
     struct layout layout;      /* of a body */
     char *text;                /* malloc'd, that out.text points into */
+    size_t text_charged;       /* of it in the ledger */
 };
 
 void op_init(struct op_call *call, struct engine *engine, struct session *session, enum op op,
@@ -56,13 +57,16 @@ void op_end(struct op_call *call);
 /* Whether op_receive or op_run belongs into the job pool. After op_begin. */
 bool op_receive_is_long(const struct op_call *call);
 bool op_run_is_long(const struct op_call *call);
-/* Whether the operation changes what others see only in op_commit. */
+/* Whether the operation changes what others see only in op_commit, so that it can be given up
+ * before. */
 static inline bool op_commits_late(enum op op)
 {
-    return (op_infos[op].traits & OP_MAKES) != 0;
+    return (op_infos[op].traits & OP_IN_PLACE) == 0;
 }
+/* Takes back what the session was given for a reply that nobody will get: the lease, the object. */
+void op_undo(struct op_call *call);
 
-/* Bytes a request with these fields may cause to be touched; for tests and op_run_is_long. */
+/* What the operation may cost, in bytes touched or their like; for tests and op_run_is_long. */
 uint64_t op_cost_bytes(const struct op_call *call);
 
 #endif

@@ -129,6 +129,15 @@ static enum td_status arange_count_int(const struct scalar *start, const struct 
     return TD_OK;
 }
 
+static void cut_to_integer(struct scalar *scalar)
+{
+    int64_t value;
+    if (scalar->kind != SCALAR_FLOAT)
+        return;
+    scalar_store(scalar, TD_INT64, &value);
+    *scalar = (struct scalar){.kind = SCALAR_INT, .i = value};
+}
+
 static enum td_status arange_count(const struct scalar *start, const struct scalar *end,
                                    const struct scalar *step, int64_t *count)
 {
@@ -151,10 +160,20 @@ enum td_status op_run_arange(struct op_call *call)
         return fail(TD_INVALID, "arange counts real numbers, not complex ones");
     bool floating =
         start.kind == SCALAR_FLOAT || step.kind == SCALAR_FLOAT || in->end.kind == SCALAR_FLOAT;
+    enum td_dtype dtype = dtype_or(call, floating ? TD_FLOAT32 : TD_INT64);
+    struct scalar end = in->end;
     struct dims shape = {.rank = 1};
-    TRY(arange_count(&start, &in->end, &step, &shape.v[0]));
-    TRY(op_new_tensor(call->device, dtype_or(call, floating ? TD_FLOAT32 : TD_INT64), &shape, false,
-                      &tensor));
+    if (dtype == TD_INT64) { /* as PyTorch: int64 also counts in integers */
+        cut_to_integer(&start);
+        cut_to_integer(&end);
+        cut_to_integer(&step);
+    }
+    TRY(arange_count(&start, &end, &step, &shape.v[0]));
+    if (!dtype_is_differentiable(dtype)) {
+        cut_to_integer(&start);
+        cut_to_integer(&step);
+    }
+    TRY(op_new_tensor(call->device, dtype, &shape, false, &tensor));
     TRY(call->device->ops->arange(call->device, &start, &step, &tensor->layout,
                                   &tensor->storage->memory));
     return made(call, &tensor);
@@ -225,6 +244,23 @@ enum td_status op_run_randn(struct op_call *call)
     return make_random_floating(call, RANDOM_NORMAL);
 }
 
+/* Random integers stay in [low, high) after the cast to an integer dtype. */
+static enum td_status check_bound(const char *what, int64_t value, enum td_dtype dtype)
+{
+    _Alignas(16) unsigned char element[16];
+    struct scalar scalar = {.kind = SCALAR_INT, .i = value};
+    if (dtype_is_differentiable(dtype))
+        return TD_OK;
+    scalar_store(&scalar, dtype, element);
+    struct scalar back = scalar_load(dtype, element);
+    bool same = back.kind == SCALAR_BOOL   ? back.b == value
+                : back.kind == SCALAR_UINT ? value >= 0 && back.u == (uint64_t)value
+                                           : back.i == value;
+    if (!same)
+        return fail(TD_INVALID, "%s is out of bounds for %s", what, dtype_infos[dtype].name);
+    return TD_OK;
+}
+
 enum td_status op_run_randint(struct op_call *call)
 {
     struct random_spec spec;
@@ -236,7 +272,10 @@ enum td_status op_run_randint(struct op_call *call)
                     "random_ expects 'from' to be less than 'to', but got from=%" PRId64
                     " >= to=%" PRId64,
                     spec.low, spec.high);
-    return make_random(call, dtype_or(call, TD_INT64), &spec);
+    enum td_dtype dtype = dtype_or(call, TD_INT64);
+    TRY(check_bound("from", spec.low, dtype));
+    TRY(check_bound("to - 1", spec.high - 1, dtype));
+    return make_random(call, dtype, &spec);
 }
 
 /* The body has arrived in its storage. */

@@ -167,6 +167,8 @@ enum td_status op_run_delete(struct op_call *call)
 
 enum td_status op_run_touch(struct op_call *call)
 {
+    if (storage_mode_of(call->input->storage) == STORAGE_FROZEN)
+        return fail(TD_FROZEN, "the tensor's memory is frozen: nobody can have changed it");
     storage_touch(call->input->storage);
     tensor_bump_version(call->input);
     return op_run_info(call);
@@ -250,6 +252,8 @@ enum td_status op_run_print(struct op_call *call)
     TRY(print_tensor(&host->layout, host->storage->memory.data, input->storage->device->name,
                      tensor_requires_grad(input), input->history ? input->history->grad_fn : NULL,
                      &print_defaults, &call->text));
+    TRY(ledger_reserve(&call->engine->ledger, strlen(call->text), 0, 0));
+    call->text_charged = strlen(call->text);
     FIELDS_SET(&call->out, text, text_of(call->text));
     return TD_OK;
 }

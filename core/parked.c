@@ -108,7 +108,7 @@ void job_pool_destroy(struct job_pool *pool)
 }
 
 enum td_status parked_submit(struct job_pool *pool, struct parked *parked,
-                             const struct parked_ops *ops)
+                             const struct parked_ops *ops, enum parked_urgency urgency)
 {
     parked->ops = ops;
     parked->next = NULL;
@@ -117,8 +117,11 @@ enum td_status parked_submit(struct job_pool *pool, struct parked *parked,
     pthread_mutex_lock(&pool->lock);
     bool room = pool->queued < pool->max_queued && !pool->stopping;
     if (room) {
-        *pool->last = parked;
-        pool->last = &parked->next;
+        struct parked **place = urgency == PARKED_AHEAD ? &pool->first : pool->last;
+        parked->next = *place;
+        *place = parked;
+        if (!parked->next)
+            pool->last = &parked->next;
         pool->queued++;
         pthread_cond_signal(&pool->wake);
     }

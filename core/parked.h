@@ -27,6 +27,9 @@ struct parked_ops {
     void (*destroy)(struct parked *parked);
 };
 
+/* What is short and holds up a connection goes ahead of what computes. */
+enum parked_urgency { PARKED_IN_TURN, PARKED_AHEAD };
+
 struct parked {
     const struct parked_ops *ops;
     struct parked *next;
@@ -42,7 +45,7 @@ void job_pool_destroy(struct job_pool *pool);
 /* UNAVAILABLE, and nothing is kept, when too many are queued. On TD_OK the submitter owns one
  * reference, to be given back with parked_unref after it has no more use for parked_cancel. */
 NODISCARD enum td_status parked_submit(struct job_pool *pool, struct parked *parked,
-                                       const struct parked_ops *ops);
+                                       const struct parked_ops *ops, enum parked_urgency urgency);
 /* Completes it with `status` unless its outcome is decided. True if this call decided it. */
 bool parked_cancel(struct parked *parked, enum td_status status);
 /* From `run`, before its result becomes visible: CANCELLED if the outcome is decided otherwise.

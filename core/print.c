@@ -23,7 +23,7 @@ const struct print_options print_defaults = {
     .sci_mode = -1,
 };
 
-struct text {
+struct growing_text {
     char *bytes;
     size_t length;
     size_t capacity; /* of bytes, which also hold the NUL */
@@ -48,7 +48,7 @@ struct printer {
     int parts;     /* of an element: 2 for complex dtypes */
     int64_t shown; /* elements in the text */
     struct number_format formats[2];
-    struct text text;
+    struct growing_text text;
 };
 
 /* text */
@@ -61,7 +61,7 @@ static enum td_status too_large(void)
                 PRINT_TEXT_MAX);
 }
 
-static enum td_status text_reserve(struct text *text, size_t extra)
+static enum td_status text_reserve(struct growing_text *text, size_t extra)
 {
     if (extra >= PRINT_TEXT_MAX - text->length)
         return too_large();
@@ -79,7 +79,7 @@ static enum td_status text_reserve(struct text *text, size_t extra)
     return TD_OK;
 }
 
-static enum td_status text_bytes(struct text *text, const char *bytes, size_t length)
+static enum td_status text_bytes(struct growing_text *text, const char *bytes, size_t length)
 {
     TRY(text_reserve(text, length));
     memcpy(text->bytes + text->length, bytes, length);
@@ -88,12 +88,12 @@ static enum td_status text_bytes(struct text *text, const char *bytes, size_t le
     return TD_OK;
 }
 
-static enum td_status text_string(struct text *text, const char *string)
+static enum td_status text_string(struct growing_text *text, const char *string)
 {
     return text_bytes(text, string, strlen(string));
 }
 
-static enum td_status text_repeat(struct text *text, char c, size_t count)
+static enum td_status text_repeat(struct growing_text *text, char c, size_t count)
 {
     TRY(text_reserve(text, count));
     memset(text->bytes + text->length, c, count);
@@ -381,7 +381,7 @@ static enum td_status print_suffix(struct printer *p, const char *name, const ch
 }
 
 /* The count of the last line that print_suffix starts from. */
-static size_t last_line(const struct text *text)
+static size_t last_line(const struct growing_text *text)
 {
     size_t newline = text->length;
     while (newline > 0 && text->bytes[newline - 1] != '\n')

@@ -18,7 +18,7 @@
 #include "core/layout.h"
 
 /* Bytes of the longest text; printing more fails with TD_TOO_LARGE. */
-#define PRINT_TEXT_MAX (16 << 20)
+#define PRINT_TEXT_MAX (1 << 20)
 /* Digits that every double has at most behind its point; more precision shows only zeros. */
 #define PRINT_PRECISION_MAX 1100
 

@@ -166,13 +166,15 @@ static void *map_aligned(int fd, size_t size, int protection)
     return mapped;
 }
 
-/* Allocates every page: huge ones by touch and collapse (an extent without any page would be
- * refused), the rest by fallocate, which finds nothing to do where that worked. */
+/* Allocates every page: huge ones by collapse, which needs one page of each extent to be there, the
+ * rest by fallocate, which finds nothing to do where that worked. Nothing is touched before it is
+ * allocated: where memory may not be overcommitted, that would be SIGBUS and not an error. */
 static int populate(int fd, char *data, size_t size)
 {
     size_t huge = size & ~(HUGE_PAGE_BYTES - 1);
     for (size_t i = 0; i < huge; i += HUGE_PAGE_BYTES)
-        ((volatile char *)data)[i] = 0;
+        if (fallocate(fd, 0, (off_t)i, 1) != 0 && errno != EINTR)
+            return -1;
     if (huge)
         (void)madvise(data, huge, MADV_COLLAPSE); /* without it: small pages, slower and as right */
     int rc;
@@ -297,8 +299,13 @@ static enum td_status open_read_only(struct memory *memory)
         return TD_OK;
     snprintf(path, sizeof path, "/proc/self/fd/%d", memory->fd);
     memory->read_fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* A giver of another user may have kept the file's mode to itself; the seals are what counts.
+     */
+    if (memory->read_fd < 0 && errno == EACCES && memory->exported)
+        memory->read_fd = fcntl(memory->fd, F_DUPFD_CLOEXEC, 0);
     if (memory->read_fd < 0)
-        return fail(TD_OUT_OF_MEMORY, "opening a memfd for readers: %s", strerror(errno));
+        return fail(errno == EMFILE || errno == ENFILE ? TD_OUT_OF_MEMORY : TD_UNAVAILABLE,
+                    "opening a memfd for readers: %s", strerror(errno));
     return TD_OK;
 }
 
@@ -319,7 +326,7 @@ static enum td_status import_check(int fd, struct stat *info)
                                 "sealed against writing; give one that is open for both");
     if (info->st_size <= 0)
         return fail(TD_INVALID, "the memfd is empty");
-    if (info->st_blocks < (info->st_size + 511) / 512)
+    if (info->st_blocks < info->st_size / 512 + (info->st_size % 512 != 0))
         return fail(TD_INVALID,
                     "the memfd has holes (%lld of %lld bytes are allocated); "
                     "fallocate it before giving it",
@@ -333,6 +340,10 @@ static enum td_status map_imported(struct memory *memory, size_t size)
 {
     if (memory->read_only)
         TRY(open_read_only(memory));
+    /* Holes that a file's block count can hide would be filled at the daemon's own expense later.
+     */
+    else if (fallocate(memory->fd, 0, 0, (off_t)size) != 0)
+        return fail(TD_INVALID, "the memfd cannot be allocated: %s", strerror(errno));
     void *data = memory->read_only ? map_aligned(memory->read_fd, size, PROT_READ)
                                    : map_aligned(memory->fd, size, PROT_READ | PROT_WRITE);
     if (data == MAP_FAILED)

@@ -173,6 +173,14 @@ void session_leave(struct session *session)
     session_unref(session);
 }
 
+uint64_t session_entries(struct session *session)
+{
+    pthread_mutex_lock(&session->lock);
+    uint64_t entries = HASH_COUNT(session->objects) + HASH_COUNT(session->leases);
+    pthread_mutex_unlock(&session->lock);
+    return entries;
+}
+
 struct session *session_ref(struct session *session)
 {
     atomic_fetch_add_explicit(&session->refs, 1, memory_order_relaxed);
@@ -197,7 +205,8 @@ const char *session_key(const struct session *session)
     return session->key;
 }
 
-/* Memory for one more entry, charged, if the session lives and `count` is below the limit. */
+/* Memory for one more entry, which the caller has charged, if the session lives and `count` is
+ * below the limit. */
 static enum td_status entry_create(struct session *session, size_t size, uint64_t count,
                                    uint64_t limit, const char *what, void *out)
 {
@@ -206,24 +215,21 @@ static enum td_status entry_create(struct session *session, size_t size, uint64_
     if (count >= limit)
         return fail(TD_OUT_OF_MEMORY, "the session holds %" PRIu64 " %s, which is the limit (%s)",
                     count, what, "see --help for limits; release what is not used any more");
-    TRY(ledger_reserve(session->table->ledger, ENTRY_BYTES, 0, 0));
     void *entry = calloc(1, size);
-    if (!entry) {
-        ledger_release(session->table->ledger, ENTRY_BYTES, 0, 0);
+    if (!entry)
         return fail(TD_OUT_OF_MEMORY, "no memory for one more of the session's %s", what);
-    }
     *(void **)out = entry;
     return TD_OK;
 }
 
-static enum td_status entry_refuse(struct session *session, void *entry)
+static enum td_status entry_refuse(void *entry)
 {
     free(entry);
-    ledger_release(session->table->ledger, ENTRY_BYTES, 0, 0);
     return fail(TD_OUT_OF_MEMORY, "no memory for a session's table");
 }
 
-static enum td_status hold_locked(struct session *session, struct tensor *tensor)
+/* *charged: the entry is new. */
+static enum td_status hold_locked(struct session *session, struct tensor *tensor, bool *charged)
 {
     struct held_object *object = NULL;
     HASH_FIND(hh, session->objects, &tensor->id, sizeof tensor->id, object);
@@ -233,9 +239,10 @@ static enum td_status hold_locked(struct session *session, struct tensor *tensor
         object->id = tensor->id;
         HASH_ADD(hh, session->objects, id, sizeof object->id, object);
         if (!object->hh.tbl)
-            return entry_refuse(session, object);
+            return entry_refuse(object);
         object->tensor = tensor_ref(tensor);
         atomic_fetch_add(&session->table->objects, 1);
+        *charged = true;
     }
     object->times++;
     return TD_OK;
@@ -243,9 +250,14 @@ static enum td_status hold_locked(struct session *session, struct tensor *tensor
 
 enum td_status session_hold(struct session *session, struct tensor *tensor)
 {
+    bool charged = false;
+    /* Before the lock: reserving may give pooled memory back to the kernel. */
+    TRY(ledger_reserve(session->table->ledger, ENTRY_BYTES, 0, 0));
     pthread_mutex_lock(&session->lock);
-    enum td_status status = hold_locked(session, tensor);
+    enum td_status status = hold_locked(session, tensor, &charged);
     pthread_mutex_unlock(&session->lock);
+    if (!charged)
+        ledger_release(session->table->ledger, ENTRY_BYTES, 0, 0);
     return status;
 }
 
@@ -298,7 +310,7 @@ static enum td_status lease_locked(struct session *session, struct storage *stor
     lease->id = atomic_fetch_add(&session->table->last_lease, 1) + 1;
     HASH_ADD(hh, session->leases, id, sizeof lease->id, lease);
     if (!lease->hh.tbl)
-        return entry_refuse(session, lease);
+        return entry_refuse(lease);
     lease->storage = storage_ref(storage);
     atomic_fetch_add(&session->table->leases, 1);
     *out = lease->id;
@@ -307,9 +319,12 @@ static enum td_status lease_locked(struct session *session, struct storage *stor
 
 enum td_status session_lease(struct session *session, struct storage *storage, uint64_t *out)
 {
+    TRY(ledger_reserve(session->table->ledger, ENTRY_BYTES, 0, 0));
     pthread_mutex_lock(&session->lock);
     enum td_status status = lease_locked(session, storage, out);
     pthread_mutex_unlock(&session->lock);
+    if (status != TD_OK)
+        ledger_release(session->table->ledger, ENTRY_BYTES, 0, 0);
     return status;
 }
 

@@ -38,8 +38,10 @@ NODISCARD enum td_status session_open(struct session_table *table, struct sessio
 /* One connection more for the session with that key; NOT_FOUND if it has ended. */
 NODISCARD enum td_status session_join(struct session_table *table, struct text key,
                                       struct session **out);
-/* One connection less; the last one ends the session. */
+/* One connection less; the last one ends the session, which takes the longer the more it holds. */
 void session_leave(struct session *session);
+/* Objects and leases that it holds. */
+uint64_t session_entries(struct session *session);
 struct session *session_ref(struct session *session);
 void session_unref(struct session *session);
 CLEANUP_DEFINE(struct session *, session_unref)

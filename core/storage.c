@@ -18,9 +18,13 @@ static pthread_mutex_t known_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* Enters the storage, unless it is there; without memory for the table it is just not known again.
  */
-static void known_add(struct storage *storage, uint64_t inode)
+static void known_add(struct storage *storage)
 {
     struct storage *other = NULL;
+    struct stat info;
+    if (fstat(storage->memory.fd, &info) != 0)
+        return;
+    uint64_t inode = info.st_ino;
     pthread_mutex_lock(&known_lock);
     HASH_FIND(hh, known, &inode, sizeof inode, other);
     if (!other) {
@@ -113,9 +117,6 @@ enum td_status storage_import(struct device *device, int given_fd, struct storag
 {
     _cleanup_(closep) int fd = given_fd;
     struct storage *storage = NULL;
-    struct stat info;
-    if (fstat(fd, &info) != 0)
-        return fail(TD_INVALID, "the descriptor cannot be read");
     if ((*out = known_find(fd)))
         return TD_OK;
     TRY(storage_new(device, &storage));
@@ -128,7 +129,7 @@ enum td_status storage_import(struct device *device, int given_fd, struct storag
     }
     storage->size_bytes = storage->memory.capacity;
     storage_finish(storage, imported_mode(&storage->memory));
-    known_add(storage, info.st_ino);
+    known_add(storage);
     *out = storage;
     return TD_OK;
 }
@@ -173,12 +174,14 @@ enum td_status storage_share(struct storage *storage, bool write, int *fd)
                     "the tensor's memory is %s and cannot be mapped for writing; clone it, or "
                     "store it with mutable",
                     storage_mode_name(mode));
+    /* Once it is sealed nothing is left to be done, and no writer to be waited for. */
+    if (atomic_load(&storage->memory.sealed))
+        return storage->device->ops->share(storage->device, &storage->memory, mode, write, fd);
     pthread_rwlock_wrlock(&storage->lock);
     enum td_status status =
         storage->device->ops->share(storage->device, &storage->memory, mode, write, fd);
-    struct stat info;
-    if (status == TD_OK && !storage->inode && fstat(storage->memory.fd, &info) == 0)
-        known_add(storage, info.st_ino);
+    if (status == TD_OK && !storage->inode)
+        known_add(storage);
     pthread_rwlock_unlock(&storage->lock);
     return status;
 }
@@ -192,8 +195,10 @@ enum td_status storage_write_begin(struct storage *storage)
 {
     enum storage_mode mode = storage_mode_of(storage);
     if (mode == STORAGE_FROZEN || storage->memory.read_only)
-        return fail(TD_FROZEN, "the tensor's memory is frozen: in-place operations cannot change "
-                               "it; clone it, or store it with mutable");
+        return fail(TD_FROZEN,
+                    "the tensor's memory is %s: in-place operations cannot change it; clone it, "
+                    "or store it with mutable",
+                    storage_mode_name(mode));
     pthread_rwlock_wrlock(&storage->lock);
     return TD_OK;
 }

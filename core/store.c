@@ -142,11 +142,15 @@ enum td_status store_publish(struct store *store, struct text name, struct tenso
     struct entry *fresh = NULL;
     struct tensor *old = NULL;
     TRY(name_check(name));
-    /* Made before the lock is taken; replacing must work with the last name in use, too. */
-    enum td_status reserved = entry_create(store, name, 1, &fresh);
+    /* A new name's entry is made outside the lock, and only if there is none to be replaced. */
     pthread_mutex_lock(&store->lock);
-    enum td_status status = reserved;
-    if (fresh || find_locked(store, name))
+    bool found = find_locked(store, name) != NULL;
+    pthread_mutex_unlock(&store->lock);
+    enum td_status status = found ? TD_OK : entry_create(store, name, 1, &fresh);
+    pthread_mutex_lock(&store->lock);
+    if (status == TD_OK && !fresh && !find_locked(store, name)) /* deleted in between */
+        status = entry_create(store, name, 1, &fresh);
+    if (status == TD_OK)
         status = publish_locked(store, name, tensor, condition, &fresh, &old, generation);
     pthread_mutex_unlock(&store->lock);
     entry_free(store, fresh);

@@ -9,8 +9,9 @@ struct version_counter {
     atomic_ullong value;
 };
 
-/* Charged to the ledger with each tensor: its head, version counter and history. */
-#define TENSOR_BYTES (sizeof(struct tensor) + 128)
+/* Charged to the ledger with each tensor: its head, its version counter, and the head of the
+ * storage that most have to themselves. A history is charged apart. */
+#define TENSOR_BYTES (sizeof(struct tensor) + sizeof(struct storage) + 64)
 
 static atomic_ullong last_id;
 
@@ -82,7 +83,8 @@ void tensor_unref(struct tensor *tensor)
     /* A loop, not a recursion: a chain of grads may be long. */
     while (tensor && atomic_fetch_sub_explicit(&tensor->refs, 1, memory_order_acq_rel) == 1) {
         struct tensor *grad = tensor->grad;
-        ledger_release(tensor->storage->device->ledger, TENSOR_BYTES, 0, 0);
+        size_t history_bytes = tensor->history ? tensor->history->charged_bytes : 0;
+        ledger_release(tensor->storage->device->ledger, TENSOR_BYTES + history_bytes, 0, 0);
         storage_unref(tensor->storage);
         counter_unref(tensor->version);
         free(tensor->history);
@@ -118,9 +120,14 @@ enum td_status tensor_record(struct tensor *tensor, const char *grad_fn, const s
     if (!tensor_requires_grad(input))
         return TD_OK;
     size_t size = input_name.length + 24;
+    struct ledger *ledger = tensor->storage->device->ledger;
+    TRY(ledger_reserve(ledger, sizeof(struct history) + size, 0, 0));
     struct history *history = malloc(sizeof *history + size);
-    if (!history)
+    if (!history) {
+        ledger_release(ledger, sizeof *history + size, 0, 0);
         return fail(TD_OUT_OF_MEMORY, "no memory for a history");
+    }
+    history->charged_bytes = sizeof *history + size;
     history->grad_fn = grad_fn;
     if (generation)
         snprintf(history->made_from, size, "%.*s@%" PRIu64, TEXT_ARGS(input_name), generation);

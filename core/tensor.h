@@ -16,8 +16,9 @@ struct version_counter;
 
 /* What a tensor was made from. Immutable. */
 struct history {
-    const char *grad_fn; /* "MulBackward0"; static */
-    char made_from[];    /* "w@12", the name and generation of the input, or "@id" */
+    size_t charged_bytes; /* in the ledger */
+    const char *grad_fn;  /* "MulBackward0"; static */
+    char made_from[];     /* "w@12", the name and generation of the input, or "@id" */
 };
 
 struct tensor {

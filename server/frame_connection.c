@@ -1,13 +1,16 @@
 #include "server/frame_internal.h"
 
+#include "server/closer.h"
 #include "server/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
 
-#define ROUNDS 16 /* reads before other connections get their turn */
+#define SESSION_LARGE 1000 /* objects and leases */
+#define ROUNDS 16          /* reads before other connections get their turn */
 
 static void set_socket_options(int fd, bool local)
 {
@@ -29,6 +32,7 @@ static void update_poll(struct connection *connection)
 {
     const struct frame_options *options = &connection->loop->server->options;
     bool may_read = connection->reading != READ_HOLD && connection->reading != READ_END &&
+                    !connection->more &&
                     (connection->reading == READ_LINGER ||
                      connection->inflight < options->max_inflight || connection->incoming);
     int events = (may_read ? UV_READABLE : 0) | (connection->sending ? UV_WRITABLE : 0);
@@ -101,6 +105,47 @@ static void drop(struct connection *connection, struct request *request)
     request_unref(request);
 }
 
+struct leaving {
+    struct parked parked;
+    struct session *session;
+};
+
+static enum td_status leave_in_job(struct parked *parked)
+{
+    session_leave(((struct leaving *)(void *)parked)->session);
+    return TD_OK;
+}
+
+static void leave_complete(struct parked *parked, enum td_status status)
+{
+    (void)parked;
+    (void)status;
+}
+
+static void leave_destroy(struct parked *parked)
+{
+    free(parked);
+}
+
+/* A session that holds much takes long to end, and is left to the job pool if that has room. */
+static void leave_session(struct connection *connection)
+{
+    static const struct parked_ops ops = {leave_in_job, leave_complete, leave_destroy};
+    struct job_pool *jobs = connection->loop->server->options.engine->jobs;
+    struct session *session = take(&connection->session);
+    struct leaving *leaving =
+        session_entries(session) > SESSION_LARGE ? calloc(1, sizeof *leaving) : NULL;
+    if (leaving) {
+        leaving->session = session;
+        if (parked_submit(jobs, &leaving->parked, &ops, PARKED_AHEAD) == TD_OK) {
+            parked_unref(&leaving->parked);
+            return;
+        }
+        free(leaving);
+    }
+    session_leave(session);
+}
+
 void connection_close(struct connection *connection)
 {
     if (connection->closed)
@@ -114,6 +159,7 @@ void connection_close(struct connection *connection)
     while (connection->sending) {
         struct request *request = connection->sending;
         connection->sending = request->next;
+        request_undo(request);
         drop(connection, request);
     }
     /* A request whose memory is being made is parked, and comes back through request_done. */
@@ -123,7 +169,7 @@ void connection_close(struct connection *connection)
     for (int fd; (fd = connection_claim(connection)) >= 0;)
         close(fd);
     if (connection->session)
-        session_leave(take(&connection->session));
+        leave_session(connection);
     uv_close((uv_handle_t *)&connection->poll, on_closed);
 }
 
@@ -240,12 +286,14 @@ static void take_input(struct connection *connection)
 static void consume(struct connection *connection)
 {
     const uint64_t max_inflight = connection->loop->server->options.max_inflight;
+    int begun = 0;
     if (connection->reading == READ_LINGER)
         connection->input_start = connection->input_end = 0;
     while (connection->reading < READ_HOLD) {
         size_t have = connection->input_end - connection->input_start;
         if (connection->reading == READ_HEADER) {
-            if (have < WIRE_HEADER_SIZE || connection->inflight >= max_inflight)
+            if (have < WIRE_HEADER_SIZE || connection->inflight >= max_inflight ||
+                begun++ == TURN_REQUESTS)
                 break;
             begin_header(connection);
             continue;
@@ -278,7 +326,11 @@ static bool keep_descriptors(struct connection *connection, struct msghdr *messa
         for (size_t i = 0; i < count; i++) {
             int fd;
             memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-            if (connection->unclaimed_count < UNCLAIMED_MAX) {
+            if (fcntl(fd, F_GET_SEALS) < 0)
+                fd = closer_replace(fd);
+            if (fd < 0)
+                good = false;
+            else if (connection->unclaimed_count < UNCLAIMED_MAX) {
                 connection->unclaimed[connection->unclaimed_count++] = fd;
             } else {
                 close(fd);
@@ -355,11 +407,9 @@ static void settle(struct connection *connection)
 {
     if (connection->closed || !replies_flush(connection))
         return;
-    while (can_consume(connection)) { /* ends: every round takes a header or more */
-        consume(connection);
-        if (!replies_flush(connection))
-            return;
-    }
+    connection->more = can_consume(connection);
+    if (connection->more)
+        uv_async_send(&connection->loop->wake);
     bool idle = connection_is_idle(connection);
     if (idle && connection->reading == READ_END && !connection->local)
         linger(connection);
@@ -388,6 +438,7 @@ static void on_event(uv_poll_t *poll, int status, int events)
     bool drained = false;
     for (int i = 0; i < ROUNDS && (events & UV_READABLE) && !drained; i++) {
         if (connection->reading == READ_HOLD || connection->reading == READ_END ||
+            can_consume(connection) ||
             (connection->inflight >= max_inflight && !connection->incoming))
             break;
         ssize_t got = receive(connection, &drained);

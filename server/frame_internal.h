@@ -21,6 +21,7 @@
 #define UNCLAIMED_MAX 16       /* received descriptors that no header has claimed yet */
 #define SOCKET_BUFFER_BYTES (4 << 20)
 #define HEAD_INLINE_BYTES 640 /* of a reply's header and meta without an allocation */
+#define TURN_REQUESTS 32      /* begun before other connections get their turn */
 #define TICK_MS 1000
 #define LINGER_MS 2000
 
@@ -65,6 +66,7 @@ struct connection {
     int fd;
     int events; /* that poll waits for */
     bool local, closed, handle_closed;
+    bool more;               /* requests were read that wait for the next turn */
     struct session *session; /* NULL before hello */
     uint64_t opened_ms, linger_ms;
     uint64_t received_ms, sent_ms; /* the last progress, or the begin of waiting for it */
@@ -138,6 +140,8 @@ void request_done(struct request *request);
 /* Answers with the error whose detail this thread wrote last. */
 void request_fail(struct request *request, enum td_status status);
 void request_unref(struct request *request);
+/* Its reply will not arrive: what the session got for it is taken back. */
+void request_undo(struct request *request);
 /* Its deadline passed while its body was read: answers that, and passes over the rest. */
 void request_expire(struct request *request);
 /* Cancels it if it is parked and its outcome is open. */

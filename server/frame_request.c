@@ -32,11 +32,19 @@ void request_unref(struct request *request)
     if (atomic_fetch_sub(&request->refs, 1) != 1)
         return;
     session_unref(request->call.session);
+    ledger_release(&request->call.engine->ledger, request->list_room, 0, 0);
     op_end(&request->call);
     free(request->list);
     if (request->head != request->head_inline)
         free(request->head);
     free(request);
+}
+
+void request_undo(struct request *request)
+{
+    uint16_t opcode = request->header.opcode;
+    if (request->status == TD_OK && request->call.session && opcode != OP_hello)
+        op_undo(&request->call);
 }
 
 static void note_failure(struct request *request, enum td_status status)
@@ -59,10 +67,14 @@ static enum td_status emit(void *sink, const struct fields *entry)
     size_t size = wire_fields_size(entry);
     size_t needed = request->list_length + WIRE_ENTRY_PREFIX + size;
     if (needed > request->list_room) {
-        size_t room = needed < 4096 ? 8192 : 2 * needed;
+        size_t room = needed < 4096 ? 8192 : 2 * needed, more = room - request->list_room;
+        struct ledger *ledger = &request->call.engine->ledger;
+        TRY(ledger_reserve(ledger, more, 0, 0));
         unsigned char *larger = realloc(request->list, room);
-        if (!larger)
+        if (!larger) {
+            ledger_release(ledger, more, 0, 0);
             return fail(TD_OUT_OF_MEMORY, "no memory for a list of %zu bytes", room);
+        }
         request->list = larger;
         request->list_room = room;
     }
@@ -168,9 +180,13 @@ static void park(struct request *request, struct phase *phase, const struct park
     if (request->receiving)
         connection->reading = READ_HOLD;
     enum td_status status =
-        parked_submit(connection->loop->server->options.engine->jobs, &phase->parked, ops);
-    if (status == TD_OK)
+        parked_submit(connection->loop->server->options.engine->jobs, &phase->parked, ops,
+                      request->receiving ? PARKED_AHEAD : PARKED_IN_TURN);
+    if (status == TD_OK) {
+        if (request->deadline_ms) /* one that passed between two phases is noticed now */
+            loop_arm_deadline(connection->loop, request->deadline_ms);
         return;
+    }
     unpark(request);
     atomic_fetch_sub(&request->refs, 1);
     if (request->receiving)
@@ -211,6 +227,8 @@ static void body_begin(struct request *request)
     connection->reading = READ_BODY;
     connection->target = storage ? storage->memory.data : request->list;
     connection->wanted = request->header.body_length;
+    if (request->deadline_ms)
+        loop_arm_deadline(connection->loop, request->deadline_ms);
     if (connection->wanted == 0) { /* the parser waits for bytes before it looks again */
         connection->reading = READ_HEADER;
         connection->incoming = NULL;
@@ -223,13 +241,15 @@ static enum td_status begin_op(struct request *request)
     struct connection *connection = request->connection;
     struct op_call *call = &request->call;
     uint16_t opcode = request->header.opcode;
-    TRY(wire_fields_decode(request->meta, request->header.meta_length, WIRE_STRICT, &request->in));
-    if (opcode >= OP_END || !op_infos[opcode].name)
-        return fail(TD_NOT_FOUND, "no operation has the opcode %u; ops lists them", opcode);
-    if ((request->header.flags & WIRE_ONE_WAY) && !(op_infos[opcode].traits & OP_ONE_WAY)) {
+    bool known = opcode < OP_END && op_infos[opcode].name;
+    bool one_way = request->header.flags & WIRE_ONE_WAY;
+    if (!known || !(op_infos[opcode].traits & OP_ONE_WAY))
         request->header.flags = 0; /* so that the answer is sent */
+    TRY(wire_fields_decode(request->meta, request->header.meta_length, WIRE_STRICT, &request->in));
+    if (!known)
+        return fail(TD_NOT_FOUND, "no operation has the opcode %u; ops lists them", opcode);
+    if (one_way && !(op_infos[opcode].traits & OP_ONE_WAY))
         return fail(TD_INVALID, "%s cannot be sent one way", op_infos[opcode].name);
-    }
     if (call->fd >= 0 && !(op_infos[opcode].traits & OP_FD_IN))
         return fail(TD_INVALID, "%s takes no descriptor", op_infos[opcode].name);
     if (opcode == OP_hello && request->header.body_length)
@@ -316,8 +336,8 @@ static void complete(struct parked *parked, enum td_status status)
     pthread_mutex_lock(&loop->lock);
     request->next = loop->done;
     loop->done = request;
+    uv_async_send(&loop->wake); /* under the lock: without it the loop might be gone by now */
     pthread_mutex_unlock(&loop->lock);
-    uv_async_send(&loop->wake);
 }
 
 static void destroy(struct parked *parked)
@@ -337,9 +357,10 @@ static enum td_status run_in_job(struct parked *parked)
     if (!late)
         TRY(parked_commit(parked));
     TRY(op_run(call));
-    if (late)
-        TRY(parked_commit(parked));
-    return op_commit(call);
+    enum td_status status = late ? parked_commit(parked) : TD_OK;
+    if (status != TD_OK)
+        op_undo(call);
+    return status == TD_OK ? op_commit(call) : status;
 }
 
 static const struct parked_ops receive_ops = {receive_in_job, complete, destroy};
@@ -359,6 +380,7 @@ void request_done(struct request *request)
     unpark(request);
     if (connection->closed) {
         connection->inflight--;
+        request_undo(request);
         parked_unref(&phase->parked);
         request_unref(request);
         connection_free_if_done(connection);

@@ -76,6 +76,8 @@ void reply_queue(struct request *request)
     if (request->status != TD_OK)
         atomic_fetch_add_explicit(&engine->errors, 1, memory_order_relaxed);
     if (connection->closed || (request->header.flags & WIRE_ONE_WAY)) {
+        if (connection->closed)
+            request_undo(request);
         connection->inflight--;
         request_unref(request);
         return;
@@ -157,6 +159,19 @@ static void advance(struct connection *connection, size_t sent)
     assert(sent == 0);
 }
 
+/* Too many descriptors of this user are on their way in sockets that nobody reads: the kernel takes
+ * no more. It may be another client's doing, so this one is told instead of being cut off. */
+static void refuse_descriptor(struct request *request)
+{
+    request_undo(request);
+    if (request->head != request->head_inline)
+        free(request->head);
+    request->status = TD_UNAVAILABLE;
+    snprintf(request->message, sizeof request->message,
+             "too many descriptors are on their way to clients that do not read them; try again");
+    encode_error(request);
+}
+
 bool replies_flush(struct connection *connection)
 {
     size_t turn = 0;
@@ -167,6 +182,10 @@ bool replies_flush(struct connection *connection)
         ssize_t sent = send_parts(connection, parts, count);
         if (sent < 0 && (errno == EAGAIN || errno == EINTR))
             break;
+        if (sent < 0 && errno == ETOOMANYREFS && needs_descriptor(connection->sending)) {
+            refuse_descriptor(connection->sending);
+            continue;
+        }
         if (sent < 0) {
             connection_close(connection);
             return false;

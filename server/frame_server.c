@@ -172,6 +172,9 @@ static void on_wake(uv_async_t *wake)
         done = done->next;
         request_done(request);
     }
+    for (struct connection *c = loop->connections; c; c = c->next)
+        if (c->more)
+            connection_resume(c);
     if (stop && !loop->draining)
         drain_begin(loop);
 }

@@ -5,7 +5,7 @@
 What Python may call is read from the headers themselves (client/tensord.h, core/status.h,
 core/dtype.h, client/dlpack.h), so that the binding cannot fall behind them; the C compiler then
 checks every declaration, size and number against the same headers. The declarations of our own
-glue (numpy_memory.c, capsule.c) stand below.
+glue (GLUE) stand below.
 """
 
 import pathlib
@@ -17,12 +17,14 @@ import cffi
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 
-# Glue that has to be C: NumPy calls the allocator, Python calls the destructor of a capsule.
-GLUE = ("numpy_memory.c", "capsule.c")
+# Glue that has to be C: NumPy calls the allocator, Python the destructor of a capsule, libtensord
+# what asks for signals.
+GLUE = ("numpy_memory.c", "capsule.c", "interrupt.c")
 GLUE_DECLARATIONS = """
 uintptr_t tdpy_numpy_handler(void);
 uintptr_t tdpy_capsule_destructor(void);
 uintptr_t tdpy_capsule_name(bool versioned);
+bool tdpy_interrupted(void *nothing);
 """
 
 

@@ -4,14 +4,18 @@
  * are its documented ABI (numpy/ndarraytypes.h, version 1 of the handler, NumPy 1.22 and later).
  *
  * Every array gets a memfd of its own, also a small one: memory is shared by whole memfds, so two
- * arrays in one would show each other to whoever gets either. Where the kernel has no descriptor
- * or no memory left, the array falls back to the heap; from_numpy then copies and says "heap".
+ * arrays in one would show each other to whoever gets either. The process's last descriptors are
+ * left to the rest of it (files, sockets): from there on, and where the kernel has no memory left,
+ * arrays fall back to the heap; from_numpy then copies and says "heap".
  *
  * Threads: any, at once. Nothing here touches a Python object.
  */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 struct numpy_allocator {
     void *ctx;
@@ -39,6 +43,22 @@ struct numpy_block {
 static struct numpy_block *numpy_blocks[NUMPY_BUCKETS];
 static pthread_mutex_t numpy_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* A child finds the lock free, whatever the parent's other threads were doing. */
+static void numpy_before_fork(void)
+{
+    pthread_mutex_lock(&numpy_lock);
+}
+
+static void numpy_after_fork(void)
+{
+    pthread_mutex_unlock(&numpy_lock);
+}
+
+__attribute__((constructor)) static void numpy_watch_forks(void)
+{
+    pthread_atfork(numpy_before_fork, numpy_after_fork, numpy_after_fork);
+}
+
 static struct numpy_block **numpy_bucket(const void *memory)
 {
     return &numpy_blocks[((uintptr_t)memory >> 12) % NUMPY_BUCKETS]; /* blocks begin on pages */
@@ -52,8 +72,38 @@ static struct numpy_block **numpy_find(const void *memory)
     return link;
 }
 
+/* The first descriptor number that arrays leave alone: a quarter of the limit lies above it, and 64
+ * at least. The limit is that of the first array; a process that lowers it later has to reckon with
+ * the descriptors it already has anyway. */
+#define NUMPY_SPARE_DESCRIPTORS 64
+static pthread_once_t numpy_limit_once = PTHREAD_ONCE_INIT;
+static int numpy_descriptors;
+
+static void numpy_limit_read(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return; /* none for arrays */
+    rlim_t count = limit.rlim_cur < INT32_MAX ? limit.rlim_cur : INT32_MAX;
+    rlim_t spare = count / 4 > NUMPY_SPARE_DESCRIPTORS ? count / 4 : NUMPY_SPARE_DESCRIPTORS;
+    numpy_descriptors = count > spare ? (int)(count - spare) : 0;
+}
+
+/* True if the next descriptor, which is the lowest free number, is one that arrays may take. */
+static bool numpy_descriptor_left(void)
+{
+    pthread_once(&numpy_limit_once, numpy_limit_read);
+    int next = eventfd(0, EFD_CLOEXEC);
+    if (next < 0)
+        return false;
+    close(next);
+    return next < numpy_descriptors;
+}
+
 static void *numpy_shared_alloc(size_t size_bytes)
 {
+    if (!numpy_descriptor_left())
+        return NULL;
     struct numpy_block *block = malloc(sizeof *block);
     if (!block)
         return NULL;
@@ -147,7 +197,15 @@ static struct numpy_handler numpy_handler = {
                   .free = numpy_free},
 };
 
+/* What PyCapsule_New takes for NumPy. A capsule does not copy its name, and NumPy asks for it when
+ * the last array goes, which may be after Python's own objects: hence a name of the library's. */
+static const struct {
+    struct numpy_handler *handler;
+    const char *name;
+} numpy_capsule = {&numpy_handler, "mem_handler"};
+
+/* The address of the two pointers above, for ctypes. */
 static uintptr_t tdpy_numpy_handler(void)
 {
-    return (uintptr_t)&numpy_handler;
+    return (uintptr_t)&numpy_capsule;
 }

@@ -1,3 +1,4 @@
+#include "core/utf8.h"
 #include "proto/wire/bytes.h"
 #include "proto/wire/wire.h"
 
@@ -103,28 +104,10 @@ static void text_encode(const void *member, uint8_t *out)
         memcpy(out, text->data, text->length);
 }
 
-/* Bytes of the UTF-8 sequence of one character other than NUL at `in`, 0 if there is none. */
-static size_t utf8_sequence(const uint8_t *in, size_t length)
-{
-    if (in[0] < 0x80)
-        return in[0] != 0;
-    size_t size = in[0] < 0xc2 ? 0 : in[0] < 0xe0 ? 2 : in[0] < 0xf0 ? 3 : in[0] < 0xf5 ? 4 : 0;
-    if (size == 0 || size > length)
-        return 0;
-    for (size_t i = 1; i < size; i++)
-        if ((in[i] & 0xc0) != 0x80)
-            return 0;
-    if ((in[0] == 0xe0 && in[1] < 0xa0) || (in[0] == 0xf0 && in[1] < 0x90))
-        return 0; /* longer than it need be */
-    if ((in[0] == 0xed && in[1] >= 0xa0) || (in[0] == 0xf4 && in[1] >= 0x90))
-        return 0; /* a surrogate, or past U+10FFFF */
-    return size;
-}
-
 static enum td_status text_decode(const struct value *value, void *member)
 {
     for (size_t i = 0; i < value->length;) {
-        size_t size = utf8_sequence(value->in + i, value->length - i);
+        size_t size = value->in[i] ? utf8_length(value->in + i, value->length - i) : 0;
         if (size == 0)
             return fail(TD_INVALID,
                         "the text of field '%s' is not UTF-8 without NUL: byte %zu is 0x%02x",

@@ -1,7 +1,10 @@
 """Arrays in and out: every dtype through NumPy, PyTorch, ml_dtypes, DLPack and buffers."""
 
 import array as arrays
+import ctypes
 import gc
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -49,6 +52,8 @@ def test_there_are_seventeen():
     assert tensord.float32 == np.float32 == tensord.dtype("<f4") == tensord.dtype("F32")
     assert tensord.bfloat16 == ml_dtypes.bfloat16 and tensord.bool == bool
     assert tensord.float32 != tensord.float64 and tensord.float32 != None  # noqa: E711
+    assert tensord.float64 != np.floating and tensord.int64 != np.integer
+    assert tensord.float32 != np.generic
     assert len({tensord.float32, tensord.dtype("float32"), tensord.float16}) == 2
 
 
@@ -212,6 +217,46 @@ def test_numbers_and_lists_as_pytorch_reads_them(client):
     assert client.tensor(np.arange(3), dtype="float32", requires_grad=True).requires_grad
 
 
+NUMBERS = [
+    ([float("nan")], "int64"),
+    ([float("inf")], "int64"),
+    ([float("nan")], "uint8"),
+    ([float("nan")], "bool"),
+    ([-1], "uint8"),
+    ([-255, 255], "uint8"),
+    ([-256], "uint8"),
+    ([-1.0], "uint8"),
+    ([300.5], "uint8"),
+    ([-40000], "uint16"),
+    ([-129], "int8"),
+    ([1e30], "int64"),
+    ([2**63], None),
+    ([2**63], "uint8"),
+    ([-(2**63) - 1], None),
+    ([2**63], "uint64"),
+    ([-1], "uint64"),
+    ([2**63], "float32"),
+    ([2**63], "bool"),
+    ([2**1100, 1.0], None),
+    ([1j], "int64"),
+    ([1j], "float32"),
+    ([1e300], "float32"),
+]
+
+
+@pytest.mark.parametrize("values, name", NUMBERS)
+def test_numbers_that_hardly_fit(client, values, name):
+    dtype = None if name is None else getattr(torch, name)
+    try:
+        expected = torch.tensor(values, dtype=dtype).tolist()
+    except Exception as error:
+        with pytest.raises(type(error)) as ours:
+            client.tensor(values, dtype=name)
+        assert str(ours.value) == str(error)
+    else:
+        assert client.tensor(values, dtype=name).tolist() == expected
+
+
 def test_fetch(client):
     x = client.tensor([[1.25, 2.5], [3.75, -1.0]])
     assert x.fetch("int32").tolist() == [[1, 2], [3, -1]]
@@ -227,6 +272,20 @@ def test_fetch(client):
     for bad in (np.empty(3, np.float32), frozen, np.empty((4, 4), np.float32)[::2, ::2], b"x" * 16):
         with pytest.raises(ValueError):
             x.fetch(out=bad)
+    for bad in (np.empty((2, 3), np.float32), torch.empty(5), bytearray(15)):
+        with pytest.raises(ValueError, match="out has"):
+            x.fetch(out=bad)
+    others = [np.zeros(4, "int32"), torch.zeros(4, dtype=torch.int32), np.zeros(16, "uint8")]
+    for bad in (*others, memoryview(arrays.array("i", [0] * 4)), np.zeros((2, 2))):
+        with pytest.raises(TypeError, match="out is"):
+            x.fetch(out=bad)
+        assert not np.asarray(bad).any()
+    with pytest.raises(TypeError, match="int32"):
+        x.fetch("int32", np.empty(4, np.float32))
+    with pytest.raises(TypeError, match="handle"):
+        x.fetch(out=client.zeros(2, 2))
+    assert x.fetch(out=np.empty(4, np.float32)).tolist() == [1.25, 2.5, 3.75, -1.0]
+    assert x.fetch(out=bytearray(20))[:16] == x.tobytes()
 
 
 # ---- DLPack ----
@@ -298,6 +357,42 @@ def test_allocator(client):
     assert client.from_numpy(heap).reason == "heap"
 
 
+def test_the_allocator_leaves_descriptors_to_others():
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+import os, numpy as np, tensord
+with tensord.allocator():
+    made = [np.arange(i + 1) for i in range(500)]
+    made.append(np.zeros(1000))
+    files = [open(os.devnull) for _ in range(90)]
+assert all(array[-1] == i for i, array in enumerate(made[:500])) and not made[500].any()
+owned = [tensord.lib.td_shared_owns(tensord.ffi.from_buffer(array)) for array in made]
+assert owned[0] and sum(owned) > 250 and not owned[-1]
+del made[:100]
+with tensord.allocator():
+    assert tensord.lib.td_shared_owns(tensord.ffi.from_buffer(np.arange(5)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_allocators_name_outlives_python():
+    """NumPy asks for it when the last array goes: it must not lie in memory of Python's."""
+    from tensord import memory
+
+    name = ctypes.pythonapi.PyCapsule_GetName
+    name.restype, name.argtypes = ctypes.c_void_p, (ctypes.py_object,)
+    with tensord.allocator():
+        np.zeros(1)
+    address = name(memory._capsule())
+    assert ctypes.string_at(address) == b"mem_handler"
+    with open("/proc/self/maps") as rows:
+        parts = [row.split() for row in rows]
+    ranges = [([int(end, 16) for end in row[0].split("-")], row[-1]) for row in parts]
+    assert ["_tensord" in path for (low, high), path in ranges if low <= address < high] == [True]
+
+
 def test_arrays_resize_and_outlive_the_allocator():
     with tensord.allocator():
         inside = np.arange(10)
@@ -342,6 +437,28 @@ def test_state_dicts(client):
     assert client["sd/w"].tolist() == [3, 3]
     with pytest.raises(KeyError):
         client.get_state_dict("none")
+
+
+def test_state_dicts_with_tied_weights(client):
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(9, 9), "b": torch.nn.Linear(9, 9)})
+    model["b"].weight = model["a"].weight
+    values = {**model.state_dict(), "t": model["a"].weight.detach().t()}
+    values["none"] = values["none2"] = torch.empty(0)
+    client.put_state_dict("tied", values, mutable=True)
+    assert client["tied/a.weight"].id == client["tied/b.weight"].id
+    others = {client[f"tied/{key}"].storage_id for key in ("a.weight", "a.bias", "b.bias", "t")}
+    assert len(others) == 4 and client["tied/none"].id != client["tied/none2"].id
+    assert torch.equal(client["tied/t"].torch(), values["t"])
+    back = client.get_state_dict("tied")
+    assert back["a.weight"].data_ptr() == back["b.weight"].data_ptr()
+    assert all(torch.equal(back[key], value) for key, value in values.items())
+
+
+def test_state_dicts_are_stored_whole_or_not_at_all(client):
+    bad = {"a": torch.ones(2), "b": torch.ones(2).to_sparse(), "c": torch.ones(2)}
+    with pytest.raises(TypeError):
+        client.put_state_dict("bad", bad)
+    assert client.list("bad/") == []
 
 
 def test_without_ml_dtypes(client, monkeypatch):

@@ -93,6 +93,11 @@ SHAPES = [
     (lambda t: t[::-1], ValueError),
     (lambda t: t.narrow(0, 1, 2), RuntimeError),
     (lambda t: t.narrow(0, 0, -1), RuntimeError),
+    (lambda t: t.narrow(0, -5, 1), IndexError),
+    (lambda t: t.narrow(0, 3, 0), IndexError),
+    (lambda t: t[1.0], IndexError),
+    (lambda t: t[0, 1.5], IndexError),
+    (lambda t: t.type("x"), ValueError),
     (lambda t: t.view(1, 2, 3).t(), RuntimeError),
     (lambda t: len(t[0, 0]), TypeError),
     (lambda t: iter(t[0, 0]), TypeError),
@@ -144,6 +149,28 @@ def test_arrays_of_other_types(client):
     text = np.array(["a"])
     both(lambda: client.tensor(text), lambda: torch.tensor(text), TypeError)
     both(lambda: client.from_numpy([1]), lambda: torch.from_numpy([1]), TypeError)
+
+
+KINDS = [
+    (lambda lib, t: t.expand(2, 4), RuntimeError),
+    (lambda lib, t: t.copy_(lib.zeros(4)), RuntimeError),
+    (lambda lib, t: lib.eye(-1), RuntimeError),
+    (lambda lib, t: lib.zeros(-1), RuntimeError),
+    (lambda lib, t: lib.ones(2, -3), RuntimeError),
+]
+
+
+@pytest.mark.parametrize("number", range(len(KINDS)))
+def test_kinds_of_errors(client, number):
+    call, kind = KINDS[number]
+    for lib in (client, torch):
+        with pytest.raises(kind):
+            call(lib, lib.ones(2, 3))
+
+
+def test_errors_are_what_pytorch_or_python_raises():
+    assert issubclass(tensord.Invalid, ValueError) and issubclass(tensord.Invalid, RuntimeError)
+    assert issubclass(tensord.BadDtype, TypeError) and issubclass(tensord.BadDtype, RuntimeError)
 
 
 def test_a_missing_gpu(client):

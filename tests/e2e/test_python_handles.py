@@ -158,7 +158,7 @@ def test_numbers(client):
     one = client.tensor(7)
     assert (one.item(), int(one), float(one), complex(one), bool(one)) == (7, 7, 7.0, 7 + 0j, True)
     assert [10, 20][client.tensor(1)] == 20
-    assert f"{client.tensor(2.5):.2f}" == "2.50" and f"{one}" == "tensor(7)"
+    assert f"{client.tensor(2.5):.2f}" == "2.50" and f"{one}" == "7"
     assert client.tensor(2**63 - 1).item() == 2**63 - 1
     assert client.tensor(2**64 - 1, dtype="uint64").item() == 2**64 - 1
     assert client.tensor(0.1, dtype="float64").item() == 0.1
@@ -249,8 +249,8 @@ def test_handles_are_not_copied_by_accident(client):
     x = client.ones(2)
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(x)
-    with pytest.raises(TypeError, match="cannot be pickled"):
-        copy.copy(x)
+    again = copy.copy(x)
+    assert again is not x and again.id == x.id
     with pytest.raises(TypeError, match="handles come from a client"):
         tensord.Tensor()
     assert copy.deepcopy(x).storage_id != x.storage_id
@@ -269,6 +269,122 @@ def test_names_are_checked(client):
         client[good] = [1]
         assert client[good].tolist() == [1] and good in client.list()
         del client[good]
+
+
+def test_a_republished_name_is_not_renamed(client):
+    x = client.put("rename/a", [1])
+    client["rename/a"] = [2]
+    with pytest.raises(tensord.Precondition, match="another tensor"):
+        x.rename("rename/b")
+    assert client["rename/a"].tolist() == [2] and "rename/b" not in client
+    assert x.save("rename/b").rename("rename/c").name == "rename/c"
+    assert client.list("rename/") == ["rename/a", "rename/c"]
+    del client["rename/c"]
+    with pytest.raises(tensord.NotFound):
+        x.rename("rename/d")
+
+
+def test_names_are_no_operands(client):
+    x = client.zeros(4, name="operand/x")
+    for use in (
+        lambda: assign(x, slice(0, 4), "operand/x"),
+        lambda: x.copy_("operand/x"),
+        lambda: setattr(x, "grad", "operand/x"),
+    ):
+        with pytest.raises(TypeError, match="not str"):
+            use()
+    assert client.variable("operand/x").is_variable and client.as_tensor("operand/x").id == x.id
+    for arguments in ((), ("a", x, x)):
+        with pytest.raises(TypeError, match="variable\\(\\) takes"):
+            client.variable(*arguments)
+
+
+def assign(target, key, value):
+    target[key] = value
+
+
+def test_what_can_be_no_name_is_not_there(client):
+    x = client.ones(1)
+    for bad in ("", "/", "a//b", "a/../b", x.ref, "a\nb", "a\0b", "x" * 513, 5, None):
+        assert bad not in client
+
+
+def test_copies_of_handles(client):
+    ours, theirs = client.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    ours.grad, theirs.grad = client.full((2,), 3.0), torch.full((2,), 3.0)
+    deep = copy.deepcopy(ours)
+    assert deep.is_leaf and deep.requires_grad and deep.grad.tolist() == [3, 3]
+    assert deep.storage_id != ours.storage_id and deep.grad.storage_id != ours.grad.storage_id
+    assert isinstance(deep, tensord.Variable)
+    for n in (ours * 2, theirs * 2):
+        with pytest.raises(RuntimeError, match="Only Tensors created explicitly by the user"):
+            copy.deepcopy(n)
+    nested = copy.deepcopy([ours, ours])
+    assert nested[0] is nested[1]
+    named = client.zeros(2, name="copies/x")
+    assert copy.copy(named).id == named.id and copy.copy(named).name == "copies/x"
+    assert copy.copy(ours).requires_grad and copy.copy(ours).storage_id == ours.storage_id
+
+
+def test_formats_are_pytorchs(client):
+    for value in (3, 3.5, True, 1 + 2j, [3], [1.5, 2]):
+        assert f"{client.tensor(value)}" == f"{torch.tensor(value)}"
+    assert f"{client.tensor(3.5, requires_grad=True)}" == "3.5"
+    assert f"{client.tensor(3):>5}" == f"{torch.tensor(3):>5}"
+    for x in (client.ones(2), torch.ones(2)):
+        with pytest.raises(TypeError, match="unsupported format string"):
+            f"{x:.2f}"
+
+
+def test_in_compares_elements(client):
+    ours, theirs = client.arange(6).view(2, 3), torch.arange(6).view(2, 3)
+    for value in (3, 7, 3.0, 3.5, True, 3 + 0j, 1j, np.float32(3), np.int8(7), torch.tensor(3)):
+        assert (value in ours) == (value in theirs), value
+    assert ours[1, 0] in ours and ours[0] in ours and ours[1, 2] not in ours[0]
+    for name in ("float16", "float32", "bfloat16", "float8_e5m2"):
+        tenth = client.tensor([0.1, float("nan")], dtype=name)
+        assert 0.1 in tenth and 0.3 not in tenth and float("nan") not in tenth
+    assert 3 in client.tensor(3) and 1 in client.ones(2, requires_grad=True)
+    assert 1 not in client.zeros(0)
+    for bad in ("a", None, [1, 2, 3], np.array([3])):
+        for x in (ours, theirs):
+            with pytest.raises(RuntimeError, match="only supports Tensor or scalar"):
+                bad in x
+
+
+def test_arguments_as_pytorch_takes_them(client):
+    x = client.ones(2)
+    for arguments in (
+        (torch.float16, False, True),
+        ("cpu", torch.float16, False, True),
+        (None, torch.float16),
+        (client.ones(1, dtype="float16"), True),
+    ):
+        assert x.to(*arguments).dtype == "float16"
+    assert x.to(x.dtype, False, True).id != x.id == x.to(x.dtype, True, False).id == x.to().id
+    assert x.to(x, False, True).id != x.id == x.to("cpu").id
+    for bad in ((torch.float16, "cpu"), ("cpu", False), (x, 1), (torch.float16, False, True, 1)):
+        with pytest.raises(TypeError):
+            x.to(*bad)
+    if not any(device.startswith("cuda") for device in client.devices()):
+        with pytest.raises(tensord.NoDevice):
+            x.to(0)
+    assert x.type(torch.HalfTensor).dtype == "float16" and x.type(torch.FloatTensor) is x
+    assert client.arange(end=3).tolist() == client.arange(start=0, end=3).tolist() == [0, 1, 2]
+    assert client.arange(1, end=3).tolist() == [1, 2]
+    with pytest.raises(TypeError, match="missing 1 required"):
+        client.arange()
+    for made in (
+        client.randint(high=3, size=(50,)),
+        client.randint(3, size=(50,)),
+        client.randint(3, (50,)),
+        client.randint(0, 3, (50,)),
+        client.randint(low=0, high=3, size=(50,)),
+    ):
+        assert made.shape == (50,) and set(made.tolist()) == {0, 1, 2}
+    for bad in ({}, {"high": 3}, {"size": (2,)}):
+        with pytest.raises(TypeError, match="randint"):
+            client.randint(**bad)
 
 
 def test_the_default_client(default, monkeypatch, daemon):

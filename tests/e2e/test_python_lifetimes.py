@@ -164,12 +164,50 @@ def test_a_daemon_that_comes_back(daemon):
             use()
     again = client.from_numpy(shared, require_shared=True)
     again.fill_(3)
+    for use in (  # old handles beside ones of this session
+        lambda: again.copy_(over),
+        lambda: again.__setitem__(0, over),
+        lambda: client.__setitem__("back/y", x),
+        lambda: client.as_tensor(x),
+        lambda: client.op("info", input=x),
+    ):
+        with pytest.raises(tensord.ConnectionError, match="was lost"):
+            use()
     assert shared.sum() == 3000 and client.from_numpy(anonymous).tolist() == [0] * 5
     before = client.stats()["objects"]
     del x, over  # of the old session: nothing of the new one goes with them
     gc.collect()
     assert client.stats()["objects"] == before and again.tolist()[0] == 3
     client.close()
+
+
+def test_the_default_client_after_fork(daemon):
+    """Also while another thread holds its lock; and the parent's client goes on."""
+    code = f"""
+import os, threading
+os.environ["TENSORD_URL"] = {daemon.url!r}
+import tensord
+from tensord import defaults
+x = tensord.zeros(2)
+held, done = threading.Event(), threading.Event()
+def hold():
+    with defaults._lock:
+        held.set()
+        done.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    tensord.default_client().list()
+    os._exit(0 if tensord.ones(2).tolist() == [1, 1] else 1)
+assert os.waitpid(child, 0)[1] == 0
+done.set()
+thread.join()
+assert x.tolist() == [0, 0] and tensord.ones(1).tolist() == [1]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
 
 
 def test_writes_are_announced(client):

@@ -215,6 +215,38 @@ def test_views_of_shared_arrays(client):
     assert client.from_numpy(array[::-1]).tolist() == array[::-1].tolist()
 
 
+def test_copies_made_on_the_way_are_not_shared(client):
+    """Inside the allocator they lie in memory that could be, but nobody else would see them."""
+    heap = np.arange(8)
+    with tensord.allocator():
+        shared = np.arange(8)
+        big_endian = shared.astype(">i8").reshape(2, 4).T
+        odd = np.zeros(8, [("a", "i4"), ("b", "i2")])["a"]  # strides of 1.5 elements
+        sources = [
+            (shared[::-1], "layout"),
+            (big_endian, "layout"),
+            (odd, "layout"),
+            (heap[::2], "heap"),
+            (heap[::-1], "heap"),
+        ]
+        for array, reason in sources:
+            x = client.from_numpy(array)
+            assert (x.memory, x.reason) == ("copied", reason) and x.tolist() == array.tolist()
+            with pytest.raises(tensord.Unsupported):
+                client.from_numpy(array, require_shared=True)
+        made = [np.int64(3), [np.int64(3)], [np.arange(3)], Made()]
+        for value in made:
+            assert client.as_tensor(value).memory == "copied", value
+        assert client.from_numpy(shared[::2], require_shared=True).memory == "shared"
+
+
+class Made:
+    """Makes its array when it is asked for one."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.arange(4)
+
+
 def test_arrays_over_tensors_are_shareable(client):
     x = client.zeros(4)
     again = client.from_numpy(x.numpy()[1:3], require_shared=True)
@@ -261,6 +293,11 @@ def test_over_tcp_nothing_is_shared_with_the_client(tcp_client, client):
     assert torch.equal(x.torch(), torch.full((3,), 4.0))
     with pytest.raises(ValueError):
         np.array(x, copy=False)
+    calls = []
+    x._session.map, once = lambda *args: calls.append(args) or once(*args), x._session.map
+    assert not hasattr(x, "__array_interface__") and not calls
+    assert np.asarray(x).tolist() == [4, 4, 4] and len(calls) == 1
+    del x._session.map
     with pytest.raises(BufferError):
         x.__dlpack__(copy=False)
     assert np.from_dlpack(x).tolist() == [4, 4, 4]

@@ -26,6 +26,7 @@ static const struct {
     {OP_BYTES, "bytes", "touches the bytes of tensors, so that it may take long"},
     {OP_ONE_WAY, "one_way", "may be sent as a one-way frame"},
     {OP_CONNECTION, "connection", "belongs to the connection itself"},
+    {OP_IN_PLACE, "in_place", "changes bytes while it runs: no deadline once it has begun"},
 };
 
 /* ---- text ------------------------------------------------------------------------------------ */

@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 
 #define MOCK_TENSORS 16
 #define MOCK_CONNECTIONS 64
@@ -41,6 +42,7 @@ enum mock_fault {
     FAULT_EXTRA_BYTES,
     FAULT_ERROR,         /* not_found, with a message */
     FAULT_UNKNOWN_ERROR, /* a status this client does not know */
+    FAULT_DEAF,          /* no body is read while this lasts */
     FAULT_EARLY_ERROR,   /* too_large before the body is read, then the end */
     FAULT_NO_DESCRIPTOR, /* map: shared, but nothing comes along */
     FAULT_TWO_DESCRIPTORS,
@@ -467,6 +469,8 @@ static inline bool mock_serve_one(struct mock_daemon *mock, int socket)
         mock_error(mock, socket, &frame, TD_TOO_LARGE, "the body is over the limit");
         go_on = false;
     }
+    while (frame.header.body_length > 0 && atomic_load(&mock->fault) == FAULT_DEAF)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     if (go_on) {
         frame.body = malloc(frame.header.body_length + 1);
         go_on = mock_read(socket, frame.body, frame.header.body_length, &frame.fd);

@@ -164,7 +164,7 @@ static void test_close_null(void **state)
     td_unmap(NULL);
     td_reply_free(NULL);
     td_args_free(NULL);
-    td_release(NULL, 1);
+    td_release(NULL, 1, 1);
     td_shared_free(NULL);
 }
 

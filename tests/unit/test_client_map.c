@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -223,13 +224,91 @@ static void test_map_across_sessions(void **state)
     expect_releases(2); /* of the answer that was not used, and of new */
 }
 
+/* A stray write stays in this process; a page that nobody wrote to shows the storage. */
+static void test_map_stray_write(void **state)
+{
+    (void)state;
+    struct td_mapping *r, *again, *w;
+    int64_t n = 4096; /* four pages */
+    float back[4096];
+    size_t size = sizeof back;
+    put_ramp("m", n, TD_PUT_MUTABLE);
+    assert_int_equal(td_map(client, "m", 0, &r), TD_OK);
+    float *read = td_mapping_data(r);
+    assert_true(read[0] == 0 && read[n - 1] == (float)(n - 1)); /* mapped before they change */
+    assert_int_equal(td_map(client, "m", TD_MAP_WRITE, &w), TD_OK);
+    float *written = td_mapping_data(w);
+    assert_ptr_not_equal(read, written);
+    written[n - 1] = 17;
+    assert_true(read[n - 1] == 17);
+
+    assert_false(td_mapping_writable(r));
+    read[0] = -1;
+    assert_true(written[0] == 0);
+    written[1] = 18; /* of the page that was copied */
+    written[n - 2] = 19;
+    assert_true(read[1] == 1 && read[n - 2] == 19);
+    assert_int_equal(td_get(client, "m", TD_DTYPE_NONE, back, &size, NULL), TD_OK);
+    assert_true(back[0] == 0 && back[1] == 18);
+    assert_false(td_shared_owns(read));
+    td_unmap(w);
+    assert_int_equal(td_map(client, "m", 0, &again), TD_OK);
+    assert_ptr_equal(td_mapping_data(again), read);
+    td_unmap(r);
+    td_unmap(again);
+}
+
+/* Where a process may have no private memory, it can still read. */
+static void test_map_without_private_memory(void **state)
+{
+    (void)state;
+    struct td_mapping *r;
+    struct rlimit data, none;
+    put_ramp("x", 1 << 20, 0);
+    assert_int_equal(getrlimit(RLIMIT_DATA, &data), 0);
+    none = data;
+    none.rlim_cur = 4096;
+    assert_int_equal(setrlimit(RLIMIT_DATA, &none), 0);
+    enum td_status status = td_map(client, "x", 0, &r);
+    assert_int_equal(setrlimit(RLIMIT_DATA, &data), 0);
+    assert_int_equal(status, TD_OK);
+    assert_true(((const float *)td_mapping_data(r))[77] == 77);
+    td_unmap(r);
+}
+
+/* No descriptor is free: the map fails, and nothing else. */
+static void test_map_without_descriptors(void **state)
+{
+    (void)state;
+    struct td_mapping *mapping = NULL;
+    struct rlimit before, full;
+    put_ramp("x", 1000, 0);
+    int lowest = fcntl(0, F_DUPFD_CLOEXEC, 0); /* that is free */
+    assert_true(lowest > 0);
+    close(lowest);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    full = before;
+    full.rlim_cur = (rlim_t)lowest;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &full), 0);
+    enum td_status status = td_map(client, "x", 0, &mapping);
+    ping_works();
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(status, TD_OUT_OF_MEMORY);
+    assert_null(mapping);
+    expect_releases(1);
+    assert_int_equal(atomic_load(&mock.hellos), 1);
+    assert_int_equal(td_session_count(client), 1);
+    assert_int_equal(td_map(client, "x", 0, &mapping), TD_OK);
+    td_unmap(mapping);
+}
+
 /* ---- releases ------------------------------------------------------------------------------ */
 
 static void test_release(void **state)
 {
     (void)state;
     assert_int_equal(td_touch(client, "nothing"), TD_NOT_FOUND);
-    td_release(client, 77);
+    td_release(client, 77, 1);
     assert_non_null(strstr(td_last_error(), "no such tensor")); /* left alone */
     expect_releases(1);
     assert_string_equal(mock.last_release_input, "@77");
@@ -243,12 +322,12 @@ static void test_pending_releases(void **state)
     struct connection *busy;
     assert_int_equal(pool_take(client, DEADLINE_NEVER, &busy), TD_OK);
     for (uint64_t id = 1; id <= 40; id++)
-        td_release(client, id);
+        td_release(client, id, 1);
     assert_int_equal(client->pending_count, 40);
     assert_int_equal(atomic_load(&mock.releases), 0);
     ping_works(); /* on a second connection, which takes them along */
     assert_int_equal(atomic_load(&mock.releases), 40);
-    td_release(client, 41);
+    td_release(client, 41, 1);
     pool_give(client, busy, CONNECTION_GOOD);
     expect_releases(41);
 }
@@ -258,10 +337,25 @@ static void test_release_on_dead_connection(void **state)
 {
     (void)state;
     mock_drop_connections(&mock);
-    td_release(client, 5);
+    td_release(client, 5, 1);
     ping_works();
     expect_releases(1);
     assert_int_equal(td_session_count(client), 1);
+}
+
+/* The new session may hold another object of that number. */
+static void test_release_of_earlier_session(void **state)
+{
+    (void)state;
+    atomic_store(&mock.forget, true);
+    mock_drop_connections(&mock);
+    ping_works();
+    assert_int_equal(td_session_count(client), 2);
+    td_release(client, 5, 1);
+    td_release(client, 6, 2);
+    ping_works();
+    expect_releases(1);
+    assert_string_equal(mock.last_release_input, "@6");
 }
 
 /* ---- fork ---------------------------------------------------------------------------------- */
@@ -275,10 +369,10 @@ static void test_fork(void **state)
     pid_t child = fork();
     if (child == 0) {
         bool good = td_touch(client, "x") == TD_CONNECTION;
-        good = good && strstr(td_last_error(), "before fork()") != NULL;
+        good = good && strstr(td_last_error(), "before fork(); connect anew in process") != NULL;
         good = good && ((const float *)td_mapping_data(mapping))[9] == 9;
         td_unmap(mapping);
-        td_release(client, 3);
+        td_release(client, 3, 1);
         td_close(client);
         struct td_client *own = NULL;
         good = good && td_connect(mock.url, NULL, &own) == TD_OK;
@@ -307,9 +401,13 @@ int main(void)
         MOCKED(test_map_lies),
         MOCKED(test_unmap_after_close),
         MOCKED(test_map_across_sessions),
+        MOCKED(test_map_stray_write),
+        MOCKED(test_map_without_private_memory),
+        MOCKED(test_map_without_descriptors),
         MOCKED(test_release),
         MOCKED(test_pending_releases),
         MOCKED(test_release_on_dead_connection),
+        MOCKED(test_release_of_earlier_session),
         MOCKED(test_fork),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -79,7 +79,7 @@ static void *mixed_work(void *argument)
         check(td_map(client, "shared", round % 2 ? TD_MAP_WRITE : 0, &shared) == TD_OK);
         check(mine && all_equal(td_mapping_data(mine), (float)round));
         check(shared && all_equal(td_mapping_data(shared), 5));
-        td_release(client, (uint64_t)round);
+        td_release(client, (uint64_t)round, 1);
         td_unmap(mine);
         td_unmap(shared);
     }
@@ -127,6 +127,45 @@ static void test_one_new_session(void **state)
         mock_drop_connections(&mock);
         run(ping_work, nothing);
         assert_int_equal(td_session_count(client), 1 + loss);
+    }
+}
+
+/* ---- connections given up ------------------------------------------------------------------ */
+
+static atomic_int at_the_line;
+
+static void *give_up_work(void *argument)
+{
+    atomic_fetch_add(&at_the_line, 1);
+    while (atomic_load(&at_the_line) < 2)
+        ;
+    pool_give(client, argument, CONNECTION_DESYNC);
+    return NULL;
+}
+
+/* The last two connections go at the same time: neither relies on the other. */
+static void test_two_go_at_once(void **state)
+{
+    for (int batch = 0; batch < 20; batch++) { /* a mock takes MOCK_CONNECTIONS in all */
+        for (int round = 0; round < 15; round++) {
+            struct connection *a, *b;
+            pthread_t thread;
+            atomic_store(&at_the_line, 0);
+            assert_int_equal(pool_take(client, DEADLINE_NEVER, &a), TD_OK);
+            assert_int_equal(pool_take(client, DEADLINE_NEVER, &b), TD_OK);
+            while (client->connections->next->next) { /* an idle one would keep the session */
+                struct connection *idle = NULL;
+                assert_int_equal(pool_take(client, DEADLINE_NEVER, &idle), TD_OK);
+                pool_give(client, idle, CONNECTION_LOST);
+            }
+            assert_int_equal(pthread_create(&thread, NULL, give_up_work, a), 0);
+            give_up_work(b);
+            pthread_join(thread, NULL);
+            assert_non_null(client->connections);
+        }
+        assert_int_equal(td_session_count(client), 1);
+        stop(state);
+        start(state);
     }
 }
 
@@ -185,9 +224,8 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        MOCKED(test_mixed),
-        MOCKED(test_one_new_session),
-        MOCKED(test_close_ends_calls),
+        MOCKED(test_mixed),          MOCKED(test_one_new_session),
+        MOCKED(test_two_go_at_once), MOCKED(test_close_ends_calls),
         MOCKED(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -46,10 +46,13 @@ static void writes_refused(void **state)
     REFUSED(setitem, TD_INVALID, "either a value or another tensor", INPUT(x), OTHER(y),
             SET(value, integer(1)), SET(index, INDEX(AT(0))));
     REFUSED(setitem, TD_BAD_INDEX, "", INPUT(x), SET(value, integer(1)), SET(index, INDEX(AT(2))));
-    REFUSED(fill_, TD_CONFLICT, "refers to a single memory location", INPUT(wide),
-            SET(value, integer(1)));
+    REFUSED(copy_, TD_CONFLICT, "refers to a single memory location", INPUT(wide), OTHER(wide));
+    REFUSED(setitem, TD_CONFLICT, "refers to a single memory location", INPUT(wide), OTHER(wide),
+            SET(index, INDEX(SLICE(0, 3))));
     REFUSED(setitem, TD_CONFLICT, "refers to a single memory location", INPUT(wide),
             SET(value, integer(1)), SET(index, INDEX(SLICE(0, 2))));
+    RUN(fill_, INPUT(wide), SET(value, integer(6))); /* as PyTorch: one number, however often */
+    assert_values(wide, VALUES(6, 6, 6));
     RUN(setitem, INPUT(wide), SET(value, integer(8)), SET(index, INDEX(AT(1)))); /* just one */
     assert_values(wide, VALUES(8, 8, 8));
     uint64_t small = RUN(zeros, SET(shape, SHAPE(2, 3)), SET(dtype, TD_UINT8));

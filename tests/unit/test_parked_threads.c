@@ -86,7 +86,7 @@ static int reset(void **state)
 
 static void submit(struct job_pool *pool, struct operation *operation, const struct parked_ops *ops)
 {
-    assert_int_equal(parked_submit(pool, &operation->parked, ops), TD_OK);
+    assert_int_equal(parked_submit(pool, &operation->parked, ops, PARKED_IN_TURN), TD_OK);
 }
 
 /* Blocks every thread of the pool, with operations of the end of the table. */
@@ -198,11 +198,13 @@ static void queue_limit(void **state)
     block(pool, 2); /* these run: they are not in the queue */
     for (int i = 0; i < 3; i++)
         submit(pool, &operations[i], &operation_ops);
-    assert_int_equal(parked_submit(pool, &refused->parked, &operation_ops), TD_UNAVAILABLE);
+    assert_int_equal(parked_submit(pool, &refused->parked, &operation_ops, PARKED_IN_TURN),
+                     TD_UNAVAILABLE);
     assert_non_null(strstr(fail_detail(), "3 operations are waiting"));
     parked_cancel(&operations[1].parked, TD_DEADLINE); /* its place is free when it is reached */
     atomic_store(&operations[1].decided, 1);
-    assert_int_equal(parked_submit(pool, &refused->parked, &operation_ops), TD_UNAVAILABLE);
+    assert_int_equal(parked_submit(pool, &refused->parked, &operation_ops, PARKED_IN_TURN),
+                     TD_UNAVAILABLE);
     unblock(2);
     job_pool_destroy(pool);
     for (int i = 0; i < 3; i++) {

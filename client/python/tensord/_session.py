@@ -265,6 +265,7 @@ class Session:
         texts = [ffi.NULL if token is None else ffi.new("char[]", text_argument(token, "token"))]
         options.token = texts[0]
         options.timeout_ms = -1 if timeout is None else max(1, round(timeout * 1000))
+        options.interrupted = ffi.addressof(lib, "tdpy_interrupted")
         address = ffi.NULL if url is None else ffi.new("char[]", text_argument(url, "url"))
         out = ffi.new("struct td_client **")
         check(lib.td_connect(address, options, out))
@@ -365,8 +366,8 @@ class Session:
         Neither waits nor fails: what a lost or closed session held is gone already.
         """
         connection = self._connection
-        if connection is not None and lib.td_session_count(connection) == count:
-            lib.td_release(connection, object_id)
+        if connection is not None:
+            lib.td_release(connection, object_id, count)
 
 
 def _body(body: Any) -> tuple:

@@ -4,8 +4,8 @@ import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensord._session import python_number
-from tensord.views import index_items
 from tensord.handle import Handle
+from tensord.views import index_items
 
 if TYPE_CHECKING:
     from tensord.tensor import Tensor

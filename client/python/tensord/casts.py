@@ -3,8 +3,8 @@
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from tensord.dtypes import device_or_dtype
 from tensord.dtypes import dtype as find_dtype
+from tensord.dtypes import is_dtype
 from tensord.handle import Handle
 
 if TYPE_CHECKING:
@@ -14,6 +14,24 @@ if TYPE_CHECKING:
 def device_name(device: Any) -> str:
     """The daemon's name of a device: of "cuda", "cuda:1", 1, torch.device("cuda")."""
     return f"cuda:{device}" if isinstance(device, int) else str(device)
+
+
+def _to_arguments(args: tuple) -> "dict[str, Any]":
+    """The positional arguments of to() by name, in PyTorch's three orders."""
+    if not args:
+        return {}
+    found = is_dtype(args[0])
+    if found or (not isinstance(args[0], (str, int)) and hasattr(args[0], "dtype")):
+        names: tuple = ("dtype" if found else "other", "non_blocking", "copy")
+    else:
+        names = ("device", "dtype", "non_blocking", "copy")
+    given = dict(zip(names, args))
+    flags = [given.get("non_blocking", False), given.get("copy", False)]
+    if len(args) > len(names) or not all(isinstance(flag, builtins.bool) for flag in flags):
+        raise TypeError(
+            "to() takes (dtype), (device, dtype) or (other), and non_blocking and copy after them"
+        )
+    return given
 
 
 class Casts(Handle):
@@ -34,17 +52,15 @@ class Casts(Handle):
     ) -> "Tensor":
         """The same tensor if it has that dtype and device already, else a copy.
 
-        to(dtype), to(device), to(device, dtype), to(other), each also by keyword; dtypes and
-        devices are tensord's, PyTorch's, NumPy's or texts. copy=True always copies. casting is
-        NumPy's ("unsafe", "same_kind", "safe"), saturate keeps float8 finite. non_blocking is
-        accepted and has no effect. NoDevice (a RuntimeError) where there is no such device.
+        to(dtype), to(device), to(device, dtype), to(other), each also by keyword, and each
+        followed by non_blocking and copy; dtypes and devices are tensord's, PyTorch's, NumPy's or
+        texts. copy=True always copies. casting is NumPy's ("unsafe", "same_kind", "safe"), saturate
+        keeps float8 finite. non_blocking is accepted and has no effect. NoDevice (a RuntimeError)
+        where there is no such device.
         """
-        for arg in args:
-            found, place = device_or_dtype(arg)
-            if found is None and hasattr(arg, "dtype"):
-                other = arg
-            else:
-                dtype, device = found or dtype, place or device
+        given = _to_arguments(args)
+        other, copy = given.get("other", other), given.get("copy", copy)
+        dtype, device = given.get("dtype", dtype), given.get("device", device)
         if other is not None:
             dtype, device = dtype or other.dtype, device or getattr(other, "device", "cpu")
         return self._same_or_new(
@@ -62,9 +78,15 @@ class Casts(Handle):
         casting: "str | None" = None,
         saturate: "builtins.bool | None" = None,
     ) -> Any:
-        """Cast to a dtype; without one the name of PyTorch's legacy type, "torch.FloatTensor"."""
+        """Cast to a dtype, which may be a legacy type (torch.HalfTensor); without one the name of
+        this tensor's legacy type, "torch.FloatTensor". ValueError for a text that names none."""
         if dtype is None:
             return self.dtype.legacy_name
+        if builtins.type(dtype).__name__ == "tensortype":
+            device = "cuda" if dtype.is_cuda else None
+            return self.to(dtype=dtype.dtype, device=device, casting=casting, saturate=saturate)
+        if isinstance(dtype, str) and not is_dtype(dtype):
+            raise ValueError(f"invalid type: {dtype!r}")
         return self._same_or_new(
             "type", dtype=find_dtype(dtype), casting=casting, saturate=saturate
         )

@@ -78,6 +78,7 @@ class Client(Creation):
         handles or names. Returns the reply, for what has no method."""
         for field, value in fields.items():
             if isinstance(value, Tensor):
+                value._check_session()
                 fields[field] = value.ref
         return self.session.op(name, body, **fields)
 
@@ -90,7 +91,7 @@ class Client(Creation):
     def __setitem__(self, name: str, value: Any) -> None:
         """Stores an array frozen; publishes a handle of this client under the name, not copied."""
         if isinstance(value, Tensor) and value._client is self:
-            self.session.op("as_tensor", input=value.ref, output=name)
+            value._run("as_tensor", output=name)
         else:
             self._store(name, value, 0)
 
@@ -98,11 +99,11 @@ class Client(Creation):
         self.delete(name)
 
     def __contains__(self, name: object) -> bool:
-        if not isinstance(name, str):
+        if not isinstance(name, str) or name.startswith("@"):
             return False
         try:
             self.info(name)
-        except NotFound:
+        except (NotFound, ValueError):  # no tensor can have a name that is malformed
             return False
         return True
 
@@ -203,19 +204,22 @@ class Client(Creation):
         return self[name]
 
     def _store(self, name: str, value: Any, flags: int) -> None:
-        plain = value.detach() if isinstance(value, Tensor) else value
-        self.session.put(name, convert.source(plain), flags)
+        self.session.put(name, convert.source(_plain(value)), flags)
 
     def fetch(self, name: str, dtype: Any = None, out: Any = None) -> Any:
         """A copy of a tensor's elements as a NumPy array, or in `out`. See Tensor.fetch."""
         return self[name].fetch(dtype, out)
 
     def operand(self, value: Any) -> Tensor:
-        """A handle of this client on a value: itself if it is one, else an anonymous copy."""
+        """A handle of this client on a value: itself if it is one, else an anonymous copy.
+
+        TypeError for texts: c["a"] is the tensor of that name, and "a" is no tensor.
+        """
         if isinstance(value, Tensor) and value._client is self:
+            value._check_session()
             return value
         if isinstance(value, str):
-            return self[value]
+            raise TypeError("a tensor, an array or a number was expected, not str")
         return self._upload(value)
 
     def variable(self, *arguments: Any, requires_grad: bool = False) -> Tensor:
@@ -224,8 +228,10 @@ class Client(Creation):
         data is a handle, a name, or an array (which is copied). As PyTorch 0.2's Variable it wraps
         tensors of any dtype.
         """
+        if len(arguments) not in (1, 2):
+            raise TypeError(f"variable() takes (data) or (name, data), not {len(arguments)} values")
         name, data = arguments if len(arguments) == 2 else (None, *arguments)
-        operand = self.operand(data)
+        operand = self[data] if isinstance(data, str) else self.operand(data)
         made = operand._make("variable", requires_grad=requires_grad)
         return made.save(name) if name is not None else made
 
@@ -236,22 +242,38 @@ class Client(Creation):
     ) -> None:
         """Stores every tensor of a PyTorch state dict as prefix/key; keys keep their dots.
 
-        Names under the prefix that the dict does not have stay as they are.
+        Names under the prefix that the dict does not have stay as they are. Tied weights (the same
+        memory under several keys) are one tensor under several names. Everything is read before
+        the first tensor is stored, so a value that is no tensor changes nothing.
         """
-        for key, value in state_dict.items():
-            flags = lib.TD_PUT_MUTABLE if mutable else 0
-            self._store(f"{prefix}/{key}", value, flags)
+        sources = {
+            key: convert.source(_plain(value), contiguous=False)
+            for key, value in state_dict.items()
+        }
+        names: dict = {}  # by what they show
+        for key, source in sources.items():
+            names.setdefault(_memory_of(key, source), []).append((key, source))
+        for (key, source), *tied in names.values():
+            name = f"{prefix}/{key}"
+            whole = source if source.is_contiguous() else convert.source(_plain(state_dict[key]))
+            self.session.put(name, whole, lib.TD_PUT_MUTABLE if mutable else 0)
+            stored = self[name] if tied else None
+            for other, _source in tied:
+                self[f"{prefix}/{other}"] = stored
 
     def get_state_dict(self, prefix: str) -> "OrderedDict[str, Any]":
         """The tensors under prefix/ as PyTorch tensors over the daemon's memory (see
-        Tensor.torch), by what follows the prefix, in byte order; for model.load_state_dict.
+        Tensor.torch), by what follows the prefix, in byte order; for model.load_state_dict. Names
+        of one tensor give one PyTorch tensor.
 
         NotFound if there is none.
         """
         start = f"{prefix}/"
-        found = OrderedDict(
-            (name.removeprefix(start), tensor.torch()) for name, tensor in self.items(start)
-        )
+        found, made = OrderedDict(), {}
+        for name, tensor in self.items(start):
+            if tensor.id not in made:
+                made[tensor.id] = tensor.torch()
+            found[name.removeprefix(start)] = made[tensor.id]
         if not found:
             raise NotFound(f"there is no tensor under {start!r}")
         return found
@@ -259,6 +281,18 @@ class Client(Creation):
     def __repr__(self) -> str:
         state = "closed" if self.closed else "local" if self.is_local else "remote"
         return f"<tensord.Client {state}>"
+
+
+def _memory_of(key: str, source: convert.Source) -> tuple:
+    """Equal for tensors of a state dict that are one."""
+    if source.gathered or not source.nbytes:
+        return (key,)
+    return source.address, source.dtype, source.shape, source.strides
+
+
+def _plain(value: Any) -> Any:
+    """Handles without grad, whose elements can be had; all else as it is."""
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def connect(

@@ -6,6 +6,7 @@ nor PyTorch is imported here unless the value needs it.
 """
 
 import array
+import functools
 import importlib
 import struct
 import sys
@@ -35,6 +36,7 @@ class Source(NamedTuple):
     owner: Any  # keeps the memory alive
     requires_grad: bool = False
     gathered: bool = False  # this is a copy made here, not the caller's own memory
+    origin: int = 0  # the address that a copy of an array was made from
 
     @property
     def nbytes(self) -> int:
@@ -95,6 +97,7 @@ def _torch_source(torch: Any, tensor: Any, contiguous: bool) -> Source:
         plain,
         requires_grad=bool(tensor.requires_grad),
         gathered=plain.data_ptr() != tensor.data_ptr(),
+        origin=tensor.data_ptr() if tensor.device.type == "cpu" else 0,
     )
 
 
@@ -114,10 +117,29 @@ def _numpy_source(numpy: Any, value: Any, contiguous: bool) -> Source:
         element,
         tuple(values.shape),
         tuple(step // element.itemsize for step in values.strides),
-        values.__array_interface__["data"][0],
+        _address(values),
         values,
-        gathered=values is not given,
+        gathered=values is not given or not _is_own_memory(numpy, value, given),
+        origin=_address(given),
     )
+
+
+def _address(values: Any) -> int:
+    return int(values.__array_interface__["data"][0])
+
+
+def _is_own_memory(numpy: Any, value: Any, values: Any) -> bool:
+    """False for arrays that NumPy made of something else. They may well lie in memory that can be
+    shared, inside tensord.allocator(), but nobody else sees them."""
+    if isinstance(value, numpy.ndarray):
+        return True
+    shown = None if isinstance(value, numpy.generic) else _interface(value)
+    return shown is not None and shown["data"] is not None and shown["data"][0] == _address(values)
+
+
+def _interface(value: Any) -> Any:
+    found = getattr(value, "__array_interface__", None)
+    return found if isinstance(found, dict) and isinstance(found.get("data"), tuple) else None
 
 
 def _needs_gathering(values: Any, contiguous: bool) -> bool:
@@ -129,7 +151,9 @@ def _needs_gathering(values: Any, contiguous: bool) -> bool:
 
 def _dlpack_source(value: Any, contiguous: bool) -> Source:
     view = dlpack.read(value)
-    found = Source(view.dtype, view.shape, view.strides, view.address, view.owner)
+    found = Source(
+        view.dtype, view.shape, view.strides, view.address, view.owner, gathered=view.copied
+    )
     if found.is_contiguous() or (not contiguous and min(found.strides, default=0) >= 0):
         return found
     return _gather(found)
@@ -194,11 +218,10 @@ def _list_source(value: Any, want: "DType | None") -> Source:
     flat: list = []
     shape = _shape_of(value)
     _flatten(value, shape, 0, flat)
-    arrays = [item for item in flat if hasattr(item, "__array__") or hasattr(item, "dtype")]
-    if arrays and not all(_is_number(item) for item in arrays):
+    if any(hasattr(item, "__array__") or hasattr(item, "dtype") for item in flat):
         import numpy  # lists of arrays, and of NumPy's numbers, which have dtypes of their own
 
-        return _numpy_source(numpy, numpy.asarray(value), True)
+        return _numpy_source(numpy, numpy.asarray(value), True)._replace(gathered=True, origin=0)
     numbers = [item if _is_number(item) else python_number(item) for item in flat]
     element = _written_as(want or _natural(numbers))
     return _own_source(element, shape, _pack(numbers, element))
@@ -265,10 +288,27 @@ def _pack(numbers: list, element: DType) -> Any:
         return array.array(element.struct_code, parts)
     if element.is_floating_point:
         return array.array(element.struct_code, numbers)  # to infinity where struct would raise
-    convert = bool if element.kind == "b" else int
-    try:
-        return struct.pack(f"<{len(numbers)}{element.struct_code}", *map(convert, numbers))
-    except struct.error:
-        raise RuntimeError(
-            f"value cannot be converted to type {element.name} without overflow"
-        ) from None
+    convert = bool if element.kind == "b" else functools.partial(_integer, element)
+    return struct.pack(f"<{len(numbers)}{element.struct_code}", *map(convert, numbers))
+
+
+def _integer(element: DType, number: Any) -> int:
+    """A number as an integer of that dtype, by PyTorch's rules and with its errors: fractions are
+    cut off, negative integers wrap around in unsigned dtypes, and all else has to fit."""
+    if isinstance(number, complex):
+        raise TypeError("'complex' object cannot be interpreted as an integer")
+    bits = 8 * element.itemsize
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if element.is_signed else (0, 2**bits - 1)
+    if isinstance(number, float):
+        fits = low <= number <= high  # false for NaN
+    elif element.itemsize == 8 and not element.is_signed:
+        if number < 0:
+            raise OverflowError("can't convert negative int to unsigned")
+        fits = number <= high
+    else:
+        if not -(2**63) <= number < 2**63:
+            raise ValueError("Overflow when unpacking long long")
+        fits = (low if element.is_signed else -high) <= number <= high
+    if not fits:
+        raise RuntimeError(f"value cannot be converted to type {element.name} without overflow")
+    return int(number) if element.is_signed else int(number) % 2**bits

@@ -77,7 +77,7 @@ class Creation:
 
     def arange(
         self,
-        start: Any,
+        start: Any = None,
         end: Any = None,
         step: Any = None,
         *,
@@ -88,6 +88,8 @@ class Creation:
         others float32. options: dtype, device, requires_grad, mutable."""
         if end is None:
             start, end = None, start
+        if end is None:
+            raise TypeError('arange() missing 1 required positional arguments: "end"')
         return self._create("arange", name, start=start, end=end, step=step, **options)
 
     def rand(self, *size: Any, name: "str | None" = None, **options: Any) -> Tensor:
@@ -102,8 +104,8 @@ class Creation:
 
     def randint(
         self,
-        low: int,
-        high: Any,
+        low: Any = None,
+        high: Any = None,
         size: Any = None,
         *,
         name: "str | None" = None,
@@ -111,7 +113,12 @@ class Creation:
     ) -> Tensor:
         """Integers in [low, high), int64; randint(high, size) starts at 0. options as of rand."""
         if size is None:
-            low, high, size = 0, low, high
+            low, high, size = None, low, high
+        if high is None:
+            low, high = None, low
+        if high is None or size is None:
+            raise TypeError('randint() missing required arguments: "high" and "size"')
+        low = 0 if low is None else low
         shape = _shapes.sizes((size,))
         return self._create("randint", name, shape=shape, low=low, high=high, **options)
 
@@ -180,8 +187,13 @@ class Creation:
         want = None if dtype is None else find_dtype(dtype)
         place = None if device is None else device_name(device)
         if isinstance(data, str) or (isinstance(data, Tensor) and data._client is self):
-            ref = data if isinstance(data, str) else data.ref
-            made = self.handle(self.session.op("as_tensor", input=ref, dtype=want, device=place))
+            fields = {"dtype": want, "device": place}
+            reply = (
+                self.session.op("as_tensor", input=data, **fields)
+                if isinstance(data, str)
+                else data._run("as_tensor", **fields)
+            )
+            made = self.handle(reply)
             return made.save(name) if name is not None else made
         source = convert.source(data, want, contiguous=False)
         return self._finish(self._over(data, source), want, place, source.requires_grad, name)
@@ -197,7 +209,8 @@ class Creation:
         Writes on either side then show on the other, in every process that maps the tensor. The
         memory must be in a descriptor: arrays of tensord.empty, arrays made inside
         `with tensord.allocator():`, and arrays over mutable tensors. Any other array is copied,
-        with reason "heap" (over TCP: "transport"); require_shared=True raises Unsupported instead.
+        with reason "heap" (over TCP: "transport"; of shareable memory with negative strides or in
+        another byte order: "layout"); require_shared=True raises Unsupported instead.
 
         TypeError for anything but a NumPy array (as_tensor takes the rest).
         """
@@ -212,14 +225,31 @@ class Creation:
 
     def _over(self, data: Any, source: convert.Source, require_shared: bool = False) -> Tensor:
         """An anonymous tensor over a source's memory, or a copy where that cannot be shared."""
-        shareable = bool(lib.td_shared_owns(ffi.cast("void *", source.address)))
         if source.gathered and require_shared:
             raise Unsupported(
                 "the array's layout cannot be shared (negative strides, or another byte order); "
                 "give a copy of it"
             )
+        shareable = not source.gathered and _is_shareable(source.address)
         if shareable and not getattr(getattr(data, "flags", None), "writeable", True):
             warnings.warn(_READ_ONLY_WARNING, UserWarning, stacklevel=3)
-        if not shareable and not source.is_contiguous():
-            source = convert.source(data)  # what is sent has no holes
-        return self.handle(self.session.from_memory(source, require_shared))
+        own = not source.gathered and (source.is_contiguous() or shareable or require_shared)
+        if own:  # from_memory says why not if require_shared asks for what cannot be
+            return self.handle(self.session.from_memory(source, require_shared))
+        return self._over_copy(data, source)
+
+    def _over_copy(self, data: Any, source: convert.Source) -> Tensor:
+        """The same of elements that have to be gathered first. They are sent: the copy may lie in
+        memory that can be shared, but its only owner is this call."""
+        if not source.is_contiguous():
+            source = convert.source(data)
+        made = self._create(
+            "from_numpy", None, dtype=source.dtype, shape=source.shape, body=source.body
+        )
+        if made.reason == "heap" and _is_shareable(source.origin):
+            made._reason = "layout"
+        return made
+
+
+def _is_shareable(address: int) -> bool:
+    return bool(lib.td_shared_owns(ffi.cast("void *", address)))

@@ -13,7 +13,6 @@ from tensord.client import Client
 from tensord.errors import ConnectionError
 
 _client: "Client | None" = None
-_pid = 0
 _lock = threading.Lock()
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -21,18 +20,28 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 def default_client() -> Client:
     """The client that the functions of this package use."""
-    global _client, _pid
+    global _client
     with _lock:
-        if _client is None or _client.closed or _pid != os.getpid():
-            _client, _pid = Client(), os.getpid()
+        if _client is None or _client.closed:
+            _client = Client()
         return _client
+
+
+def _after_fork_in_child() -> None:
+    """Another thread of the parent may have held the lock, and is not there to give it back."""
+    global _client, _lock
+    _lock = threading.Lock()
+    _client = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def set_default_client(client: "Client | None") -> None:
     """Makes a client the default one. None: connect anew when it is next needed."""
-    global _client, _pid
+    global _client
     with _lock:
-        _client, _pid = client, os.getpid()
+        _client = client
 
 
 def _on_default(method: _Method) -> Any:

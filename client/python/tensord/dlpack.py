@@ -37,6 +37,7 @@ class View(NamedTuple):
     strides: tuple
     address: int
     owner: Any  # the capsule: dropping it ends the producer's export
+    copied: bool  # by the producer, for this request
 
 
 def capsule(managed: Any, versioned: bool) -> Any:
@@ -58,15 +59,16 @@ def _request(value: Any) -> Any:
         return value.__dlpack__()
 
 
-def _tensor(owner: Any) -> Any:
+def _tensor(owner: Any) -> tuple:
+    """The DLTensor of a capsule, and whether its producer says that it is a copy."""
     if _valid(owner, b"dltensor_versioned"):
         pointer = _get(owner, b"dltensor_versioned")
         managed = ffi.cast("DLManagedTensorVersioned *", pointer)
         if managed.version.major != 1:
             raise BufferError(f"DLPack {managed.version.major} is newer than tensord knows (1)")
-        return managed.dl_tensor
+        return managed.dl_tensor, bool(managed.flags & _IS_COPIED)
     if _valid(owner, b"dltensor"):
-        return ffi.cast("DLManagedTensor *", _get(owner, b"dltensor")).dl_tensor
+        return ffi.cast("DLManagedTensor *", _get(owner, b"dltensor")).dl_tensor, False
     raise BufferError("__dlpack__() did not return a DLPack capsule that can be used")
 
 
@@ -85,7 +87,7 @@ def _dtype(element: Any) -> DType:
 def read(value: Any) -> View:
     """The memory of an object with __dlpack__. BufferError or WrongDevice if it is not here."""
     owner = _request(value)
-    tensor = _tensor(owner)
+    tensor, copied = _tensor(owner)
     if tensor.device.device_type not in _HOST:
         raise WrongDevice(
             f"the memory of this {type(value).__name__} is not host memory (DLPack device "
@@ -96,4 +98,4 @@ def read(value: Any) -> View:
     known = tensor.strides != ffi.NULL and tensor.ndim
     strides = tuple(tensor.strides[0 : tensor.ndim]) if known else c_strides(shape)
     address = int(ffi.cast("uintptr_t", tensor.data)) + tensor.byte_offset
-    return View(_dtype(tensor.dtype), shape, strides, address, owner)
+    return View(_dtype(tensor.dtype), shape, strides, address, owner, copied)

@@ -59,8 +59,20 @@ _LEGACY = {
 _PYTHON = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
 
 
+# NumPy's types of no dtype in particular, which numpy.dtype() nevertheless takes.
+_ABSTRACT = (
+    "generic number integer signedinteger unsignedinteger inexact floating complexfloating "
+    "flexible character"
+).split()
+
+
 class DType:
-    """An element type. There is one object for each; compare with == or `is`."""
+    """An element type. There is one object for each; compare with == or `is`.
+
+    Its hash is that of its name, as in {"float32": ...}. PyTorch's and NumPy's dtypes of the same
+    elements are equal to it but have hashes of their own: in a dict or a set, use x.dtype.torch,
+    x.dtype.numpy or tensord.dtype(...) of the keys.
+    """
 
     __slots__ = ("code", "itemsize", "kind", "name", "struct_code", "typestr")
 
@@ -156,6 +168,8 @@ def _find_text(text: str) -> "DType | None":
 def _find_numpy(numpy: Any, value: Any) -> "DType | None":
     """Of np.dtype("f4"), np.float32, ml_dtypes.bfloat16; None for other types and byte orders."""
     if isinstance(value, type) and issubclass(value, numpy.generic):
+        if value.__name__ in _ABSTRACT:
+            return None
         value = numpy.dtype(value)
     if not isinstance(value, numpy.dtype) or value.byteorder == ">":
         return None
@@ -193,12 +207,6 @@ def dtype(value: Any) -> DType:
 def is_dtype(value: Any) -> bool:
     """True if the value names a dtype."""
     return _find(value) is not None
-
-
-def device_or_dtype(value: Any) -> "tuple[DType | None, str | None]":
-    """Tells apart what PyTorch's `to` tells apart: (dtype, None) or (None, device)."""
-    found = _find(value)
-    return (found, None) if found else (None, str(value))
 
 
 bool_ = _BY_NAME["bool"]  # tensord.bool

@@ -17,8 +17,8 @@ class Error(Exception):
     code = "internal"
 
 
-class Invalid(Error, ValueError):
-    """An argument is missing, malformed or unknown."""
+class Invalid(Error, ValueError, RuntimeError):
+    """An argument is missing, malformed or unknown. PyTorch raises RuntimeError for many."""
 
 
 class Unauthorized(Error, PermissionError):
@@ -71,8 +71,8 @@ class BadIndex(Error, IndexError):
     """An index or a dimension does not fit the shape."""
 
 
-class BadDtype(Error, TypeError):
-    """The dtype is unknown, or the cast is refused."""
+class BadDtype(Error, TypeError, RuntimeError):
+    """The dtype is unknown, or the cast is refused; PyTorch raises RuntimeError for some casts."""
 
 
 class NoDevice(Error, RuntimeError):

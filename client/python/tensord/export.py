@@ -7,9 +7,11 @@ TCP they are copies. `memory` and `reason` of the handle say which it was, after
 
 from typing import TYPE_CHECKING, Any
 
-from tensord import convert, dlpack, mapping
+from tensord import _shapes, convert, dlpack, mapping
+from tensord._session import python_number
+from tensord.arithmetic import is_number
 from tensord.dtypes import dtype as find_dtype
-from tensord.errors import Error, Frozen, RequiresGrad
+from tensord.errors import BadDtype, Error, Frozen, RequiresGrad
 from tensord.handle import Handle
 
 if TYPE_CHECKING:
@@ -97,8 +99,9 @@ class Exports(Handle):
         """The elements in C order, copied into a NumPy array or into `out`; returns that.
 
         dtype: cast on the way, by the daemon, so that only the result travels. out: a contiguous,
-        writable array, PyTorch tensor or buffer of at least the bytes needed, in which case NumPy
-        is not used. ValueError if it is too small or no such memory.
+        writable array, PyTorch tensor or buffer of that dtype and as many elements, or a buffer of
+        plain bytes (a bytearray) that is large enough; NumPy is not used then. BadDtype (a
+        TypeError) if the dtype is another one, ValueError if the size is or it is no such memory.
         """
         element = find_dtype(dtype) if dtype is not None else self.dtype
         if out is None:
@@ -106,8 +109,27 @@ class Exports(Handle):
 
             out = numpy.empty(self.shape, element.numpy)
         target = _writable(out)
+        _check_out(out, target, element, self.numel())
         self._ask(self._session.get_into, element.code, target.address, target.nbytes)
         return out
+
+    def __contains__(self, element: Any) -> bool:
+        """True if any element equals a number, or the tensor it is compared with."""
+        if isinstance(element, Handle) or type(element).__module__ == "torch":
+            other = element
+        elif is_number(element):
+            other = python_number(element)
+        else:
+            raise RuntimeError(
+                "Tensor.__contains__ only supports Tensor or scalar, but you passed in a "
+                f"{type(element)}."
+            )
+        return bool((self._comparable() == _comparable(other, self)).any())
+
+    def _comparable(self) -> Any:
+        """The elements in a dtype that NumPy has, which shows every value of theirs."""
+        known = self.dtype.typestr[1] != "V"
+        return self.fetch(None if known else "float32")
 
     def __array__(self, dtype: Any = None, copy: "bool | None" = None) -> Any:
         """For np.asarray(x) and np.array(x). Errors as numpy()."""
@@ -122,10 +144,13 @@ class Exports(Handle):
     @property
     def __array_interface__(self) -> dict:
         """For NumPy and what speaks its protocol. AttributeError where numpy() would fail, so that
-        hasattr() answers truly; NumPy then asks __array__, whose error says why."""
+        hasattr() answers truly; NumPy then asks __array__, whose error says why. Over TCP there is
+        none either: nothing is downloaded to answer hasattr()."""
         if self.dtype.typestr[1] == "V":
             raise AttributeError(f"NumPy has no {self.dtype.name}")
         try:
+            if not self._session.is_local():
+                raise AttributeError("the elements can only be copied: transport")
             self._check_plain("__array_interface__")
             exported = self._exported or self._numpy_mapping()
         except (Error, BufferError) as error:
@@ -184,8 +209,35 @@ class Exports(Handle):
         return self._make("to", device="cpu", copy=True)
 
 
+def _comparable(other: Any, tensor: Exports) -> Any:
+    """What a tensor's elements are compared with: rounded as the tensor's own are, like PyTorch."""
+    if isinstance(other, Exports):
+        return other._comparable()
+    if isinstance(other, float) and tensor.dtype.is_floating_point:
+        return tensor._client.full((), other, dtype=tensor.dtype).item()
+    return other
+
+
+def _check_out(out: Any, target: convert.Source, element: Any, count: int) -> None:
+    """Refuses an array of another dtype or size: bytes of the wrong meaning would be in it."""
+    if not hasattr(out, "dtype") and target.dtype == "uint8":  # a buffer of plain bytes
+        if target.nbytes < count * element.itemsize:
+            raise ValueError(f"out has {target.nbytes} bytes, not {count * element.itemsize}")
+        return
+    if target.dtype != element:
+        raise BadDtype(
+            f"out is {target.dtype.name}, not {element.name}; fetch(dtype=out.dtype, out=out) casts"
+        )
+    if _shapes.count(target.shape) != count:
+        raise ValueError(f"out has {_shapes.count(target.shape)} elements, not {count}")
+
+
 def _writable(out: Any) -> convert.Source:
     """The memory of an array that is to be written to."""
+    if isinstance(out, Handle):
+        raise TypeError(
+            "out must be memory of this process, not a handle; x.copy_(y) writes to one"
+        )
     target = convert.source(out, contiguous=False)
     if target.gathered or not target.is_contiguous():
         raise ValueError("out must be contiguous memory of this process")

@@ -98,13 +98,17 @@ class Handle:
         """call(what names this object, *arguments), a function of the session."""
         try:
             return call(self.ref, *arguments)
-        except NotFound as error:
-            if self._session.count() == self._count:
-                raise
+        except NotFound:
+            self._check_session()
+            raise
+
+    def _check_session(self) -> None:
+        """ConnectionError if the session that held the object is gone."""
+        if self._session.count() != self._count:
             raise ConnectionError(
                 "the connection was lost, and what this handle held with it; the client has "
                 "connected anew: fetch the tensor by its name again"
-            ) from error
+            )
 
     def _operand(self, value: Any) -> "Tensor":
         """A handle of this client for the second operand: a tensor, an array, a list."""

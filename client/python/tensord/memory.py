@@ -5,8 +5,9 @@
         b = np.eye(3)
     c.from_numpy("frame", a)                   # no copy: a's memory is the tensor
 
-Each array has a descriptor (memfd) of its own and takes up whole pages. When descriptors or memory
-run out, arrays come from the heap, and from_numpy copies them and says so.
+Each array has a descriptor (memfd) of its own and takes up whole pages. Inside allocator(), when
+memory runs out or only a quarter of the process's descriptors (64 at least) is left, arrays come
+from the heap, and from_numpy copies them and says so.
 
 After fork() parent and child write to the same such memory: what the daemon can share, the kernel
 shares too.
@@ -77,11 +78,9 @@ def _capsule() -> Any:
     if _handler is None:
         new = ctypes.pythonapi.PyCapsule_New
         new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p,) * 3
-        _handler = new(lib.tdpy_numpy_handler(), ctypes.cast(_CAPSULE_NAME, ctypes.c_void_p), None)
+        words = ffi.cast("uintptr_t *", lib.tdpy_numpy_handler())
+        _handler = new(int(words[0]), int(words[1]), None)  # the struct, and the capsule's name
     return _handler
-
-
-_CAPSULE_NAME = ctypes.create_string_buffer(b"mem_handler")  # capsules do not copy their names
 
 
 def _numpy_function(slot: int, result: Any, *arguments: Any) -> Any:

@@ -1,11 +1,12 @@
 """Handles: tensors that live in the daemon, with PyTorch's words for them."""
 
+import copy
 from typing import Any
 
 from tensord._session import Reply
 from tensord.arithmetic import Arithmetic
 from tensord.casts import Casts
-from tensord.errors import NotFound
+from tensord.errors import NotFound, Precondition
 from tensord.export import Exports
 from tensord.views import Views
 
@@ -73,9 +74,18 @@ class Tensor(Views, Casts, Arithmetic, Exports):
         return self
 
     def rename(self, name: str, create_only: bool = False) -> "Tensor":
-        """Gives the name this handle has to another name; an anonymous tensor is saved under it."""
+        """Gives the name this handle has to another name; an anonymous tensor is saved under it.
+
+        Precondition if the handle's name belongs to another tensor by now: that one keeps it.
+        (Who publishes between that question and the renaming is renamed all the same.)
+        """
         if self._name is None:
             return self.save(name, create_only)
+        if self._client.info(self._name).id != self.id:
+            raise Precondition(
+                f"{self._name!r} is the name of another tensor by now; x.save() gives this one a "
+                "name"
+            )
         self._client.rename(self._name, name, create_only)
         self._name = name
         return self
@@ -86,7 +96,7 @@ class Tensor(Views, Casts, Arithmetic, Exports):
         return self._run("print").text("text") or ""
 
     def __format__(self, spec: str) -> str:
-        return format(self.item() if not self.shape and spec else str(self), spec)
+        return object.__format__(self, spec) if self.shape else format(self.item(), spec)
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
         raise TypeError(
@@ -94,8 +104,25 @@ class Tensor(Views, Casts, Arithmetic, Exports):
             "fetch it with tensord.connect(url)[name] on the other side"
         )
 
-    def __deepcopy__(self, _memo: dict) -> "Tensor":
-        return self.clone()
+    def __copy__(self) -> "Tensor":
+        """Another handle on the same tensor."""
+        return self._client.handle(self._run("as_tensor"), self._name)
+
+    def __deepcopy__(self, memo: dict) -> "Tensor":
+        """A copy in memory of its own, a leaf as this one is, with a copy of its grad."""
+        now = self._now()
+        if not now.is_leaf:
+            raise RuntimeError(
+                "Only Tensors created explicitly by the user (graph leaves) support the deepcopy "
+                "protocol at the moment; use x.detach().clone()"
+            )
+        made = self.detach().clone()
+        if isinstance(self, Variable) or now.is_variable:
+            made = made._make("variable", requires_grad=now.requires_grad)
+        grad = self.grad
+        if grad is not None:
+            made.grad = copy.deepcopy(grad, memo)
+        return made
 
 
 class Variable(Tensor):

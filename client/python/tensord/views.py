@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, Iterator, cast
 
 from tensord import _shapes
+from tensord.errors import BadIndex
 from tensord.handle import Handle
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ def index_items(key: Any) -> tuple:
     for item in items:
         if isinstance(item, slice):
             _check_slice(item)
+        elif isinstance(item, float):
+            raise BadIndex(
+                "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables "
+                f"are valid indices (got {type(item).__name__})"
+            )
         elif isinstance(item, bool) or not (
             item is None or item is Ellipsis or hasattr(item, "__index__")
         ):
@@ -91,9 +97,14 @@ class Views(Handle):
     def narrow(self, dim: int, start: int, length: int) -> "Tensor":
         """`length` positions of a dimension from `start` on."""
         size = self.size(dim)
-        start = start + size if start < 0 else start
         if length < 0:
             raise RuntimeError("narrow(): length must be non-negative.")
+        if not -size <= start <= size:
+            raise BadIndex(
+                f"start out of range (expected to be in range of [{-size}, {size}], "
+                f"but got {start})"
+            )
+        start = start + size if start < 0 else start
         if start + length > size:
             raise RuntimeError(
                 f"start ({start}) + length ({length}) exceeds dimension size ({size})."
