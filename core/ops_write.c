@@ -71,8 +71,9 @@ static enum td_status write_value(struct op_call *call, const struct layout *tar
 
 static enum td_status write_into(struct op_call *call, const struct layout *target)
 {
-    if (call->op != OP_fill_) /* as PyTorch: fill_ may write the same number twice */
-        TRY(check_overlap(target));
+    /* For a number, too, unlike PyTorch: a small storage can be expanded to more elements than
+     * anybody could wait for. */
+    TRY(check_overlap(target));
     TRY(call->other ? write_tensor(call, target) : write_value(call, target));
     tensor_bump_version(call->input);
     op_result(call, tensor_ref(call->input), NULL);

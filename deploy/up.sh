@@ -75,8 +75,11 @@ build_python() {
 }
 
 # Whether somebody listens on a Unix socket (flag 10000: accepts connections).
-listens_on() { awk -v path="$1" '$4 == "00010000" && substr($0, index($0, $8)) == path { n = 1 } END { exit !n }' \
-  /proc/net/unix; }
+# Whether a listening Unix socket has this path, which may have blanks in it.
+listens_on() {
+  awk -v path="$1" '$4 == "00010000" && substr($0, index($0, $8)) == path { n = 1 }
+    END { exit !n }' /proc/net/unix
+}
 
 start_daemon() {
   local socket=$1 pid i

@@ -22,7 +22,7 @@ VOCABULARY = {
     "status",
 }  # fmt: skip
 # The type is vocabulary; reading and writing elements needs the casts.
-VOCABULARY_HEADERS = {"scalar.h"}
+VOCABULARY_HEADERS = {"scalar.h", "utf8.h"}
 
 STANDARD_C = """assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp
     signal stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath

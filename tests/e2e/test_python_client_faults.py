@@ -1,4 +1,4 @@
-"""What happens to this process: signals during calls, writes where there should be none, no files."""
+"""What the C client does when things go wrong: timeouts, lost connections, no descriptors."""
 
 import os
 import resource

@@ -262,6 +262,9 @@ static void test_map_stray_write(void **state)
 static void test_map_without_private_memory(void **state)
 {
     (void)state;
+#ifdef __SANITIZE_THREAD__
+    skip(); /* it needs private memory itself */
+#endif
     struct td_mapping *r;
     struct rlimit data, none;
     put_ramp("x", 1 << 20, 0);

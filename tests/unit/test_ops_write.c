@@ -51,8 +51,8 @@ static void writes_refused(void **state)
             SET(index, INDEX(SLICE(0, 3))));
     REFUSED(setitem, TD_CONFLICT, "refers to a single memory location", INPUT(wide),
             SET(value, integer(1)), SET(index, INDEX(SLICE(0, 2))));
-    RUN(fill_, INPUT(wide), SET(value, integer(6))); /* as PyTorch: one number, however often */
-    assert_values(wide, VALUES(6, 6, 6));
+    REFUSED(fill_, TD_CONFLICT, "refers to a single memory location", INPUT(wide),
+            SET(value, integer(1)));
     RUN(setitem, INPUT(wide), SET(value, integer(8)), SET(index, INDEX(AT(1)))); /* just one */
     assert_values(wide, VALUES(8, 8, 8));
     uint64_t small = RUN(zeros, SET(shape, SHAPE(2, 3)), SET(dtype, TD_UINT8));
