@@ -27,8 +27,9 @@ ensure_packages() {
   [ -n "$missing" ] || return 0
   if [ "$(id -u)" -ne 0 ]; then
     if ! command -v sudo >/dev/null || ! sudo -n true 2>/dev/null; then
-      echo "packages are missing, and this user may not install them. Run:" >&2
-      echo "  sudo apt-get install -y $missing" >&2
+      python_suffices || missing="$missing $(package_missing $PACKAGES_PYTHON)"
+      echo "packages are missing, and this user may not install them. Run as root:" >&2
+      echo "  apt-get update && apt-get install -y $missing" >&2
       return 1
     fi
     as_root="sudo -n"

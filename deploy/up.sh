@@ -53,8 +53,10 @@ choose_socket() {
 build_daemon() {
   mkdir -p build
   say "building in build/up"
-  if [ ! -f "$build/build.ninja" ]; then
-    meson setup "$build" -Dtests=disabled >build/up-build.log 2>&1
+  : >build/up-build.log
+  if [ "$(cat "$build/.source" 2>/dev/null)" != "$root" ]; then # new, or the checkout was moved
+    rm -rf "$build" && meson setup "$build" -Dtests=disabled >build/up-build.log 2>&1 &&
+      echo "$root" >"$build/.source"
   fi && ninja -C "$build" >>build/up-build.log 2>&1 || {
     tail -n 20 build/up-build.log >&2
     die "the build failed; all of it is in build/up-build.log"
@@ -64,7 +66,7 @@ build_daemon() {
 # The Python package and NumPy, in a virtual environment of their own; 1 if they cannot be had.
 build_python() {
   local stamp
-  ensure_python || return 1
+  ensure_python >build/up-python.log 2>&1 || return 1
   stamp="$(package_stamp) $(python3 -V)"
   [ "$(cat "$venv/.stamp" 2>/dev/null)" = "$stamp" ] && return 0
   say "installing the Python package and NumPy in build/up-venv"
@@ -129,7 +131,8 @@ tour() {
     "$build/client/example/share"
   fi || die "the tour failed"
   echo
-  say "try it:  TENSORD_URL=$TENSORD_URL ${venv#"$root/"}/bin/python"
+  [ ! -x "$venv/bin/python" ] ||
+    say "try it:  TENSORD_URL=$TENSORD_URL ${venv#"$root/"}/bin/python"
   say "end it:  deploy/up.sh --stop"
 }
 

@@ -81,7 +81,7 @@ compile() {
 }
 
 # Warnings are the stage compile's affair: gcc's are not exact under sanitizers.
-SANITIZE="-Db_lundef=false -Doptimization=1"
+SANITIZE="-Dtests=enabled -Db_lundef=false -Doptimization=1"
 build_asan() {
   # shellcheck disable=SC2086
   configure build/asan $SANITIZE -Db_sanitize=address,undefined \
@@ -95,7 +95,7 @@ build_tsan() {
 }
 
 # What is measured, and what Python can load: no sanitizer.
-build_release() { configure build/release -Dwerror=true && compile build/release; }
+build_release() { configure build/release -Dtests=enabled -Dwerror=true && compile build/release; }
 
 launcher=""   # what the thread sanitizer's programs are started with, if anything
 
@@ -137,7 +137,7 @@ install_package() {
   stamp=$(package_stamp)
   [ "$(cat "$venv/.package" 2>/dev/null)" = "$stamp" ] && return 0
   PATH="$venv/bin:$PATH" "$venv/bin/pip" install -q --no-build-isolation --no-deps \
-    --force-reinstall -Cbuild-dir=build/wheel . >"$out/$stage.pip.log" 2>&1 || {
+    --force-reinstall --config-settings=build-dir=build/wheel . >"$out/$stage.pip.log" 2>&1 || {
     tail -n 30 "$out/$stage.pip.log"
     return 1
   }

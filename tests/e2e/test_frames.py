@@ -287,7 +287,7 @@ def test_a_deadline_of_a_body_whose_memory_is_not_made_yet():
     with Daemon(*SMALL, "--job-threads", "1") as daemon, daemon.unchanged(), \
             daemon.connect(timeout=30) as client:  # fmt: skip
         busy = [client.send("randn", LONG) for _ in range(3)]
-        fields = {"output": "late", "dtype": "uint8", "shape": [MIB], "timeout_ms": 30}
+        fields = {"output": "late", "dtype": "uint8", "shape": [MIB], "timeout_ms": 1}
         late = client.send("put", fields, bytes(MIB))
         refused(client.wait(late), "deadline")
         assert client.request("ping", {}, b"in step")[2] == b"in step"

@@ -453,7 +453,7 @@ static void test_timeout(void **state)
 {
     (void)state;
     td_close(client);
-    struct td_options options = {.timeout_ms = 100};
+    struct td_options options = {.timeout_ms = 800};
     connect_with(&options);
     put_ramp("x", 3, 0);
     int hellos = atomic_load(&mock.hellos);
