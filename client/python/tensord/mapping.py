@@ -47,7 +47,8 @@ class _ReadOnly:
     """The base of read-only arrays.
 
     It has no buffer, so NumPy finds nothing that it could make writable: setting flags.writeable
-    on the array or on a view of it fails. The kernel would kill the process on such a write.
+    on the array or on a view of it fails. Who ignores that, as PyTorch does, writes into pages of
+    this process alone.
     """
 
     def __init__(self, mapping: Mapping):
@@ -68,7 +69,7 @@ def array_interface(mapping: Mapping) -> dict:
 
 
 def to_numpy(mapping: Mapping) -> Any:
-    """A NumPy array of the mapping's memory, read-only where the kernel refuses writes."""
+    """A NumPy array of the mapping's memory, read-only where it is not ours to write."""
     import numpy
 
     info, element = mapping.info, mapping.info.dtype.numpy
