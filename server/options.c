@@ -338,5 +338,5 @@ void options_print_help(void)
         putchar('\n');
     }
     puts("\nLimits that are part of the protocol: names of 512 bytes, rank 32, 1 MiB of meta and\n"
-         "one descriptor in a frame, 1000 entries in a list reply, 16 MiB of printed text.");
+         "one descriptor in a frame, 1000 entries in a list reply, 1 MiB of printed text.");
 }
