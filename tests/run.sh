@@ -34,7 +34,7 @@ declare -A LIMIT_S=([setup]=2400 [checks]=120 [compile]=600 [unit]=600 [python]=
 
 export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
 export UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1"
-export TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1:suppressions=$root/tests/tsan.supp"
+export TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1"
 
 # result PASSED FAILED SKIPPED: adds to the counts of this stage
 result() { echo "$1 $2 $3" >>"$out/$stage.counts"; }
