@@ -34,10 +34,13 @@ enum op_trait {
     X(3, stats, 0, 0, OP_BODY_OUT, "The daemon's counters: one entry each, name and count.")       \
     X(4, devices, 0, 0, OP_BODY_OUT, "The devices, one entry each.")                               \
     X(5, ops, 0, 0, OP_BODY_OUT, "This table: one entry each, name and text.")                     \
-    X(10, put, F(output) | F(dtype) | F(shape), F(device) | F(requires_grad) | F(mutable),         \
-      OP_MAKES | OP_BODY_IN, "Stores the body under a name. Frozen unless mutable is set.")        \
-    X(11, get, F(input), F(dtype) | CAST, OP_BODY_OUT | OP_BYTES,                                  \
-      "The elements in C order as the reply's body, cast on the way when dtype is given.")         \
+    X(10, put, F(output) | F(dtype) | F(shape),                                                    \
+      F(device) | F(requires_grad) | F(mutable) | F(strides), OP_MAKES | OP_BODY_IN,               \
+      "Stores the body under a name. Frozen unless mutable is set. With strides the body's "       \
+      "elements lie by them, without holes; else in C order.")                                     \
+    X(11, get, F(input), F(dtype) | F(index) | F(force) | CAST, OP_BODY_OUT | OP_BYTES,            \
+      "The elements in C order as the reply's body, of a slice when index is given, cast on the "  \
+      "way when dtype is.")                                                                        \
     X(12, map, F(input), F(write) | F(known_storage), OP_FD_OUT | OP_BODY_OUT | OP_BYTES,          \
       "Hands out the tensor's own memory under a lease: a descriptor of its storage. Small "       \
       "frozen "                                                                                    \

@@ -50,6 +50,41 @@ struct store_entry {
 size_t store_list(struct store *store, struct text prefix, struct text cursor, size_t max,
                   struct store_entry *out);
 
+/* ---- watching -------------------------------------------------------------------------------
+ *
+ * Every publish and removal takes the next revision and is kept, with the latest others, in a ring
+ * of bounded size. Whoever watches is woken, and reads the ring from the revision it has seen; one
+ * that comes too late is told that events were lost, so that nobody's slowness costs memory. */
+
+#define STORE_EVENTS_KEPT 4096
+
+enum store_event_kind { STORE_PUBLISHED, STORE_REMOVED };
+
+struct store_event {
+    uint64_t revision;
+    enum store_event_kind kind;
+    char name[NAME_MAX_BYTES + 1];
+};
+
+/* Embedded by who watches. */
+struct store_watch {
+    struct text prefix; /* of the names; with `exact` the whole name. Lives as long as the watch */
+    bool exact;
+    /* Something happened to such a name. Called with the store locked, from any thread: only
+     * signals, takes no lock under which the store is called, and does not call the store. */
+    void (*wake)(struct store_watch *watch);
+    struct store_watch *next, **link; /* the store's */
+};
+
+void store_watch_add(struct store *store, struct store_watch *watch);
+/* After this `wake` is not running and not called any more. */
+void store_watch_remove(struct store *store, struct store_watch *watch);
+/* The events of such names after revision *since, oldest first, at most `max`; *since moves on to
+ * what has been looked at. *lost: events after *since are not kept any more (also for a *since that
+ * is ahead of the store, from before a restart); reading goes on with the oldest that is. */
+size_t store_events(struct store *store, const struct store_watch *watch, uint64_t *since,
+                    bool *lost, size_t max, struct store_event *out);
+
 uint64_t store_count(struct store *store);
 uint64_t store_revision(struct store *store);
 

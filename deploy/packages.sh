@@ -5,9 +5,9 @@
 #   ensure_python                a python3 that can make virtual environments and build extensions
 
 PACKAGES_BUILD="gcc libc6-dev dpkg-dev meson ninja-build pkg-config
-  libuv1-dev uthash-dev libbsd-dev libinih-dev"
+  libuv1-dev libmicrohttpd-dev libcjson-dev libarchive-dev uthash-dev libbsd-dev libinih-dev"
 PACKAGES_PYTHON="python3 python3-venv python3-dev"
-PACKAGES_TEST="clang libclang-rt-14-dev libcmocka-dev clang-format"
+PACKAGES_TEST="clang libclang-rt-14-dev libcmocka-dev clang-format curl"
 
 package_missing() {
   local package
