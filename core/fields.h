@@ -146,6 +146,8 @@ struct field_info {
 extern const struct field_info field_infos[FIELD_END];
 /* The number of a field by name, 0 if there is none. */
 int field_find(const char *name, size_t length);
+/* Copies the fields that are present in `from`; texts are not copied but pointed to. */
+void fields_merge(struct fields *to, const struct fields *from);
 /* "uint", "text", ... for documents. */
 const char *field_type_name(enum field_type type);
 

@@ -46,6 +46,16 @@ int field_find(const char *name, size_t length)
     return 0;
 }
 
+void fields_merge(struct fields *to, const struct fields *from)
+{
+#define FIELD_MERGE(number, name, type, meaning)                                                   \
+    if (FIELDS_HAS(from, name))                                                                    \
+        to->name = from->name;
+    FIELDS(FIELD_MERGE)
+#undef FIELD_MERGE
+    to->present |= from->present;
+}
+
 const char *field_type_name(enum field_type type)
 {
     static const char *const names[] = {"none",  "uint", "int",    "bool", "text",

@@ -125,8 +125,8 @@ static void describe(int fd, char *address, size_t size)
     snprintf(address, size, bound.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
 }
 
-enum td_status listener_tcp(const char *host_port, bool has_token, int *out, char *address,
-                            size_t address_size)
+enum td_status listener_tcp(const char *option, const char *host_port, bool has_token, int *out,
+                            char *address, size_t address_size)
 {
     struct addrinfo *info = NULL;
     TRY(resolve(host_port, &info));
@@ -143,8 +143,8 @@ enum td_status listener_tcp(const char *host_port, bool has_token, int *out, cha
         return fail(TD_UNAUTHORIZED,
                     "%s is reachable from other machines, which needs --token-file", host_port);
     if (failed)
-        return fail(TD_CONFLICT, "cannot listen on %s: %s; choose another --tcp, or --no-tcp",
-                    host_port, strerror(errno));
+        return fail(TD_CONFLICT, "cannot listen on %s: %s; choose another --%s, or --no-%s",
+                    host_port, strerror(errno), option, option);
     describe(fd, address, address_size);
     *out = take_fd(&fd);
     return TD_OK;

@@ -15,8 +15,8 @@ NODISCARD enum td_status listener_unix(const char *path, unsigned mode, int *fd,
 /* Removes the socket's file, unless it is another's by now. */
 void listener_unlink(const char *path, const struct stat *file);
 /* A listening TCP socket at "HOST:PORT" or "[HOST]:PORT"; `address` gets what it is bound to.
- * Beyond loopback UNAUTHORIZED unless has_token. */
-NODISCARD enum td_status listener_tcp(const char *host_port, bool has_token, int *fd, char *address,
-                                      size_t address_size);
+ * Beyond loopback UNAUTHORIZED unless has_token. `option` is the flag it came by, for errors. */
+NODISCARD enum td_status listener_tcp(const char *option, const char *host_port, bool has_token,
+                                      int *fd, char *address, size_t address_size);
 
 #endif

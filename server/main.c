@@ -1,5 +1,6 @@
 /* tensord: reads its options, opens the engine and the doors, and waits to be told to stop. */
 #include "server/frame.h"
+#include "server/http.h"
 #include "server/listener.h"
 #include "server/log.h"
 #include "server/options.h"
@@ -17,9 +18,10 @@ struct daemon {
     struct token token;
     struct engine *engine;
     struct frame_server *frames;
-    int unix_fd, tcp_fd;
+    struct http_server *http;
+    int unix_fd, tcp_fd, http_fd;
     struct stat socket_file;
-    char tcp_address[128];
+    char tcp_address[128], http_address[128];
 };
 
 static void raise_descriptor_limit(void)
@@ -49,7 +51,7 @@ static enum td_status open_engine(struct daemon *daemon)
         .ledger = {.memory_bytes = o->memory_limit,
                    .descriptors = o->max_descriptors,
                    .names = o->max_names},
-        .sessions = {.sessions = o->max_connections,
+        .sessions = {.sessions = o->max_connections + o->http_sessions,
                      .objects = o->max_objects,
                      .leases = o->max_leases},
         .pool_bytes = o->pool_limit < o->memory_limit ? o->pool_limit : o->memory_limit,
@@ -61,7 +63,39 @@ static enum td_status open_engine(struct daemon *daemon)
     return engine_create(&engine, &daemon->engine);
 }
 
-static enum td_status open_doors(struct daemon *daemon)
+static uint64_t body_limit(const struct options *o)
+{
+    return o->max_body < o->memory_limit ? o->max_body : o->memory_limit;
+}
+
+static enum td_status open_http(struct daemon *daemon)
+{
+    const struct options *o = &daemon->options;
+    if (!*o->http)
+        return TD_OK;
+    TRY(listener_tcp("http", o->http, daemon->token.length > 0, &daemon->http_fd,
+                     daemon->http_address, sizeof daemon->http_address));
+    const struct http_options http = {
+        .engine = daemon->engine,
+        .token = &daemon->token,
+        .listen_fd = daemon->http_fd,
+        .hosts = o->http_hosts,
+        .origins = o->http_origins,
+        .threads = (unsigned)o->http_threads,
+        .max_connections = o->http_connections,
+        .max_per_address = o->http_per_address,
+        .max_body = body_limit(o),
+        .header_timeout_ms = o->header_timeout_ms,
+        .idle_timeout_ms = o->idle_timeout_ms,
+        .drain_timeout_ms = o->drain_timeout_ms,
+        .min_rate = o->min_rate,
+        .session_ttl_ms = o->session_ttl_ms,
+        .max_sessions = o->http_sessions,
+    };
+    return http_server_start(&http, &daemon->http);
+}
+
+static enum td_status open_frames(struct daemon *daemon)
 {
     const struct options *o = &daemon->options;
     struct frame_options frames = {
@@ -70,14 +104,14 @@ static enum td_status open_doors(struct daemon *daemon)
         .threads = (unsigned)o->io_threads,
         .max_connections = o->max_connections,
         .max_inflight = o->max_inflight,
-        .max_body = o->max_body < o->memory_limit ? o->max_body : o->memory_limit,
+        .max_body = body_limit(o),
         .hello_timeout_ms = o->hello_timeout_ms,
         .io_timeout_ms = o->io_timeout_ms,
         .drain_timeout_ms = o->drain_timeout_ms,
     };
     if (*o->tcp) {
-        TRY(listener_tcp(o->tcp, daemon->token.length > 0, &daemon->tcp_fd, daemon->tcp_address,
-                         sizeof daemon->tcp_address));
+        TRY(listener_tcp("tcp", o->tcp, daemon->token.length > 0, &daemon->tcp_fd,
+                         daemon->tcp_address, sizeof daemon->tcp_address));
         frames.listeners[frames.listener_count++] = (struct frame_listener){daemon->tcp_fd, false};
     }
     if (*o->socket) {
@@ -85,35 +119,47 @@ static enum td_status open_doors(struct daemon *daemon)
                           &daemon->socket_file));
         frames.listeners[frames.listener_count++] = (struct frame_listener){daemon->unix_fd, true};
     }
+    if (!frames.listener_count)
+        return TD_OK;
     return frame_server_start(&frames, &daemon->frames);
 }
 
 static void close_all(struct daemon *daemon)
 {
+    http_server_drain(daemon->http);
     if (daemon->frames)
         frame_server_stop(daemon->frames);
+    http_server_stop(daemon->http);
     if (daemon->unix_fd >= 0) {
         listener_unlink(daemon->options.socket, &daemon->socket_file);
         close(daemon->unix_fd);
     }
     if (daemon->tcp_fd >= 0)
         close(daemon->tcp_fd);
+    if (daemon->http_fd >= 0)
+        close(daemon->http_fd);
     engine_destroy(daemon->engine);
 }
 
 static void announce(const struct daemon *daemon)
 {
     const struct options *o = &daemon->options;
-    log_line(LOG_INFO, "tensord " TENSORD_VERSION " is ready: %s%s%s%s%s; %llu MiB for tensors; %s",
-             *o->socket ? "unix://" : "", o->socket, *o->socket && *o->tcp ? " and " : "",
-             *o->tcp ? "tcp://" : "", daemon->tcp_address,
+    const struct {
+        const char *scheme, *address;
+    } doors[] = {{"unix", o->socket}, {"tcp", daemon->tcp_address}, {"http", daemon->http_address}};
+    char text[sizeof daemon->tcp_address * 2 + 200] = "";
+    for (size_t i = 0; i < sizeof doors / sizeof doors[0]; i++)
+        if (*doors[i].address)
+            snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s://%s",
+                     *text ? ", " : "", doors[i].scheme, doors[i].address);
+    log_line(LOG_INFO, "tensord " TENSORD_VERSION " is ready: %s; %llu MiB for tensors; %s", text,
              (unsigned long long)(o->memory_limit >> 20),
              daemon->token.length ? "clients need the token" : "no token is needed");
 }
 
 int main(int argc, char **argv)
 {
-    struct daemon daemon = {.unix_fd = -1, .tcp_fd = -1};
+    struct daemon daemon = {.unix_fd = -1, .tcp_fd = -1, .http_fd = -1};
     sigset_t stopping;
     int signal_number = 0;
     raise_descriptor_limit();
@@ -133,7 +179,9 @@ int main(int argc, char **argv)
     block_signals(&stopping);
     status = open_engine(&daemon);
     if (status == TD_OK)
-        status = open_doors(&daemon);
+        status = open_frames(&daemon);
+    if (status == TD_OK)
+        status = open_http(&daemon);
     if (status != TD_OK) {
         log_line(LOG_ERROR, "%s", fail_detail());
         close_all(&daemon);

@@ -30,6 +30,12 @@ struct option_row {
     X("socket-mode", socket_mode, OCTAL, "0600", "MODE", "permissions of the socket")              \
     X("tcp", tcp, TEXT, "127.0.0.1:7071", "HOST:PORT",                                             \
       "TCP address; port 0 takes a free one; \"\" for none")                                       \
+    X("http", http, TEXT, "127.0.0.1:7070", "HOST:PORT",                                           \
+      "address for HTTP; port 0 takes a free one; \"\" for none")                                  \
+    X("http-hosts", http_hosts, TEXT, "", "NAMES",                                                 \
+      "names that Host may have besides localhost and addresses, by commas")                       \
+    X("http-origins", http_origins, TEXT, "", "URLS",                                              \
+      "web pages that browsers may call HTTP from, by commas")                                     \
     X("token-file", token_file, TEXT, "", "FILE",                                                  \
       "clients must give the secret in FILE's first line")                                         \
     X("log-format", log_format, TEXT, "plain", "FORMAT", "plain or json")                          \
@@ -39,16 +45,29 @@ struct option_row {
     X("max-descriptors", max_descriptors, COUNT, NULL, "N", "memory descriptors held")             \
     X("max-names", max_names, COUNT, "1000000", "N", "names in the store")                         \
     X("max-connections", max_connections, COUNT, "1024", "N", "open connections, and sessions")    \
+    X("http-connections", http_connections, COUNT, "4096", "N", "open HTTP connections")           \
+    X("http-per-address", http_per_address, COUNT, "4096", "N",                                    \
+      "open HTTP connections of one client address")                                               \
+    X("http-sessions", http_sessions, COUNT, "1024", "N", "sessions over HTTP")                    \
     X("max-objects", max_objects, COUNT, "100000", "N", "anonymous objects of a session")          \
     X("max-leases", max_leases, COUNT, "65536", "N", "mappings of a session")                      \
     X("max-inflight", max_inflight, COUNT, "64", "N", "requests of a connection at a time")        \
     X("max-queued", max_queued, COUNT, "4096", "N", "operations that wait for a job thread")       \
     X("io-threads", io_threads, COUNT, "2", "N", "threads that serve connections")                 \
+    X("http-threads", http_threads, COUNT, "1", "N", "threads that serve HTTP")                    \
     X("job-threads", job_threads, COUNT, "2", "N", "threads for casts and copies")                 \
     X("hello-timeout-ms", hello_timeout_ms, MILLISECONDS, "10000", "MS",                           \
       "for a new connection to say hello")                                                         \
     X("io-timeout-ms", io_timeout_ms, MILLISECONDS, "30000", "MS",                                 \
       "without a byte's progress in the middle of a frame")                                        \
+    X("header-timeout-ms", header_timeout_ms, MILLISECONDS, "10000", "MS",                         \
+      "for the head of an HTTP request, from its first byte")                                      \
+    X("idle-timeout-ms", idle_timeout_ms, MILLISECONDS, "75000", "MS",                             \
+      "of an HTTP connection between requests")                                                    \
+    X("min-rate", min_rate, SIZE, "1024", "BYTES",                                                 \
+      "a second that an HTTP transfer must make, over ten seconds")                                \
+    X("session-ttl-ms", session_ttl_ms, MILLISECONDS, "300000", "MS",                              \
+      "that an HTTP session lives unused")                                                         \
     X("drain-timeout-ms", drain_timeout_ms, MILLISECONDS, "10000", "MS",                           \
       "for requests in flight when the daemon is told to stop")                                    \
     X("help", help, SWITCH, NULL, NULL, "print this and exit")                                     \
@@ -71,8 +90,8 @@ static enum source set_by[ROWS];
 /* Texts, which live as long as the process. */
 static char *texts[ROWS];
 
-/* Both --no-socket and --no-tcp mean the empty text. */
-static const char *const negations[] = {"no-socket", "no-tcp"};
+/* --no-socket and the like mean the empty text. */
+static const char *const negations[] = {"no-socket", "no-tcp", "no-http"};
 
 static uint64_t descriptor_limit(void)
 {
@@ -314,8 +333,8 @@ enum td_status options_parse(int argc, char **argv, struct options *out)
                     "default"));
     if (strcmp(out->log_format, "plain") != 0 && strcmp(out->log_format, "json") != 0)
         return fail(TD_INVALID, "log-format is plain or json, not '%s'", out->log_format);
-    if (!*out->socket && !*out->tcp)
-        return fail(TD_INVALID, "there is neither a socket nor a TCP address to listen on");
+    if (!*out->socket && !*out->tcp && !*out->http)
+        return fail(TD_INVALID, "there is neither a socket nor an address to listen on");
     return TD_OK;
 }
 
@@ -327,7 +346,8 @@ void options_print_help(void)
         "usage: tensord [--FLAG VALUE ...]\n\n"
         "Every setting may also stand in the environment (TENSORD_MEMORY_LIMIT) or in the file of\n"
         "--config (memory-limit = 1GiB). Flags go before the environment, the environment before\n"
-        "the file, the file before the default. --no-socket and --no-tcp open no such listener.\n");
+        "the file, the file before the default. --no-socket, --no-tcp and --no-http open no such\n"
+        "listener.\n");
     for (size_t i = 0; i < ROWS; i++) {
         const struct option_row *row = &rows[i];
         printf("  --%-17s %-10s %s", row->name, row->argument ? row->argument : "", row->meaning);

@@ -34,7 +34,8 @@ class Daemon:
         self.socket = self.folder / "socket"
         self.url = f"unix://{self.socket}"
         self.log_file = self.folder / "log"
-        self._command = [binary, "--socket", self.socket, "--tcp", "127.0.0.1:0", *options]
+        doors = ["--socket", self.socket, "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+        self._command = [binary, *doors, *options]
         self.start()
 
     def start(self):
@@ -70,9 +71,16 @@ class Daemon:
     @property
     def tcp_url(self):
         """The address of the port that the kernel chose, from the start-up message."""
-        found = re.search(r"127\.0\.0\.1:(\d+)", self.log())
-        assert found, f"no TCP address in the start-up message:\n{self.log()}"
-        return f"tcp://127.0.0.1:{found.group(1)}"
+        return self._address("tcp")
+
+    @property
+    def http_url(self):
+        return self._address("http")
+
+    def _address(self, scheme):
+        found = re.search(scheme + r"://127\.0\.0\.1:\d+", self.log())
+        assert found, f"no {scheme} address in the start-up message:\n{self.log()}"
+        return found.group()
 
     def crash(self):
         """Ends the daemon without a word; its socket file stays."""

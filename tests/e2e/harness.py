@@ -70,7 +70,8 @@ class Daemon:
         self.socket = self.folder / "socket"
         self.log_file = self.folder / "log"
         self.control = None
-        ours = () if bare else ("--socket", self.socket, "--tcp", "127.0.0.1:0")
+        doors = ("--socket", self.socket, "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0")
+        ours = ("--no-http",) if bare and "--http" not in options else () if bare else doors
         command = [binary(), *ours, *options]
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log,
@@ -115,6 +116,12 @@ class Daemon:
         """With the port that the kernel chose, from the start-up message."""
         found = re.search(r"tcp://(\[\S+\]|[^\s:]+):\d+", self.log())
         assert found, f"no TCP address in the start-up message:\n{self.log()}"
+        return found.group(0)
+
+    @property
+    def http_url(self):
+        found = re.search(r"http://(\[\S+\]|[^\s:]+):\d+", self.log())
+        assert found, f"no HTTP address in the start-up message:\n{self.log()}"
         return found.group(0)
 
     def connect(self, **fields):

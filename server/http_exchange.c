@@ -1,0 +1,297 @@
+#include "server/http_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+struct exchange *exchange_create(struct http_server *server, struct MHD_Connection *connection,
+                                 const char *uri)
+{
+    struct exchange *x = malloc(sizeof *x);
+    if (!x)
+        return NULL;
+    /* The large parts (in, call, message) are filled when they are used. */
+    memset(x, 0, offsetof(struct exchange, message));
+    memset((char *)x + offsetof(struct exchange, suspended), 0,
+           offsetof(struct exchange, in) - offsetof(struct exchange, suspended));
+    memset((char *)x + offsetof(struct exchange, upload), 0,
+           sizeof *x - offsetof(struct exchange, upload));
+    x->in.present = 0;
+    x->message[0] = '\0';
+    x->uri = strdup(uri);
+    if (!x->uri) {
+        free(x);
+        return NULL;
+    }
+    atomic_init(&x->refs, 1);
+    x->server = server;
+    x->connection = connection;
+    return x;
+}
+
+void exchange_unref(struct exchange *x)
+{
+    if (atomic_fetch_sub(&x->refs, 1) != 1)
+        return;
+    if (x->call_begun)
+        op_end(&x->call);
+    session_unref(x->session);
+    upload_destroy(x->upload);
+    batch_destroy(x->batch);
+    cJSON_Delete(x->tree);
+    cJSON_Delete(x->list);
+    free(x->document);
+    free(x->uri);
+    free(x);
+}
+
+void exchange_note(struct exchange *x, enum td_status status)
+{
+    x->status = status;
+    if (status != TD_OK)
+        snprintf(x->message, sizeof x->message, "%s", fail_detail());
+}
+
+uint64_t exchange_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* ---- suspending --------------------------------------------------------------------------------
+ */
+
+struct job {
+    struct parked parked;
+    struct exchange *x;
+    bool submitted; /* under the server's lock: it may be cancelled */
+    enum td_status (*work)(struct exchange *x, struct parked *parked);
+};
+
+static void set_deadline_locked(struct exchange *x, uint64_t deadline_ms)
+{
+    x->deadline_ms = deadline_ms;
+    if (deadline_ms && deadline_ms < x->server->wakes_ms)
+        pthread_cond_signal(&x->server->tick);
+}
+
+void exchange_suspend(struct exchange *x, uint64_t deadline_ms)
+{
+    struct http_server *server = x->server;
+    peer_set(x->peer, PEER_IS_DUE);
+    x->suspended_now = true;
+    MHD_suspend_connection(x->connection);
+    pthread_mutex_lock(&server->lock);
+    x->suspended = true;
+    set_deadline_locked(x, deadline_ms);
+    x->next_suspended = server->suspended;
+    x->suspended_link = &server->suspended;
+    if (x->next_suspended)
+        x->next_suspended->suspended_link = &x->next_suspended;
+    server->suspended = x;
+    pthread_mutex_unlock(&server->lock);
+}
+
+void exchange_unlink(struct exchange *x)
+{
+    *x->suspended_link = x->next_suspended;
+    if (x->next_suspended)
+        x->next_suspended->suspended_link = x->suspended_link;
+    x->suspended = false;
+}
+
+void exchange_resume(struct exchange *x, enum td_status status)
+{
+    exchange_note(x, status);
+    MHD_resume_connection(x->connection);
+}
+
+void exchange_wake(struct exchange *x, enum td_status status)
+{
+    pthread_mutex_lock(&x->server->lock);
+    bool mine = x->suspended;
+    if (mine)
+        exchange_unlink(x);
+    pthread_mutex_unlock(&x->server->lock);
+    if (mine)
+        exchange_resume(x, status);
+}
+
+void exchange_resumed(struct exchange *x)
+{
+    x->suspended_now = false;
+    if (x->watching)
+        store_watch_remove(x->server->options.engine->store, &x->watch);
+    x->watching = false;
+    if (x->job)
+        parked_unref(&x->job->parked);
+    x->job = NULL;
+}
+
+static struct job *job_of(struct parked *parked)
+{
+    return (struct job *)(void *)((char *)parked - offsetof(struct job, parked));
+}
+
+static enum td_status job_run(struct parked *parked)
+{
+    struct job *job = job_of(parked);
+    return job->work(job->x, parked);
+}
+
+static void job_complete(struct parked *parked, enum td_status status)
+{
+    exchange_wake(job_of(parked)->x, status);
+}
+
+static void job_destroy(struct parked *parked)
+{
+    struct job *job = job_of(parked);
+    exchange_unref(job->x);
+    free(job);
+}
+
+struct parked *exchange_job_ref(struct exchange *x)
+{
+    if (!x->job || !x->job->submitted)
+        return NULL;
+    atomic_fetch_add(&x->job->parked.refs, 1);
+    return &x->job->parked;
+}
+
+enum td_status exchange_park(struct exchange *x,
+                             enum td_status (*work)(struct exchange *x, struct parked *parked),
+                             enum parked_urgency urgency)
+{
+    static const struct parked_ops ops = {job_run, job_complete, job_destroy};
+    struct job *job = malloc(sizeof *job);
+    if (!job)
+        return fail(TD_OUT_OF_MEMORY, "no memory for an operation");
+    job->x = x;
+    job->work = work;
+    job->submitted = false;
+    atomic_fetch_add(&x->refs, 1);
+    /* Suspended first: the job may be done before it has been submitted, so to speak. Its deadline
+     * begins when it can be cancelled. */
+    x->job = job;
+    exchange_suspend(x, 0);
+    enum td_status status =
+        parked_submit(x->server->options.engine->jobs, &job->parked, &ops, urgency);
+    if (status == TD_OK) {
+        pthread_mutex_lock(&x->server->lock);
+        job->submitted = true;
+        if (x->suspended)
+            set_deadline_locked(x, x->op_deadline_ms);
+        pthread_mutex_unlock(&x->server->lock);
+        return TD_OK;
+    }
+    exchange_wake(x, status); /* which answers it; until then the clock looks at the job */
+    x->job = NULL;
+    free(job);
+    atomic_fetch_sub(&x->refs, 1);
+    return TD_OK;
+}
+
+/* ---- sessions ----------------------------------------------------------------------------------
+ */
+
+enum td_status exchange_find_session(struct exchange *x)
+{
+    struct text key = x->headers.session;
+    if (x->session)
+        return TD_OK;
+    if (!key.data) {
+        const char *cookie =
+            MHD_lookup_connection_value(x->connection, MHD_COOKIE_KIND, "tensord-session");
+        if (!cookie)
+            return TD_OK;
+        key = text_of(cookie);
+    }
+    return http_session_find(x->server->sessions, key, &x->session);
+}
+
+enum td_status exchange_open_session(struct exchange *x)
+{
+    TRY(exchange_find_session(x));
+    if (x->session)
+        return TD_OK;
+    TRY(http_session_open(x->server->sessions, &x->session));
+    x->session_is_new = true;
+    return TD_OK;
+}
+
+/* ---- operations --------------------------------------------------------------------------------
+ */
+
+/* An entry of a list operation, kept as JSON. */
+static enum td_status emit(void *sink, const struct fields *entry)
+{
+    struct exchange *x = sink;
+    cJSON *value = answer_fields_value(entry);
+    if (!value || !cJSON_AddItemToArray(x->list, value)) {
+        cJSON_Delete(value);
+        return fail(TD_OUT_OF_MEMORY, "no memory for a list");
+    }
+    return TD_OK;
+}
+
+/* What a session would have to hold. */
+static bool names_object(struct text name)
+{
+    return name.length && name.data[0] == '@';
+}
+
+static enum td_status check_session(const struct exchange *x, enum op op)
+{
+    const struct fields *in = &x->in;
+    bool needed = op == OP_release || (FIELDS_HAS(in, input) && names_object(in->input)) ||
+                  (FIELDS_HAS(in, other) && names_object(in->other));
+    if (x->session || !needed)
+        return TD_OK;
+    return fail(TD_NOT_FOUND, "objects (@id) and leases belong to a session; send the "
+                              "Tensord-Session header, or the cookie, of the answer that told it");
+}
+
+enum td_status exchange_call(struct exchange *x, enum op op)
+{
+    TRY(exchange_find_session(x));
+    TRY(check_session(x, op));
+    bool hands_out = (op_infos[op].traits & OP_MAKES) && !FIELDS_HAS(&x->in, output);
+    if (hands_out)
+        TRY(exchange_open_session(x));
+    op_init(&x->call, x->server->options.engine, x->session, op, &x->in);
+    x->call_begun = true;
+    x->call.emit = emit;
+    x->call.sink = x;
+    if (FIELDS_HAS(&x->in, timeout_ms)) {
+        uint64_t limit = HTTP_WAIT_MAX_MS, wanted = x->in.timeout_ms;
+        x->op_deadline_ms = exchange_now() + (wanted < limit ? wanted : limit);
+    }
+    if (!x->list && !(op_infos[op].traits & OP_BYTES) && (op_infos[op].traits & OP_BODY_OUT))
+        x->list = cJSON_CreateArray();
+    return TD_OK;
+}
+
+static enum td_status run_in_job(struct exchange *x, struct parked *parked)
+{
+    struct op_call *call = &x->call;
+    bool late = op_commits_late(call->op);
+    if (!late)
+        TRY(parked_commit(parked));
+    TRY(op_run(call));
+    enum td_status status = late ? parked_commit(parked) : TD_OK;
+    if (status != TD_OK)
+        op_undo(call);
+    return status == TD_OK ? op_commit(call) : status;
+}
+
+enum td_status exchange_run(struct exchange *x, enum td_status (*then)(struct exchange *x))
+{
+    x->next = then;
+    if (op_run_is_long(&x->call))
+        return exchange_park(x, run_in_job, PARKED_IN_TURN);
+    TRY(op_run(&x->call));
+    TRY(op_commit(&x->call));
+    return then(x);
+}

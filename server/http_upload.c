@@ -1,0 +1,511 @@
+/* Bodies of elements: recognised, and received straight into the storage that will be published.
+ *
+ * The operation itself begins when all has come: JSON may name it last. What can be refused earlier
+ * is: the format, sizes, memory. */
+#include "proto/format/json_tensor.h"
+#include "proto/format/npy.h"
+#include "proto/format/safetensors.h"
+#include "server/http_internal.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define HEAD_MAX ((size_t)1 << 20) /* bytes before the elements of a file */
+#define SNIFF_BYTES 9              /* tell the formats apart */
+
+enum stage {
+    STAGE_HEAD,     /* gathering what stands before the elements */
+    STAGE_ALLOCATE, /* a job makes the storage */
+    STAGE_ELEMENTS,
+    STAGE_JSON,  /* a document, up to its data */
+    STAGE_SPOOL, /* JSON that can only be read when all of it is there */
+};
+
+struct upload {
+    enum op op;
+    enum stage stage;
+    enum format format; /* NONE: the first bytes tell */
+    char *head;
+    size_t head_length, head_room, head_needed;
+    size_t head_used;  /* JSON: of the bytes that told what it is */
+    uint64_t consumed; /* of the body, before the elements */
+    struct storage *storage;
+    uint64_t length;   /* of the elements */
+    uint64_t received; /* of them */
+    size_t swap_bytes; /* numbers of so many bytes come the other way round; 0: none do */
+    uint64_t swapped;
+    struct json_tensor *json;
+    struct storage *spool;
+    uint64_t spooled, spool_room;
+    enum td_status (*then)(struct exchange *x);
+};
+
+void upload_destroy(struct upload *upload)
+{
+    if (!upload)
+        return;
+    storage_unref(upload->storage);
+    storage_unref(upload->spool);
+    json_tensor_destroy(upload->json);
+    free(upload->head);
+    free(upload);
+}
+
+/* ---- the storage -------------------------------------------------------------------------------
+ */
+
+static struct device *cpu_of(const struct exchange *x)
+{
+    return x->server->options.engine->devices.list[0];
+}
+
+static enum td_status allocate(struct exchange *x)
+{
+    return storage_create(cpu_of(x), x->upload->length, false, &x->upload->storage);
+}
+
+static enum td_status allocate_in_job(struct exchange *x, struct parked *parked)
+{
+    TRY(parked_commit(parked));
+    return allocate(x);
+}
+
+/* dtype and shape are in x->in: makes the storage, in a job if it is large. */
+static enum td_status elements_begin(struct exchange *x)
+{
+    struct upload *upload = x->upload;
+    struct layout layout;
+    TRY(layout_contiguous(x->in.dtype, &x->in.shape, &layout));
+    upload->length = (uint64_t)layout_nbytes(&layout);
+    if (upload->length > x->server->options.max_body)
+        return fail(TD_TOO_LARGE,
+                    "the tensor has %" PRIu64 " bytes, and the limit is %" PRIu64
+                    " (--max-body, --memory-limit)",
+                    upload->length, x->server->options.max_body);
+    uint64_t declared = x->declared_length;
+    bool has_length = declared != UINT64_MAX && upload->format != FORMAT_JSON;
+    if (has_length && declared - upload->consumed != upload->length)
+        return fail(TD_BAD_SHAPE,
+                    "the shape and dtype need %" PRIu64 " bytes, but the body has %" PRIu64,
+                    upload->length, declared - upload->consumed);
+    upload->stage = upload->format == FORMAT_JSON ? STAGE_JSON : STAGE_ELEMENTS;
+    if (upload->length <= OP_INLINE_BYTES)
+        return allocate(x);
+    upload->stage = STAGE_ALLOCATE;
+    return exchange_park(x, allocate_in_job, PARKED_AHEAD);
+}
+
+/* ---- files: npy, safetensors -------------------------------------------------------------------
+ */
+
+static enum td_status agree_on_dtype(struct exchange *x, enum td_dtype dtype)
+{
+    if (FIELDS_HAS(&x->in, dtype) && x->in.dtype != dtype)
+        return fail(TD_BAD_DTYPE,
+                    "the file holds %s, not %s; store it as it is and cast it with "
+                    "/v1/ops/type, or when you get it (?dtype=)",
+                    td_dtype_name((int)dtype), td_dtype_name((int)x->in.dtype));
+    FIELDS_SET(&x->in, dtype, dtype);
+    return TD_OK;
+}
+
+static enum td_status agree_on_shape(struct exchange *x, const struct dims *shape)
+{
+    const struct dims *asked = &x->in.shape;
+    if (FIELDS_HAS(&x->in, shape) &&
+        (asked->rank != shape->rank ||
+         memcmp(asked->v, shape->v, (size_t)shape->rank * sizeof shape->v[0]) != 0))
+        return fail(TD_BAD_SHAPE, "the file has another shape than shape= says; leave shape= out");
+    FIELDS_SET(&x->in, shape, *shape);
+    return TD_OK;
+}
+
+static enum td_status npy_begin(struct exchange *x, size_t *needed)
+{
+    struct upload *upload = x->upload;
+    struct npy_header header;
+    enum td_dtype hint = FIELDS_HAS(&x->in, dtype) ? x->in.dtype : TD_DTYPE_NONE;
+    TRY(npy_read(upload->head, upload->head_length, hint, &header, needed));
+    if (*needed)
+        return TD_OK;
+    TRY(agree_on_dtype(x, header.dtype));
+    TRY(agree_on_shape(x, &header.shape));
+    const struct dtype_info *info = &dtype_infos[header.dtype];
+    if (header.big_endian && info->size_bytes > 1)
+        upload->swap_bytes = info->kind == 'c' ? info->size_bytes / 2 : info->size_bytes;
+    if (header.fortran_order && header.shape.rank > 1) {
+        if (upload->op != OP_put)
+            return fail(TD_UNSUPPORTED,
+                        "%s takes elements in C order; this file is in Fortran order",
+                        op_infos[upload->op].name);
+        struct dims strides = {.rank = header.shape.rank};
+        int64_t step = 1;
+        for (int i = 0; i < strides.rank; i++) {
+            strides.v[i] = step;
+            if (header.shape.v[i] && __builtin_mul_overflow(step, header.shape.v[i], &step))
+                return fail(TD_BAD_SHAPE, "the shape has too many elements");
+        }
+        FIELDS_SET(&x->in, strides, strides);
+    }
+    upload->consumed = header.header_bytes;
+    return TD_OK;
+}
+
+static enum td_status safetensors_begin(struct exchange *x, size_t *needed)
+{
+    struct upload *upload = x->upload;
+    struct safetensors *file = NULL;
+    TRY(safetensors_needed(upload->head, upload->head_length, needed));
+    if (*needed > upload->head_length)
+        return TD_OK;
+    *needed = 0;
+    TRY(safetensors_read(upload->head, upload->head_length, x->declared_length, &file));
+    struct safetensors_entry entry = {0};
+    size_t count = file->count;
+    if (count == 1)
+        entry = file->entries[0];
+    upload->consumed = file->header_bytes;
+    safetensors_destroy(file);
+    if (count != 1)
+        return fail(TD_UNSUPPORTED,
+                    "the file has %zu tensors; here it must have one: store them one by one "
+                    "(tensorctl put does)",
+                    count);
+    TRY(agree_on_dtype(x, entry.dtype));
+    return agree_on_shape(x, &entry.shape);
+}
+
+/* ---- JSON --------------------------------------------------------------------------------------
+ */
+
+static enum td_status json_begin(struct exchange *x)
+{
+    struct upload *upload = x->upload;
+    upload->stage = STAGE_JSON;
+    return json_tensor_create(FIELDS_HAS(&x->in, dtype) ? x->in.dtype : TD_DTYPE_NONE,
+                              FIELDS_HAS(&x->in, shape) ? &x->in.shape : NULL, &upload->json);
+}
+
+/* Room for all of a body of known length; else twice as much as before. */
+static enum td_status spool_grow(struct exchange *x, struct parked *parked)
+{
+    struct upload *upload = x->upload;
+    _cleanup_(storage_unrefp) struct storage *larger = NULL;
+    uint64_t room = upload->spool_room ? 2 * upload->spool_room : OP_INLINE_BYTES;
+    TRY(parked_commit(parked));
+    if (x->declared_length != UINT64_MAX)
+        room = x->declared_length - upload->consumed;
+    if (room > x->server->options.max_body)
+        return fail(TD_TOO_LARGE,
+                    "the document is over the limit of %" PRIu64 " bytes (--max-body)",
+                    x->server->options.max_body);
+    TRY(storage_create(cpu_of(x), room, false, &larger));
+    if (upload->spooled)
+        memcpy(larger->memory.data, upload->spool->memory.data, upload->spooled);
+    storage_unref(upload->spool);
+    upload->spool = take(&larger);
+    upload->spool_room = room;
+    return TD_OK;
+}
+
+static enum td_status spool_body(struct exchange *x, const char *data, size_t *length)
+{
+    struct upload *upload = x->upload;
+    uint64_t room = upload->spool_room - upload->spooled;
+    size_t part = *length < room ? *length : (size_t)room;
+    if (part)
+        memcpy(upload->spool->memory.data + upload->spooled, data, part);
+    upload->spooled += part;
+    *length -= part;
+    return *length ? exchange_park(x, spool_grow, PARKED_AHEAD) : TD_OK;
+}
+
+static enum td_status json_body(struct exchange *x, const char *data, size_t *length)
+{
+    struct upload *upload = x->upload;
+    while (*length) {
+        enum json_want want;
+        size_t used;
+        TRY(json_tensor_feed(upload->json, data, *length, &used, &want));
+        data += used;
+        *length -= used;
+        upload->consumed += used;
+        if (want == JSON_WANT_SPOOL) {
+            upload->stage = STAGE_SPOOL;
+            return spool_body(x, data, length);
+        }
+        if (want == JSON_WANT_MORE)
+            continue;
+        TRY(agree_on_dtype(x, json_tensor_dtype(upload->json)));
+        TRY(agree_on_shape(x, json_tensor_shape(upload->json)));
+        TRY(elements_begin(x));
+        if (x->suspended_now)
+            return TD_OK;
+        json_tensor_target(upload->json, upload->storage->memory.data);
+    }
+    return TD_OK;
+}
+
+/* What the document said besides its elements, as far as the operation takes it. Where both say
+ * something, the query counts: it is the request's own. */
+static void take_members(struct exchange *x)
+{
+    static const enum field taken[] = {FIELD_requires_grad, FIELD_mutable,     FIELD_device,
+                                       FIELD_output,        FIELD_create_only, FIELD_if_generation};
+    const struct op_info *info = &op_infos[x->upload->op];
+    struct fields members = *json_tensor_fields(x->upload->json);
+    uint64_t wanted = 0;
+    for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++)
+        wanted |= UINT64_C(1) << taken[i];
+    members.present &= wanted & (info->required | info->optional) & ~x->in.present;
+    fields_merge(&x->in, &members);
+}
+
+/* ---- pieces ------------------------------------------------------------------------------------
+ */
+
+static enum td_status recognise(struct upload *upload)
+{
+    const unsigned char *head = (const unsigned char *)upload->head;
+    size_t length = upload->head_length, blanks = 0, needed;
+    while (blanks < length && memchr(" \t\r\n", head[blanks], 4))
+        blanks++;
+    if (length >= NPY_MAGIC_BYTES && memcmp(head, NPY_MAGIC, NPY_MAGIC_BYTES) == 0)
+        upload->format = FORMAT_NPY;
+    else if (blanks < length && (head[blanks] == '{' || head[blanks] == '['))
+        upload->format = FORMAT_JSON;
+    else if (length >= SNIFF_BYTES && safetensors_needed(head, length, &needed) == TD_OK)
+        upload->format = FORMAT_SAFETENSORS;
+    else
+        return fail(TD_UNSUPPORTED,
+                    "the body is not recognised as npy, safetensors or JSON; raw bytes need "
+                    "dtype= and shape=");
+    return TD_OK;
+}
+
+static enum td_status head_reserve(struct upload *upload, size_t room)
+{
+    if (room <= upload->head_room)
+        return TD_OK;
+    if (room > HEAD_MAX)
+        return fail(TD_TOO_LARGE, "the file's header has over %zu bytes", HEAD_MAX);
+    char *larger = realloc(upload->head, room);
+    if (!larger)
+        return fail(TD_OUT_OF_MEMORY, "no memory for the file's header");
+    upload->head = larger;
+    upload->head_room = room;
+    return TD_OK;
+}
+
+static enum td_status head_begin(struct exchange *x, size_t *needed)
+{
+    return x->upload->format == FORMAT_NPY ? npy_begin(x, needed) : safetensors_begin(x, needed);
+}
+
+/* Gathers exactly the bytes that are needed, so that the elements' first byte stays in `data`. */
+static enum td_status head_body(struct exchange *x, const char *data, size_t *length)
+{
+    struct upload *upload = x->upload;
+    size_t missing = upload->head_needed - upload->head_length;
+    size_t part = *length < missing ? *length : missing;
+    TRY(head_reserve(upload, upload->head_needed));
+    memcpy(upload->head + upload->head_length, data, part);
+    upload->head_length += part;
+    *length -= part;
+    if (upload->head_length < upload->head_needed)
+        return TD_OK;
+    if (upload->format == FORMAT_NONE)
+        TRY(recognise(upload));
+    if (upload->format == FORMAT_JSON)
+        return json_begin(x);
+    TRY(head_begin(x, &upload->head_needed));
+    return upload->head_needed ? TD_OK : elements_begin(x);
+}
+
+/* Turns round whole numbers that have come. */
+static void swap_numbers(struct upload *upload)
+{
+    unsigned char *bytes = upload->storage->memory.data;
+    size_t size = upload->swap_bytes;
+    for (; upload->received - upload->swapped >= size; upload->swapped += size)
+        for (size_t i = 0; i < size / 2; i++) {
+            unsigned char *a = bytes + upload->swapped + i;
+            unsigned char *b = bytes + upload->swapped + size - 1 - i;
+            unsigned char byte = *a;
+            *a = *b;
+            *b = byte;
+        }
+}
+
+static enum td_status elements_body(struct exchange *x, const char *data, size_t *length)
+{
+    struct upload *upload = x->upload;
+    if (*length > upload->length - upload->received)
+        return fail(TD_BAD_SHAPE,
+                    "the shape and dtype need %" PRIu64 " bytes, but the body has more",
+                    upload->length);
+    memcpy(upload->storage->memory.data + upload->received, data, *length);
+    upload->received += *length;
+    *length = 0;
+    if (upload->swap_bytes)
+        swap_numbers(upload);
+    return TD_OK;
+}
+
+enum td_status upload_begin(struct exchange *x, enum op op)
+{
+    struct upload *upload = x->upload = calloc(1, sizeof *upload);
+    if (!upload)
+        return fail(TD_OUT_OF_MEMORY, "no memory for an upload");
+    upload->op = op;
+    TRY(format_sent(x, &upload->format));
+    upload->head_needed = upload->format == FORMAT_NONE ? SNIFF_BYTES : NPY_MAGIC_BYTES + 4;
+    if (upload->format == FORMAT_NONE && x->declared_length < SNIFF_BYTES)
+        upload->head_needed = (size_t)x->declared_length; /* such as [1, 2] */
+    if (upload->format == FORMAT_JSON)
+        return json_begin(x);
+    if (upload->format == FORMAT_RAW) {
+        struct layout layout;
+        TRY(layout_contiguous(x->in.dtype, &x->in.shape, &layout));
+        upload->length = (uint64_t)layout_nbytes(&layout);
+        if (x->declared_length != UINT64_MAX && x->declared_length != upload->length)
+            return fail(TD_BAD_SHAPE,
+                        "the shape and dtype need %" PRIu64 " bytes, but the body has %" PRIu64,
+                        upload->length, x->declared_length);
+        upload->stage = STAGE_ALLOCATE;
+    }
+    return TD_OK;
+}
+
+/* Takes what it can of a piece. */
+static enum td_status take_piece(struct exchange *x, const char *data, size_t *length)
+{
+    struct upload *upload = x->upload;
+    switch (upload->stage) {
+    case STAGE_HEAD:
+        return head_body(x, data, length);
+    case STAGE_ALLOCATE: /* its job is done, or for raw bytes has not begun */
+        if (!upload->storage)
+            return elements_begin(x);
+        if (upload->format == FORMAT_JSON)
+            json_tensor_target(upload->json, upload->storage->memory.data);
+        upload->stage = upload->format == FORMAT_JSON ? STAGE_JSON : STAGE_ELEMENTS;
+        return TD_OK;
+    case STAGE_ELEMENTS:
+        return elements_body(x, data, length);
+    case STAGE_JSON:
+        return json_body(x, data, length);
+    case STAGE_SPOOL:
+        return spool_body(x, data, length);
+    }
+    return TD_OK;
+}
+
+static enum td_status take_pieces(struct exchange *x, const char *data, size_t *length)
+{
+    while (*length && !x->suspended_now) {
+        size_t before = *length;
+        TRY(take_piece(x, data, length));
+        data += before - *length;
+    }
+    return TD_OK;
+}
+
+/* The first bytes of a document, which were kept to recognise it. */
+static enum td_status take_head(struct exchange *x)
+{
+    struct upload *upload = x->upload;
+    if (upload->format != FORMAT_JSON || upload->stage == STAGE_HEAD)
+        return TD_OK;
+    size_t left = upload->head_length - upload->head_used;
+    enum td_status status = take_pieces(x, upload->head + upload->head_used, &left);
+    upload->head_used = upload->head_length - left;
+    return status;
+}
+
+enum td_status upload_body(struct exchange *x, const char *data, size_t *length)
+{
+    size_t before = *length;
+    if (x->upload->stage == STAGE_HEAD)
+        TRY(head_body(x, data, length));
+    TRY(take_head(x));
+    return take_pieces(x, data + (before - *length), length);
+}
+
+/* ---- the end -----------------------------------------------------------------------------------
+ */
+
+/* All elements are there: the operation, with them as its body. */
+static enum td_status call_begin(struct exchange *x)
+{
+    struct upload *upload = x->upload;
+    if (upload->json)
+        take_members(x);
+    TRY(exchange_call(x, upload->op));
+    x->call.body_length = upload->length;
+    TRY(op_begin(&x->call));
+    x->call.body_in = take(&upload->storage);
+    return TD_OK;
+}
+
+/* Reads a document that was spooled, and makes its tensor. */
+static enum td_status read_spooled(struct exchange *x, struct parked *parked)
+{
+    struct upload *upload = x->upload;
+    const char *text = (const char *)upload->spool->memory.data;
+    struct layout layout;
+    TRY(json_tensor_measure(upload->json, text, upload->spooled));
+    TRY(agree_on_dtype(x, json_tensor_dtype(upload->json)));
+    TRY(agree_on_shape(x, json_tensor_shape(upload->json)));
+    TRY(layout_contiguous(x->in.dtype, &x->in.shape, &layout));
+    upload->length = (uint64_t)layout_nbytes(&layout);
+    TRY(allocate(x));
+    TRY(json_tensor_fill(upload->json, text, upload->spooled, upload->storage->memory.data));
+    return parked_commit(parked);
+}
+
+static enum td_status run(struct exchange *x)
+{
+    TRY(call_begin(x));
+    return exchange_run(x, x->upload->then);
+}
+
+static enum td_status incomplete(const struct upload *upload)
+{
+    if (upload->stage == STAGE_HEAD)
+        return fail(TD_INVALID,
+                    "the body ended after %zu bytes, in the middle of its header; "
+                    "expected npy, safetensors or JSON",
+                    upload->head_length);
+    return fail(TD_BAD_SHAPE,
+                "the shape and dtype need %" PRIu64 " bytes, but the body had %" PRIu64,
+                upload->length, upload->received);
+}
+
+static enum td_status upload_again(struct exchange *x)
+{
+    return upload_end(x, x->upload->then);
+}
+
+enum td_status upload_end(struct exchange *x, enum td_status (*then)(struct exchange *x))
+{
+    struct upload *upload = x->upload;
+    upload->then = then;
+    x->next = upload_again;
+    TRY(take_head(x));
+    if (x->suspended_now)
+        return TD_OK;
+    x->next = run;
+    if (upload->stage == STAGE_SPOOL)
+        return exchange_park(x, read_spooled, PARKED_IN_TURN);
+    if (upload->stage == STAGE_JSON) {
+        TRY(json_tensor_end(upload->json));
+        return run(x);
+    }
+    /* Without elements no piece of them came that would have made the storage. */
+    if (upload->stage == STAGE_ALLOCATE && upload->length == 0 && !upload->storage)
+        TRY(elements_begin(x));
+    if (upload->stage != STAGE_ELEMENTS || upload->received != upload->length)
+        return incomplete(upload);
+    return run(x);
+}
