@@ -41,7 +41,7 @@ struct op_call {
     uint64_t input_generation; /* of the input's name, 0 for an object */
     struct device *device;     /* the field's, or the cpu */
     struct tensor *result;     /* what the reply describes */
-    struct layout layout;      /* of a body */
+    struct layout layout;      /* of a body that comes in; of what `get` reads of its input */
     char *text;                /* malloc'd, that out.text points into */
     size_t text_charged;       /* of it in the ledger */
 };
@@ -68,5 +68,9 @@ void op_undo(struct op_call *call);
 
 /* What the operation may cost, in bytes touched or their like; for tests and op_run_is_long. */
 uint64_t op_cost_bytes(const struct op_call *call);
+
+/* Whether the cast is allowed by the field `casting`; for a door that casts on the way out. */
+NODISCARD enum td_status op_check_cast(const struct op_call *call, enum td_dtype from,
+                                       enum td_dtype to);
 
 #endif

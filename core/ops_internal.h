@@ -49,9 +49,6 @@ NODISCARD enum td_status op_host_contiguous(struct op_call *call, struct tensor 
 /* A view of the input as the result; records grad_fn. */
 NODISCARD enum td_status op_result_view(struct op_call *call, const struct layout *layout,
                                         const char *grad_fn);
-/* Whether the cast is allowed by the field `casting`. */
-NODISCARD enum td_status op_check_cast(const struct op_call *call, enum td_dtype from,
-                                       enum td_dtype to);
 struct dims dims_of_layout(const struct layout *layout);
 
 #endif

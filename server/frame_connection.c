@@ -35,7 +35,7 @@ static void update_poll(struct connection *connection)
                     !connection->more &&
                     (connection->reading == READ_LINGER ||
                      connection->inflight < options->max_inflight || connection->incoming);
-    int events = (may_read ? UV_READABLE : 0) | (connection->sending ? UV_WRITABLE : 0);
+    int events = (may_read ? UV_READABLE : 0) | (replies_pending(connection) ? UV_WRITABLE : 0);
     if (!may_read)
         events |= UV_DISCONNECT;
     if (connection->closed || events == connection->events)
@@ -99,12 +99,6 @@ static void on_closed(uv_handle_t *handle)
     connection_free_if_done(connection);
 }
 
-static void drop(struct connection *connection, struct request *request)
-{
-    connection->inflight--;
-    request_unref(request);
-}
-
 struct leaving {
     struct parked parked;
     struct session *session;
@@ -160,11 +154,11 @@ void connection_close(struct connection *connection)
         struct request *request = connection->sending;
         connection->sending = request->next;
         request_undo(request);
-        drop(connection, request);
+        request_drop(request);
     }
     /* A request whose memory is being made is parked, and comes back through request_done. */
     if (connection->incoming && !connection->incoming->parked_link)
-        drop(connection, connection->incoming);
+        request_drop(connection->incoming);
     connection->incoming = NULL;
     for (int fd; (fd = connection_claim(connection)) >= 0;)
         close(fd);
@@ -175,7 +169,8 @@ void connection_close(struct connection *connection)
 
 bool connection_is_idle(const struct connection *connection)
 {
-    return connection->inflight == 0 && connection->input_start == connection->input_end &&
+    return connection->inflight == 0 && !replies_pending(connection) &&
+           connection->input_start == connection->input_end &&
            (connection->reading == READ_HEADER || connection->reading == READ_END);
 }
 
@@ -419,6 +414,28 @@ static void settle(struct connection *connection)
         update_poll(connection);
 }
 
+/* Before the loop waits again, but after the other sockets that are readable were read from: who
+ * has requests on several connections then is woken once for all of them. */
+static void settle_soon(struct connection *connection)
+{
+    struct loop *loop = connection->loop;
+    if (connection->unsettled)
+        return;
+    connection->unsettled = true;
+    loop->unsettled[loop->unsettled_count++] = connection;
+    if (loop->unsettled_count == UNSETTLED_MAX)
+        connections_settle(loop);
+}
+
+void connections_settle(struct loop *loop)
+{
+    for (int i = 0; i < loop->unsettled_count; i++) {
+        loop->unsettled[i]->unsettled = false;
+        settle(loop->unsettled[i]);
+    }
+    loop->unsettled_count = 0;
+}
+
 void connection_resume(struct connection *connection)
 {
     if (connection->closed)
@@ -450,5 +467,5 @@ static void on_event(uv_poll_t *poll, int status, int events)
             break;
         consume(connection);
     }
-    settle(connection);
+    settle_soon(connection);
 }

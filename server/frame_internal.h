@@ -18,10 +18,15 @@
 
 #define REQUEST_META_MAX 65536 /* bytes of meta in a request; replies may have WIRE_META_MAX */
 #define INPUT_BYTES 16384      /* read ahead of frames */
+#define SPARE_META_BYTES 512   /* a request with more meta is not kept for reuse */
+#define SPARE_MAX 4            /* requests kept for reuse by a loop */
 #define UNCLAIMED_MAX 16       /* received descriptors that no header has claimed yet */
 #define SOCKET_BUFFER_BYTES (4 << 20)
 #define HEAD_INLINE_BYTES 640 /* of a reply's header and meta without an allocation */
+#define OUTPUT_BYTES 16384    /* of small replies that are sent together */
+#define OUTPUT_BODY_MAX 4096  /* larger bodies are sent from where they lie */
 #define TURN_REQUESTS 32      /* begun before other connections get their turn */
+#define UNSETTLED_MAX 16      /* connections whose replies wait to be sent */
 #define TICK_MS 1000
 #define LINGER_MS 2000
 
@@ -32,10 +37,15 @@ struct loop {
     uv_async_t wake;     /* requests are done, or it is time to stop; sent from any thread */
     uv_timer_t tick;     /* looks for connections that stand still */
     uv_timer_t deadline; /* of the parked request that is due first */
+    uv_check_t check;    /* after the sockets' turns: sends what came of them */
     uv_poll_t accepting[2];
     bool accept_paused, draining;
     uint64_t drain_until_ms;
     struct connection *connections;
+    struct connection *unsettled[UNSETTLED_MAX]; /* read from, and not settled yet */
+    int unsettled_count;
+    struct request *spare; /* memory for requests */
+    int spare_count;
 
     pthread_mutex_t lock; /* of what follows, which other threads write */
     struct request *done;
@@ -66,6 +76,7 @@ struct connection {
     int fd;
     int events; /* that poll waits for */
     bool local, closed, handle_closed;
+    bool unsettled;
     bool more;               /* requests were read that wait for the next turn */
     struct session *session; /* NULL before hello */
     uint64_t opened_ms, linger_ms;
@@ -80,8 +91,12 @@ struct connection {
 
     unsigned inflight; /* requests that exist */
     struct request *parked;
+    /* Replies, in the order in which they go out: first the bytes of small ones, whose requests are
+     * done with, then those that are sent from a request. */
+    size_t output_start, output_end;
     struct request *sending, **sending_last;
     unsigned char input[INPUT_BYTES];
+    unsigned char output[OUTPUT_BYTES];
 };
 
 struct phase {
@@ -101,7 +116,8 @@ struct request {
     bool receiving;        /* which of the two is parked */
     enum td_status status; /* set once, by who completes it */
     char message[FAIL_DETAIL_SIZE];
-    struct op_call call;
+    struct op_call call;  /* its session is the connection's */
+    struct session *held; /* a reference to that, if the request has outlived a turn of the loop */
     struct fields in;
 
     /* The reply. */
@@ -120,6 +136,8 @@ void connection_open(struct loop *loop, int fd, bool local);
 void connection_close(struct connection *connection);
 /* Goes on after a request ended or memory came: parses what was read, sends, waits anew. */
 void connection_resume(struct connection *connection);
+/* Sends, closes, and waits anew, for all connections that were read from. */
+void connections_settle(struct loop *loop);
 /* True if nothing has begun that is not finished. */
 bool connection_is_idle(const struct connection *connection);
 /* No more is read; closes after the replies. */
@@ -131,6 +149,8 @@ int connection_claim(struct connection *connection);
 /* frame_request.c */
 /* The request for a header; NULL without memory. */
 struct request *request_create(struct connection *connection, const struct wire_header *header);
+/* Frees the memory that the loop keeps for requests. */
+void requests_forget(struct loop *loop);
 /* Its meta is complete. Sets connection->reading for the body. */
 void request_begin(struct request *request);
 /* Its body is complete. */
@@ -140,6 +160,8 @@ void request_done(struct request *request);
 /* Answers with the error whose detail this thread wrote last. */
 void request_fail(struct request *request, enum td_status status);
 void request_unref(struct request *request);
+/* The loop's reference goes: the request is no longer in flight. */
+void request_drop(struct request *request);
 /* Its reply will not arrive: what the session got for it is taken back. */
 void request_undo(struct request *request);
 /* Its deadline passed while its body was read: answers that, and passes over the rest. */
@@ -150,6 +172,8 @@ void request_cancel(struct request *request, enum td_status status);
 /* frame_send.c */
 /* Encodes the reply and queues it; the reference goes with it. */
 void reply_queue(struct request *request);
+/* Whether replies are left that the socket has not taken. */
+bool replies_pending(const struct connection *connection);
 /* Sends what the socket takes. False if the connection was closed. */
 bool replies_flush(struct connection *connection);
 

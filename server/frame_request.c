@@ -6,9 +6,41 @@
 
 static const struct parked_ops receive_ops, run_ops;
 
+static struct request *memory_take(struct loop *loop, size_t meta_length)
+{
+    struct request *request = loop->spare;
+    size_t room = meta_length < SPARE_META_BYTES ? SPARE_META_BYTES : meta_length;
+    if (!request || room > SPARE_META_BYTES)
+        return malloc(sizeof *request + room);
+    loop->spare = request->next;
+    loop->spare_count--;
+    return request;
+}
+
+/* A request is large: the memory of the last one is in the caches still. */
+static void memory_give(struct loop *loop, struct request *request)
+{
+    if (loop->spare_count == SPARE_MAX || request->header.meta_length > SPARE_META_BYTES) {
+        free(request);
+        return;
+    }
+    request->next = loop->spare;
+    loop->spare = request;
+    loop->spare_count++;
+}
+
+void requests_forget(struct loop *loop)
+{
+    while (loop->spare) {
+        struct request *request = loop->spare;
+        loop->spare = request->next;
+        free(request);
+    }
+}
+
 struct request *request_create(struct connection *connection, const struct wire_header *header)
 {
-    struct request *request = malloc(sizeof *request + header->meta_length);
+    struct request *request = memory_take(connection->loop, header->meta_length);
     if (!request)
         return NULL;
     /* The large parts (in, call, head_inline, message) are filled when they are used. */
@@ -22,22 +54,41 @@ struct request *request_create(struct connection *connection, const struct wire_
     request->message[0] = '\0';
     request->receive.request = request->run.request = request;
     request->in.present = 0;
+    request->held = NULL;
     op_init(&request->call, connection->loop->server->options.engine, NULL, 0, &request->in);
     connection->inflight++;
     return request;
+}
+
+/* Lets go of what it holds. */
+static void release(struct request *request)
+{
+    session_unref(request->held);
+    if (request->list_room)
+        ledger_release(&request->call.engine->ledger, request->list_room, 0, 0);
+    op_end(&request->call);
+    free(request->list);
+    if (request->head != request->head_inline)
+        free(request->head);
 }
 
 void request_unref(struct request *request)
 {
     if (atomic_fetch_sub(&request->refs, 1) != 1)
         return;
-    session_unref(request->call.session);
-    ledger_release(&request->call.engine->ledger, request->list_room, 0, 0);
-    op_end(&request->call);
-    free(request->list);
-    if (request->head != request->head_inline)
-        free(request->head);
+    release(request);
     free(request);
+}
+
+void request_drop(struct request *request)
+{
+    request->connection->inflight--;
+    if (atomic_load(&request->refs) > 1) {
+        request_unref(request);
+        return;
+    }
+    release(request);
+    memory_give(request->loop, request);
 }
 
 void request_undo(struct request *request)
@@ -122,7 +173,7 @@ static enum td_status run_hello(struct request *request)
              REQUEST_META_MAX, (unsigned long long)options->max_body,
              (unsigned long long)options->max_inflight, WIRE_DESCRIPTORS_MAX, WIRE_SMALL_BODY_MAX);
     request->call.text = strdup(limits);
-    request->call.session = session_ref(connection->session);
+    request->call.session = connection->session;
     FIELDS_SET(out, protocol, WIRE_VERSION);
     FIELDS_SET(out, session, session_id(connection->session));
     FIELDS_SET(out, session_key, text_of(session_key(connection->session)));
@@ -171,6 +222,8 @@ static void park(struct request *request, struct phase *phase, const struct park
 {
     struct connection *connection = request->connection;
     request->receiving = phase == &request->receive;
+    if (!request->held)
+        request->held = session_ref(request->call.session);
     atomic_fetch_add(&request->refs, 1);
     request->parked_next = connection->parked;
     request->parked_link = &connection->parked;
@@ -259,7 +312,7 @@ static enum td_status begin_op(struct request *request)
     if (opcode == OP_ping)
         return begin_ping(request);
     call->op = (enum op)opcode;
-    call->session = session_ref(connection->session);
+    call->session = connection->session;
     call->body_length = request->header.body_length;
     call->local = connection->local;
     call->emit = emit;
@@ -379,10 +432,9 @@ void request_done(struct request *request)
     bool receiving = request->receiving;
     unpark(request);
     if (connection->closed) {
-        connection->inflight--;
         request_undo(request);
         parked_unref(&phase->parked);
-        request_unref(request);
+        request_drop(request);
         connection_free_if_done(connection);
         return;
     }

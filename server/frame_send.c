@@ -8,21 +8,51 @@
 #define PARTS 32
 #define TURN_BYTES ((size_t)8 << 20) /* sent before other connections get their turn */
 
-/* The reply's header and meta. */
-static void encode(struct request *request, const struct fields *fields)
+/* What the reply says, with the size of that as meta: the result, or what is written to *error. */
+static const struct fields *reply_fields(struct request *request, struct fields *error,
+                                         size_t *meta_length)
 {
-    size_t meta = wire_fields_size(fields);
+    const struct tensor *body = request->call.body_out;
+    const struct fields *result = &request->call.out;
+    if (request->status == TD_OK && (*meta_length = wire_fields_size(result)) > WIRE_META_MAX) {
+        request->status = TD_TOO_LARGE;
+        snprintf(request->message, sizeof request->message,
+                 "the reply's text is over %d bytes; ask for a part of the tensor", WIRE_META_MAX);
+    }
+    if (request->status == TD_OK) {
+        request->body = body ? tensor_data(body) : request->list;
+        request->body_length = body ? (size_t)layout_nbytes(&body->layout) : request->list_length;
+        return result;
+    }
+    request->body_length = 0;
+    error->present = 0;
+    FIELDS_SET(error, message, text_of(request->message));
+    *meta_length = wire_fields_size(error);
+    return error;
+}
+
+static void encode(const struct request *request, const struct fields *fields, size_t meta_length,
+                   unsigned char *out)
+{
     struct wire_header header = {
         .version = WIRE_VERSION,
         .flags = WIRE_REPLY,
         .opcode = request->header.opcode,
         .request_id = request->header.request_id,
         .status = (uint32_t)request->status,
-        .meta_length = (uint32_t)meta,
+        .meta_length = (uint32_t)meta_length,
         .body_length = request->body_length,
         .descriptors = request->status == TD_OK && request->call.share_fd >= 0 ? 1 : 0,
     };
-    request->head_length = WIRE_HEADER_SIZE + meta;
+    wire_header_encode(&header, out);
+    if (meta_length)
+        wire_fields_encode(fields, out + WIRE_HEADER_SIZE);
+}
+
+/* Header and meta, into memory of the request's own. */
+static void encode_head(struct request *request, const struct fields *fields, size_t meta_length)
+{
+    request->head_length = WIRE_HEADER_SIZE + meta_length;
     request->head = request->head_inline;
     if (request->head_length > sizeof request->head_inline)
         request->head = malloc(request->head_length);
@@ -31,41 +61,35 @@ static void encode(struct request *request, const struct fields *fields)
         request->head = request->head_inline;
         request->head_length = WIRE_HEADER_SIZE;
         request->body_length = 0;
-        header = (struct wire_header){.version = WIRE_VERSION,
-                                      .flags = WIRE_REPLY,
-                                      .opcode = header.opcode,
-                                      .request_id = header.request_id,
-                                      .status = TD_OUT_OF_MEMORY};
         request->status = TD_OUT_OF_MEMORY;
-        wire_header_encode(&header, request->head);
-        return;
+        meta_length = 0;
     }
-    wire_header_encode(&header, request->head);
-    wire_fields_encode(fields, request->head + WIRE_HEADER_SIZE);
+    encode(request, fields, meta_length, request->head);
 }
 
-static void encode_error(struct request *request)
+/* Whether the reply is small, comes next, and leaves nothing to its request: not even to take back
+ * what the session was given, should the connection end before the reply is sent. */
+static bool fits_output(const struct request *request, size_t head_length)
 {
-    struct fields error;
-    error.present = 0;
-    FIELDS_SET(&error, message, text_of(request->message));
-    request->body_length = 0;
-    encode(request, &error);
+    const struct connection *connection = request->connection;
+    uint16_t opcode = request->header.opcode;
+    unsigned traits = opcode < OP_END ? op_infos[opcode].traits : 0;
+    bool gives = request->status == TD_OK && (traits & (OP_MAKES | OP_FD_OUT));
+    return !gives && !connection->sending && request->body_length <= OUTPUT_BODY_MAX &&
+           head_length + request->body_length <= OUTPUT_BYTES - connection->output_end;
 }
 
-static void encode_success(struct request *request)
+/* The whole reply, behind those that wait to be sent with it. */
+static void encode_output(const struct request *request, const struct fields *fields,
+                          size_t meta_length)
 {
-    const struct tensor *body = request->call.body_out;
-    if (wire_fields_size(&request->call.out) > WIRE_META_MAX) {
-        request->status = TD_TOO_LARGE;
-        snprintf(request->message, sizeof request->message,
-                 "the reply's text is over %d bytes; ask for a part of the tensor", WIRE_META_MAX);
-        encode_error(request);
-        return;
-    }
-    request->body = body ? tensor_data(body) : request->list;
-    request->body_length = body ? (size_t)layout_nbytes(&body->layout) : request->list_length;
-    encode(request, &request->call.out);
+    struct connection *connection = request->connection;
+    unsigned char *out = connection->output + connection->output_end;
+    size_t head_length = WIRE_HEADER_SIZE + meta_length;
+    encode(request, fields, meta_length, out);
+    if (request->body_length)
+        memcpy(out + head_length, request->body, request->body_length);
+    connection->output_end += head_length + request->body_length;
 }
 
 void reply_queue(struct request *request)
@@ -78,14 +102,18 @@ void reply_queue(struct request *request)
     if (connection->closed || (request->header.flags & WIRE_ONE_WAY)) {
         if (connection->closed)
             request_undo(request);
-        connection->inflight--;
-        request_unref(request);
+        request_drop(request);
         return;
     }
-    if (request->status == TD_OK)
-        encode_success(request);
-    else
-        encode_error(request);
+    struct fields error;
+    size_t meta_length;
+    const struct fields *fields = reply_fields(request, &error, &meta_length);
+    if (fits_output(request, WIRE_HEADER_SIZE + meta_length)) {
+        encode_output(request, fields, meta_length);
+        request_drop(request);
+        return;
+    }
+    encode_head(request, fields, meta_length);
     request->next = NULL;
     *connection->sending_last = request;
     connection->sending_last = &request->next;
@@ -97,14 +125,28 @@ static bool needs_descriptor(const struct request *request)
     return request->status == TD_OK && request->call.share_fd >= 0 && request->head_sent == 0;
 }
 
-/* Gathers what is to be sent: whole replies up to the next one with a descriptor. */
-static int gather(const struct connection *connection, struct iovec parts[PARTS], size_t *total)
+bool replies_pending(const struct connection *connection)
+{
+    return connection->output_start < connection->output_end || connection->sending;
+}
+
+/* Gathers what is to be sent: whole replies up to the next one with a descriptor, whose first byte
+ * must be the first of all. */
+static int gather(const struct connection *connection, struct iovec parts[PARTS], size_t *total,
+                  const struct request **with_descriptor)
 {
     int count = 0;
-    *total = 0;
+    size_t output = connection->output_end - connection->output_start;
+    *total = output;
+    *with_descriptor = NULL;
+    if (output)
+        parts[count++] = (struct iovec){
+            (void *)(uintptr_t)(connection->output + connection->output_start), output};
     for (const struct request *r = connection->sending; r && count + 2 <= PARTS; r = r->next) {
-        if (r != connection->sending && needs_descriptor(r))
+        if (needs_descriptor(r) && count > 0)
             break;
+        if (needs_descriptor(r))
+            *with_descriptor = r;
         if (r->head_sent < r->head_length)
             parts[count++] = (struct iovec){r->head + r->head_sent, r->head_length - r->head_sent};
         if (r->body_sent < r->body_length)
@@ -115,14 +157,15 @@ static int gather(const struct connection *connection, struct iovec parts[PARTS]
     return count;
 }
 
-static ssize_t send_parts(struct connection *connection, struct iovec *parts, int count)
+static ssize_t send_parts(int fd, struct iovec *parts, int count,
+                          const struct request *with_descriptor)
 {
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int))];
     } control;
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
-    if (needs_descriptor(connection->sending)) {
+    if (with_descriptor) {
         memset(&control, 0, sizeof control);
         message.msg_control = control.bytes;
         message.msg_controllen = sizeof control.bytes;
@@ -130,14 +173,21 @@ static ssize_t send_parts(struct connection *connection, struct iovec *parts, in
         c->cmsg_level = SOL_SOCKET;
         c->cmsg_type = SCM_RIGHTS;
         c->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(c), &connection->sending->call.share_fd, sizeof(int));
+        memcpy(CMSG_DATA(c), &with_descriptor->call.share_fd, sizeof(int));
     }
-    return sendmsg(connection->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /* Notes that `sent` bytes are gone, and ends the replies that are complete. */
 static void advance(struct connection *connection, size_t sent)
 {
+    size_t output = connection->output_end - connection->output_start;
+    size_t of_output = sent < output ? sent : output;
+    sent -= of_output;
+    connection->output_start += of_output;
+    if (connection->output_start < connection->output_end)
+        return;
+    connection->output_start = connection->output_end = 0;
     while (connection->sending) {
         struct request *r = connection->sending;
         size_t head = r->head_length - r->head_sent;
@@ -153,8 +203,7 @@ static void advance(struct connection *connection, size_t sent)
         connection->sending = r->next;
         if (!connection->sending)
             connection->sending_last = &connection->sending;
-        connection->inflight--;
-        request_unref(r);
+        request_drop(r);
     }
     assert(sent == 0);
 }
@@ -169,20 +218,24 @@ static void refuse_descriptor(struct request *request)
     request->status = TD_UNAVAILABLE;
     snprintf(request->message, sizeof request->message,
              "too many descriptors are on their way to clients that do not read them; try again");
-    encode_error(request);
+    struct fields error;
+    size_t meta_length;
+    const struct fields *fields = reply_fields(request, &error, &meta_length);
+    encode_head(request, fields, meta_length);
 }
 
 bool replies_flush(struct connection *connection)
 {
     size_t turn = 0;
-    while (connection->sending && turn < TURN_BYTES) {
+    while (replies_pending(connection) && turn < TURN_BYTES) {
         struct iovec parts[PARTS];
         size_t total;
-        int count = gather(connection, parts, &total);
-        ssize_t sent = send_parts(connection, parts, count);
+        const struct request *with_descriptor;
+        int count = gather(connection, parts, &total, &with_descriptor);
+        ssize_t sent = send_parts(connection->fd, parts, count, with_descriptor);
         if (sent < 0 && (errno == EAGAIN || errno == EINTR))
             break;
-        if (sent < 0 && errno == ETOOMANYREFS && needs_descriptor(connection->sending)) {
+        if (sent < 0 && errno == ETOOMANYREFS && with_descriptor) {
             refuse_descriptor(connection->sending);
             continue;
         }

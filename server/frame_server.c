@@ -83,7 +83,7 @@ static bool stands_still(const struct connection *connection, uint64_t now)
     const struct frame_options *options = &connection->loop->server->options;
     if (connection->reading == READ_LINGER)
         return now >= connection->linger_ms;
-    if (!connection->session && !connection->sending)
+    if (!connection->session && !replies_pending(connection))
         return now - connection->opened_ms > options->hello_timeout_ms;
     uint64_t patience = options->io_timeout_ms;
     bool in_frame = connection->reading == READ_HEADER
@@ -91,7 +91,7 @@ static bool stands_still(const struct connection *connection, uint64_t now)
                         : connection->reading < READ_HOLD;
     bool reads = connection->events & UV_READABLE; /* and not held back by the daemon itself */
     return (reads && in_frame && now - connection->received_ms > patience) ||
-           (connection->sending && now - connection->sent_ms > patience);
+           (replies_pending(connection) && now - connection->sent_ms > patience);
 }
 
 static void on_tick(uv_timer_t *timer)
@@ -112,6 +112,7 @@ static void on_tick(uv_timer_t *timer)
         uv_close((uv_handle_t *)&loop->tick, NULL);
         uv_close((uv_handle_t *)&loop->deadline, NULL);
         uv_close((uv_handle_t *)&loop->wake, NULL);
+        uv_close((uv_handle_t *)&loop->check, NULL);
     }
 }
 
@@ -179,6 +180,11 @@ static void on_wake(uv_async_t *wake)
         drain_begin(loop);
 }
 
+static void on_check(uv_check_t *check)
+{
+    connections_settle(check->data);
+}
+
 static void *loop_thread(void *argument)
 {
     struct loop *loop = argument;
@@ -193,7 +199,9 @@ static int loop_init(struct loop *loop)
     int error = uv_loop_init(&loop->uv);
     if (error)
         return error;
-    loop->wake.data = loop->tick.data = loop->deadline.data = loop;
+    loop->wake.data = loop->tick.data = loop->deadline.data = loop->check.data = loop;
+    uv_check_init(&loop->uv, &loop->check);
+    uv_check_start(&loop->check, on_check);
     uv_timer_init(&loop->uv, &loop->tick);
     uv_timer_init(&loop->uv, &loop->deadline);
     error = uv_async_init(&loop->uv, &loop->wake, on_wake);
@@ -241,6 +249,7 @@ void frame_server_stop(struct frame_server *server)
         struct loop *loop = &server->loops[i];
         pthread_join(loop->thread, NULL);
         uv_loop_close(&loop->uv);
+        requests_forget(loop);
         pthread_mutex_destroy(&loop->lock);
     }
     free(server);

@@ -60,7 +60,7 @@ static enum td_status read_range(const struct exchange *x, const char *etag, uin
                                  struct range *out)
 {
     const char *at = x->headers.range.data, *end = at + x->headers.range.length;
-    uint64_t first, last = UINT64_MAX;
+    uint64_t first, last;
     *out = (struct range){.length = total};
     struct text condition = x->headers.if_range;
     bool weak = etag[0] != '"';
@@ -75,12 +75,10 @@ static enum td_status read_range(const struct exchange *x, const char *etag, uin
     bool has_last = read_number(&at, end, &last);
     if (at != end || (!has_first && !has_last) || (has_first && has_last && last < first))
         return TD_OK;
-    if (!has_first) { /* the last so many */
+    if (!has_first) /* the last so many */
         first = last < total ? total - last : 0;
-        last = has_last && out->length ? (total ? total - 1 : 0) : 0;
-        if (x->headers.range.length == 8 && x->headers.range.data[7] == '0')
-            first = total;
-    }
+    if (!has_first || !has_last)
+        last = UINT64_MAX;
     if (first >= total)
         return fail(TD_BAD_RANGE, "the range begins at byte %" PRIu64 " of %" PRIu64, first, total);
     out->partial = true;

@@ -20,7 +20,7 @@ struct stream {
     struct text prefix, suffix;
     const unsigned char *ready; /* what is to be sent next */
     size_t ready_length;
-    bool produced; /* something was, so that nothing more is the end */
+    bool exhausted; /* no more elements */
     /* JSON: the block that is being written out, and its text. */
     bool json;
     struct json_values values;
@@ -63,7 +63,9 @@ static enum td_status produce_json(struct stream *stream)
 
 static enum td_status produce(struct stream *stream)
 {
-    return stream->json ? produce_json(stream) : produce_bytes(stream);
+    TRY(stream->json ? produce_json(stream) : produce_bytes(stream));
+    stream->exhausted = stream->ready_length == 0;
+    return TD_OK;
 }
 
 static enum td_status produce_in_job(struct exchange *x, struct parked *parked)
@@ -84,13 +86,12 @@ static enum td_status advance(struct stream *stream, bool *waits)
         stream->stage = STAGE_ELEMENTS;
         return TD_OK;
     case STAGE_ELEMENTS:
-        if (stream->produced && !stream->ready_length) {
+        if (stream->exhausted) {
             stream->ready = (const unsigned char *)stream->suffix.data;
             stream->ready_length = stream->suffix.length;
             stream->stage = STAGE_SUFFIX;
             return TD_OK;
         }
-        stream->produced = true;
         if (stream->is_short)
             return produce(stream);
         *waits = true;

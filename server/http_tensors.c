@@ -99,6 +99,7 @@ static enum td_status get_found(struct exchange *x)
         TRY(check_numpy(x));
     struct text values = x->params[PARAM_VALUES];
     enum td_dtype dtype = FIELDS_HAS(in, dtype) ? in->dtype : view->layout.dtype;
+    TRY(op_check_cast(call, view->layout.dtype, dtype));
     describe(x, view, dtype, &description);
     return answer_elements(
         x, &(struct elements){
