@@ -2,7 +2,8 @@
  *
  * What is contiguous, uncast and on the cpu is handed out as it lies in memory; everything else is
  * converted block by block into one buffer of at most block_bytes, so that a whole copy is never in
- * memory. The tensor is held until blocks_destroy.
+ * memory. A block ends where a dimension does, and may be shorter for it. The tensor is held until
+ * blocks_destroy.
  *
  * One thread at a time.
  */
@@ -15,7 +16,8 @@ struct blocks;
 struct device;
 
 /* `cpu` is the device buffers are made on. `dtype`: of the elements handed out. block_bytes: at
- * least one element; the buffer is reserved in the ledger when first needed. */
+ * least one element (taken as one if less); the buffer is reserved in the ledger when first needed.
+ */
 NODISCARD enum td_status blocks_create(struct tensor *tensor, enum td_dtype dtype, bool saturate,
                                        size_t block_bytes, struct device *cpu, struct blocks **out);
 void blocks_destroy(struct blocks *blocks);

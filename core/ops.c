@@ -50,6 +50,21 @@ enum td_status op_resolve(struct op_call *call, struct text name, struct tensor 
     return session_find(call->session, id, out);
 }
 
+/* The layout of a body whose elements lie by strides of the client's: each byte is of one element,
+ * as in a contiguous tensor with its dimensions in another order. */
+static enum td_status body_strided(const struct fields *in, struct layout *layout)
+{
+    char sizes[SHAPE_TEXT_SIZE], strides[SHAPE_TEXT_SIZE];
+    TRY(layout_strided(in->dtype, &in->shape, &in->strides, 0, LAYOUT_BYTES_MAX, layout));
+    if (layout_span_bytes(layout) != layout_nbytes(layout) || layout_self_overlaps(layout))
+        return fail(TD_BAD_SHAPE,
+                    "a body of shape %s with the strides %s has holes, or elements that overlap; "
+                    "put takes strides of C order with dimensions exchanged, or none",
+                    layout_shape_text(layout->rank, layout->shape, sizes, sizeof sizes),
+                    layout_shape_text(layout->rank, layout->strides, strides, sizeof strides));
+    return TD_OK;
+}
+
 /* The layout that a body must have, and that it has it. */
 static enum td_status begin_body(struct op_call *call)
 {
@@ -58,7 +73,8 @@ static enum td_status begin_body(struct op_call *call)
         return fail(TD_INVALID, "a descriptor and a body came together; send one of them");
     if (call->fd >= 0)
         return TD_OK;
-    if (FIELDS_HAS(in, strides) || FIELDS_HAS(in, offset_bytes))
+    bool strided = call->op == OP_put && FIELDS_HAS(in, strides);
+    if ((FIELDS_HAS(in, strides) && !strided) || FIELDS_HAS(in, offset_bytes))
         return fail(TD_INVALID, "strides and offset_bytes go with a descriptor; a body is in C "
                                 "order without holes");
     if (!device_is_cpu(call->device))
@@ -69,7 +85,7 @@ static enum td_status begin_body(struct op_call *call)
         return fail(TD_BAD_SHAPE,
                     "the shape and dtype need %" PRId64 " bytes, but the body has %" PRIu64,
                     layout_nbytes(&call->layout), call->body_length);
-    return TD_OK;
+    return strided ? body_strided(in, &call->layout) : TD_OK;
 }
 
 static enum td_status begin_names(struct op_call *call)
@@ -90,6 +106,15 @@ static enum td_status begin_names(struct op_call *call)
     return TD_OK;
 }
 
+/* What `get` reads. */
+static enum td_status begin_get(struct op_call *call)
+{
+    call->layout = call->input->layout;
+    if (!FIELDS_HAS(call->in, index))
+        return TD_OK;
+    return layout_index(&call->input->layout, &call->in->index, &call->layout);
+}
+
 enum td_status op_begin(struct op_call *call)
 {
     const struct fields *in = call->in;
@@ -103,7 +128,8 @@ enum td_status op_begin(struct op_call *call)
     TRY(devices_find(&call->engine->devices, device.data, device.length, &call->device));
     if (traits & OP_BODY_IN)
         TRY(begin_body(call));
-    return begin_names(call);
+    TRY(begin_names(call));
+    return call->op == OP_get ? begin_get(call) : TD_OK;
 }
 
 enum td_status op_receive(struct op_call *call)
@@ -155,6 +181,12 @@ static uint64_t element_cost(const struct op_call *call)
     }
 }
 
+/* What is looked at of the input. */
+static const struct layout *read_layout(const struct op_call *call)
+{
+    return call->op == OP_get ? &call->layout : &call->input->layout;
+}
+
 uint64_t op_cost_bytes(const struct op_call *call)
 {
     unsigned traits = op_infos[call->op].traits;
@@ -164,7 +196,7 @@ uint64_t op_cost_bytes(const struct op_call *call)
         return OP_INLINE_BYTES + 1;
     uint64_t elements = made_elements(call);
     if (call->input)
-        elements += (uint64_t)call->input->layout.elements;
+        elements += (uint64_t)read_layout(call)->elements;
     if (call->other)
         elements += (uint64_t)call->other->layout.elements;
     uint64_t bytes = saturating(elements, element_cost(call));
@@ -192,7 +224,7 @@ static bool copies_nothing(const struct op_call *call)
     if (!input)
         return false;
     bool on_cpu = device_is_cpu(input->storage->device);
-    bool in_order = layout_is_contiguous(&input->layout);
+    bool in_order = layout_is_contiguous(read_layout(call));
     enum td_dtype dtype = FIELDS_HAS(in, dtype) ? in->dtype : like->layout.dtype;
     switch (call->op) {
     case OP_get:
@@ -279,7 +311,8 @@ enum td_status op_commit(struct op_call *call)
         return TD_OK;
     if (op_infos[call->op].traits & OP_MAKES)
         TRY(commit_made(call));
-    if (!FIELDS_HAS(out, name) && call->input_generation && call->result == call->input) {
+    bool of_input = call->result == call->input || call->op == OP_get;
+    if (!FIELDS_HAS(out, name) && call->input_generation && of_input) {
         FIELDS_SET(out, name, call->in->input);
         FIELDS_SET(out, generation, call->input_generation);
     }

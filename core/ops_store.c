@@ -15,13 +15,20 @@ static enum td_status body_out(struct op_call *call, struct tensor *tensor, enum
     return TD_OK;
 }
 
+/* `force` asks for nothing more: a body has no grad, and is on the cpu. */
 enum td_status op_run_get(struct op_call *call)
 {
-    struct tensor *input = call->input;
-    enum td_dtype dtype = FIELDS_HAS(call->in, dtype) ? call->in->dtype : input->layout.dtype;
-    TRY(op_check_cast(call, input->layout.dtype, dtype));
-    TRY(body_out(call, input, dtype, dtype == input->layout.dtype ? "transport" : "dtype"));
-    return TD_OK;
+    _cleanup_(tensor_unrefp) struct tensor *part = NULL;
+    enum td_dtype have = call->input->layout.dtype;
+    enum td_dtype dtype = FIELDS_HAS(call->in, dtype) ? call->in->dtype : have;
+    TRY(op_check_cast(call, have, dtype));
+    if (FIELDS_HAS(call->in, index)) {
+        TRY(op_run_getitem(call));
+        part = take(&call->result);
+    } else {
+        part = tensor_ref(call->input);
+    }
+    return body_out(call, part, dtype, dtype == have ? "transport" : "dtype");
 }
 
 static enum td_status map_tensor(struct op_call *call, struct tensor *tensor)

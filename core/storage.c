@@ -128,6 +128,7 @@ enum td_status storage_import(struct device *device, int given_fd, struct storag
         return status;
     }
     storage->size_bytes = storage->memory.capacity;
+    storage->imported = true;
     storage_finish(storage, imported_mode(&storage->memory));
     known_add(storage);
     *out = storage;
@@ -184,6 +185,20 @@ enum td_status storage_share(struct storage *storage, bool write, int *fd)
         known_add(storage);
     pthread_rwlock_unlock(&storage->lock);
     return status;
+}
+
+/* `sealed` is set before a descriptor leaves, and read here without the lock. A descriptor for
+ * reading counts as well: its holder can open the memfd again for writing, through /proc. */
+bool storage_is_exposed(const struct storage *storage)
+{
+    switch (storage_mode_of(storage)) {
+    case STORAGE_MUTABLE:
+        return storage->imported || atomic_load(&storage->memory.sealed);
+    case STORAGE_SINGLE_WRITER: /* the giver, or the daemon itself */
+        return storage->imported;
+    default:
+        return false;
+    }
 }
 
 uint64_t storage_mapped_bytes(const struct storage *storage)

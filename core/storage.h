@@ -25,6 +25,7 @@ struct storage {
     pthread_rwlock_t lock;
     struct memory memory;
     uint64_t inode; /* of a memfd that is known outside, to know it again; else 0 */
+    bool imported;  /* a client made the memory; never changes */
     UT_hash_handle hh;
 };
 
@@ -50,6 +51,9 @@ const char *storage_mode_name(enum storage_mode mode);
 /* A descriptor for others to map the storage with, borrowed for as long as the reference is held.
  * FROZEN if write is asked of memory that others may not write. */
 NODISCARD enum td_status storage_share(struct storage *storage, bool write, int *fd);
+/* Whether somebody outside the daemon may write to the bytes: they can change unnoticed. Once true
+ * it stays so, for nobody knows who kept a descriptor; one that is handed out now makes it true. */
+bool storage_is_exposed(const struct storage *storage);
 /* Bytes a client maps. */
 uint64_t storage_mapped_bytes(const struct storage *storage);
 

@@ -1,5 +1,6 @@
 #include "core/store.h"
 
+#include <assert.h>
 #include <bsd/sys/tree.h>
 #include <inttypes.h>
 #include <string.h>
@@ -31,6 +32,11 @@ struct store {
     struct name_tree names;
     uint64_t count;
     uint64_t revision;
+    struct store_watch *watches;
+    /* That of revision r is at r % STORE_EVENTS_KEPT: every revision leaves one. About 2 MiB
+     * whatever happens, of which the kernel gives a page when events first reach it: as constant as
+     * the daemon's own code, and charged to nobody like that. */
+    struct store_event events[STORE_EVENTS_KEPT];
 };
 
 enum td_status store_create(struct ledger *ledger, struct store **out)
@@ -63,6 +69,7 @@ void store_destroy(struct store *store)
 {
     if (!store)
         return;
+    assert(!store->watches);
     for (struct entry *entry; (entry = RB_ROOT(&store->names));) {
         RB_REMOVE(name_tree, &store->names, entry);
         entry_free(store, entry);
@@ -117,6 +124,31 @@ static enum td_status condition_check(const struct store_condition *condition, s
     return TD_OK;
 }
 
+static bool has_prefix(struct text name, struct text prefix)
+{
+    return name.length >= prefix.length && memcmp(name.data, prefix.data, prefix.length) == 0;
+}
+
+static bool watch_matches(const struct store_watch *watch, struct text name)
+{
+    return has_prefix(name, watch->prefix) &&
+           (!watch->exact || name.length == watch->prefix.length);
+}
+
+/* Takes the next revision for what has happened to the name, and wakes who watches it. */
+static uint64_t note_locked(struct store *store, enum store_event_kind kind, struct text name)
+{
+    struct store_event *event = &store->events[++store->revision % STORE_EVENTS_KEPT];
+    event->revision = store->revision;
+    event->kind = kind;
+    memcpy(event->name, name.data, name.length);
+    event->name[name.length] = '\0';
+    for (struct store_watch *watch = store->watches; watch; watch = watch->next)
+        if (watch_matches(watch, name))
+            watch->wake(watch);
+    return store->revision;
+}
+
 /* Lets `name` refer to the tensor. Returns through *old what is to be let go, through *fresh what
  * of it was used (NULL then). */
 static enum td_status publish_locked(struct store *store, struct text name, struct tensor *tensor,
@@ -132,7 +164,7 @@ static enum td_status publish_locked(struct store *store, struct text name, stru
     }
     *old = entry->tensor;
     entry->tensor = tensor_ref(tensor);
-    entry->generation = *generation = ++store->revision;
+    entry->generation = *generation = note_locked(store, STORE_PUBLISHED, name);
     return TD_OK;
 }
 
@@ -184,7 +216,7 @@ static enum td_status detach_locked(struct store *store, struct text name,
     TRY(condition_check(condition, name, entry));
     RB_REMOVE(name_tree, &store->names, entry);
     store->count--;
-    store->revision++;
+    (void)note_locked(store, STORE_REMOVED, name);
     *out = entry;
     return TD_OK;
 }
@@ -235,11 +267,6 @@ enum td_status store_rename(struct store *store, struct text from, struct text t
     return status;
 }
 
-static bool has_prefix(struct text name, struct text prefix)
-{
-    return name.length >= prefix.length && memcmp(name.data, prefix.data, prefix.length) == 0;
-}
-
 size_t store_list(struct store *store, struct text prefix, struct text cursor, size_t max,
                   struct store_entry *out)
 {
@@ -258,6 +285,46 @@ size_t store_list(struct store *store, struct text prefix, struct text cursor, s
         out[count].generation = entry->generation;
         entry = RB_NEXT(name_tree, &store->names, entry);
     }
+    pthread_mutex_unlock(&store->lock);
+    return count;
+}
+
+void store_watch_add(struct store *store, struct store_watch *watch)
+{
+    pthread_mutex_lock(&store->lock);
+    watch->next = store->watches;
+    watch->link = &store->watches;
+    if (watch->next)
+        watch->next->link = &watch->next;
+    store->watches = watch;
+    pthread_mutex_unlock(&store->lock);
+}
+
+void store_watch_remove(struct store *store, struct store_watch *watch)
+{
+    pthread_mutex_lock(&store->lock);
+    *watch->link = watch->next;
+    if (watch->next)
+        watch->next->link = watch->link;
+    watch->link = NULL;
+    pthread_mutex_unlock(&store->lock);
+}
+
+size_t store_events(struct store *store, const struct store_watch *watch, uint64_t *since,
+                    bool *lost, size_t max, struct store_event *out)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&store->lock);
+    uint64_t last = store->revision;
+    uint64_t gone = last > STORE_EVENTS_KEPT ? last - STORE_EVENTS_KEPT : 0;
+    *lost = *since < gone || *since > last;
+    uint64_t seen = *lost ? gone : *since;
+    for (; seen < last && count < max; seen++) {
+        const struct store_event *event = &store->events[(seen + 1) % STORE_EVENTS_KEPT];
+        if (watch_matches(watch, text_of(event->name)))
+            out[count++] = *event;
+    }
+    *since = seen;
     pthread_mutex_unlock(&store->lock);
     return count;
 }

@@ -1,4 +1,4 @@
-/* store: the ordered map of names, and the one revision that stamps every publish.
+/* store: the ordered map of names, and the one revision that stamps every publish and removal.
  *
  * Publishing swaps one pointer: whoever reads or maps the old bytes keeps them. A name's generation
  * is the revision of its last publish, so delete and re-create never look unchanged.
@@ -53,8 +53,10 @@ size_t store_list(struct store *store, struct text prefix, struct text cursor, s
 /* ---- watching -------------------------------------------------------------------------------
  *
  * Every publish and removal takes the next revision and is kept, with the latest others, in a ring
- * of bounded size. Whoever watches is woken, and reads the ring from the revision it has seen; one
- * that comes too late is told that events were lost, so that nobody's slowness costs memory. */
+ * of bounded size. A rename is a publish of the new name and then a removal of the old one (of a
+ * name to itself only a publish). Whoever watches is woken, and reads the ring from the revision it
+ * has seen; one that comes too late is told that events were lost, so that nobody's slowness costs
+ * memory. */
 
 #define STORE_EVENTS_KEPT 4096
 
@@ -76,12 +78,14 @@ struct store_watch {
     struct store_watch *next, **link; /* the store's */
 };
 
+/* Each event looks at every watch while the store is locked: who adds them bounds their number. */
 void store_watch_add(struct store *store, struct store_watch *watch);
 /* After this `wake` is not running and not called any more. */
 void store_watch_remove(struct store *store, struct store_watch *watch);
-/* The events of such names after revision *since, oldest first, at most `max`; *since moves on to
- * what has been looked at. *lost: events after *since are not kept any more (also for a *since that
- * is ahead of the store, from before a restart); reading goes on with the oldest that is. */
+/* The events of such names after revision *since, oldest first, at most `max`; the watch need not
+ * be added, and of it only prefix and exact are looked at. *since moves on to what has been looked
+ * at. *lost: events after *since are not kept any more (also for a *since that is ahead of the
+ * store, from before a restart); reading goes on with the oldest that is. */
 size_t store_events(struct store *store, const struct store_watch *watch, uint64_t *since,
                     bool *lost, size_t max, struct store_event *out);
 

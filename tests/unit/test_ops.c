@@ -245,6 +245,130 @@ static void bodies(void **state)
     assert_text(reply->mode, "frozen");
 }
 
+/* The element at (i, j, k) lies where the strides say, and comes back in its place. */
+static void bodies_with_strides(void **state)
+{
+    static const int orders[][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2},
+                                    {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    static const int64_t shape[3] = {2, 3, 4};
+    int16_t body[24], wanted[24];
+    (void)state;
+    for (int i = 0; i < 24; i++)
+        body[i] = (int16_t)(i * 7);
+    for (size_t row = 0; row < COUNT(orders); row++) {
+        struct dims strides = {.rank = 3};
+        int64_t stride = 1;
+        for (int d = 2; d >= 0; stride *= shape[orders[row][d]], d--)
+            strides.v[orders[row][d]] = stride;
+        for (int64_t i = 0; i < 24; i++)
+            wanted[i] =
+                body[i / 12 * strides.v[0] + i / 4 % 3 * strides.v[1] + i % 4 * strides.v[2]];
+        request_body = body, request_body_bytes = sizeof body;
+        RUN(put, SET(output, text_of("x")), SET(dtype, TD_INT16), SET(shape, SHAPE(2, 3, 4)),
+            SET(strides, strides));
+        assert_text(reply->mode, "frozen");
+        assert_memory("copied", "heap");
+        assert_shape(SHAPE(2, 3, 4));
+        assert_memory_equal(reply->strides.v, strides.v, 3 * sizeof strides.v[0]);
+        assert_int_equal(reply->nbytes, 48);
+        RUN(get, SET(input, text_of("x")));
+        assert_memory_equal(tensor_data(call.body_out), wanted, sizeof wanted);
+        RUN(get, SET(input, text_of("x")), SET(index, INDEX(AT(1), AT(2), AT(3))));
+        assert_memory_equal(tensor_data(call.body_out), &wanted[23], 2);
+    }
+}
+
+/* Strides that mean nothing: of sizes 0 and 1, and of a single number. */
+static void strides_of_little(void **state)
+{
+    static const struct {
+        struct dims shape, strides;
+        size_t bytes;
+    } rows[] = {
+        {{0, {0}}, {0, {0}}, 1},
+        {{2, {1, 1}}, {2, {9, 0}}, 1},
+        {{2, {0, 3}}, {2, {5, 7}}, 0},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        request_body = "\5", request_body_bytes = rows[i].bytes;
+        RUN(put, SET(output, text_of("x")), SET(dtype, TD_UINT8), SET(shape, rows[i].shape),
+            SET(strides, rows[i].strides));
+        assert_int_equal(reply->nbytes, rows[i].bytes);
+    }
+}
+
+static void strides_refused(void **state)
+{
+    static const struct {
+        struct dims shape, strides;
+        const char *text;
+    } rows[] = {
+        {{1, {6}}, {1, {2}}, "shape [6] with the strides [2] has holes"},
+        {{1, {6}}, {1, {0}}, "strides [0]"},
+        {{2, {2, 3}}, {2, {1, 1}}, "strides [1, 1]"},
+        {{2, {2, 3}}, {2, {2, 1}}, "strides [2, 1]"},
+        {{2, {2, 3}}, {2, {5, 0}}, "strides [5, 0]"}, /* reaches the end all the same */
+        {{2, {2, 3}}, {2, {3, 2}}, "strides [3, 2]"},
+        {{2, {2, 3}}, {2, {INT64_C(1) << 50, 1}}, "strides"},
+        {{2, {2, 3}}, {2, {INT64_MAX, INT64_MAX}}, "strides"},
+        {{2, {2, 3}}, {2, {-3, 1}}, "Negative strides"},
+        {{2, {2, 3}}, {1, {1}}, "mismatch in length of strides"},
+        {{2, {2, 4}}, {2, {1, 2}}, "need 8 bytes, but the body has 6"},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        request_body = "abcdef", request_body_bytes = 6;
+        REFUSED(put, TD_BAD_SHAPE, rows[i].text, SET(output, text_of("x")), SET(dtype, TD_UINT8),
+                SET(shape, rows[i].shape), SET(strides, rows[i].strides));
+    }
+    assert_int_equal(store_revision(engine->store), 0);
+    request_body = "abcdef", request_body_bytes = 6;
+    REFUSED(tensor, TD_INVALID, "does not take the field 'strides'", SET(dtype, TD_UINT8),
+            SET(shape, SHAPE(2, 3)), SET(strides, SHAPE(1, 2)));
+    request_body = "abcdef", request_body_bytes = 6;
+    REFUSED(from_numpy, TD_INVALID, "go with a descriptor", SET(dtype, TD_UINT8),
+            SET(shape, SHAPE(2, 3)), SET(strides, SHAPE(1, 2)));
+}
+
+static void parts(void **state)
+{
+    (void)state;
+    uint64_t x = counting(SHAPE(2, 3), true); /* a variable, which get never minds */
+    uint64_t storage = reply->storage;
+    RUN(copy, INPUT(x), SET(output, text_of("x")));
+    uint64_t generation = reply->generation;
+    RUN(get, SET(input, text_of("x")), SET(index, INDEX(AT(1), SLICE(0, 2))), SET(force, true));
+    assert_memory_equal(tensor_data(call.body_out), ((float[]){3, 4}), 8);
+    assert_int_equal(call.body_out->layout.elements, 2);
+    assert_shape(SHAPE(2)); /* the reply tells of the part, and whose it is */
+    assert_int_equal(reply->nbytes, 8);
+    assert_int_equal(reply->offset_bytes, 12);
+    assert_text(reply->name, "x");
+    assert_int_equal(reply->generation, generation);
+    assert_text(reply->kind, "variable");
+    assert_memory("copied", "transport");
+    RUN(get, INPUT(x), SET(index, INDEX({.kind = INDEX_ELLIPSIS}, AT(-1))), SET(dtype, TD_INT16));
+    assert_memory_equal(tensor_data(call.body_out), ((int16_t[]){2, 5}), 4);
+    assert_memory("copied", "dtype");
+    assert_int_equal(reply->storage, storage);
+    assert_false(FIELDS_HAS(reply, name));
+    RUN(get, INPUT(x), SET(index, INDEX({.kind = INDEX_NEW_AXIS}, AT(0))), SET(force, false));
+    assert_shape(SHAPE(1, 3));
+    RUN(get, INPUT(x), SET(index, INDEX(SLICE(2, 2))));
+    assert_shape(SHAPE(0, 3));
+    assert_int_equal(call.body_out->layout.elements, 0);
+    RUN(get, INPUT(x), SET(index, (struct index){.count = 0})); /* all of it */
+    assert_int_equal(call.body_out->layout.elements, 6);
+    REFUSED(get, TD_BAD_INDEX, "index 2 is out of bounds", INPUT(x), SET(index, INDEX(AT(2))));
+    REFUSED(get, TD_BAD_INDEX, "too many indices", INPUT(x),
+            SET(index, INDEX(AT(0), AT(0), AT(0))));
+    REFUSED(get, TD_BAD_DTYPE, "rule 'safe'", INPUT(x), SET(index, INDEX(AT(0))),
+            SET(dtype, TD_INT8), SET(casting, text_of("safe")));
+    RUN(get, INPUT(x)); /* and without an index the tensor itself */
+    assert_int_equal(reply->id, x);
+}
+
 /* -- values and text -- */
 
 static void items_and_text(void **state)
@@ -306,6 +430,27 @@ static void what_is_long(void **state)
     assert_true(op_run_is_long(&call));
 }
 
+/* Of get counts what it reads, not what it reads from. */
+static void what_is_long_of_a_part(void **state)
+{
+    (void)state;
+    uint64_t x = RUN(zeros, SET(shape, SHAPE(300, 1000)));
+    RUN(get, INPUT(x));
+    assert_false(op_run_is_long(&call)); /* where it lies */
+    RUN(get, INPUT(x), SET(dtype, TD_INT8));
+    assert_true(op_run_is_long(&call));
+    assert_int_equal(op_cost_bytes(&call), 300 * 1000 * 4);
+    RUN(get, INPUT(x), SET(dtype, TD_INT8), SET(index, INDEX(SLICE(0, 2))));
+    assert_false(op_run_is_long(&call));
+    assert_int_equal(op_cost_bytes(&call), 2 * 1000 * 4);
+    RUN(get, INPUT(x), SET(index, INDEX(SLICE(1, 200)))); /* in C order, from the middle */
+    assert_false(op_run_is_long(&call));
+    RUN(get, INPUT(x), SET(index, INDEX({.kind = INDEX_ELLIPSIS}, SLICE(0, 999))));
+    assert_true(op_run_is_long(&call));
+    RUN(get, INPUT(x), SET(index, INDEX({.kind = INDEX_ELLIPSIS}, AT(5))));
+    assert_false(op_run_is_long(&call));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -318,9 +463,14 @@ int main(void)
         TEST(list_in_pages),
         TEST(about_the_daemon),
         TEST(bodies),
+        TEST(bodies_with_strides),
+        TEST(strides_of_little),
+        TEST(strides_refused),
+        TEST(parts),
         TEST(items_and_text),
         TEST(touch_raises),
         TEST(what_is_long),
+        TEST(what_is_long_of_a_part),
     };
     return cmocka_run_group_tests_name("ops", tests, NULL, NULL);
 }

@@ -120,6 +120,7 @@ static const struct {
     {"randn", OP_randn, -1, NULL, NULL, F(shape), false, 2},
     {"randint", OP_randint, -1, NULL, NULL, F(shape) | F(high), false, 2},
     {"get, cast", OP_get, -1, &small_id, NULL, F(dtype), true, 1},
+    {"get of a part, cast", OP_get, -1, &grad_id, NULL, F(dtype) | F(index), true, 3},
     {"get of a transposed", OP_get, -1, &strided_id, NULL, 0, true, 1},
     {"map", OP_map, -1, &large_id, NULL, 0, true, 1},
     {"numpy", OP_numpy, -1, &large_id, NULL, 0, true, 1},

@@ -374,17 +374,70 @@ static void same_inode_elsewhere(void **state)
     assert_int_equal(status, TD_INVALID);
 }
 
+/* -- who else may write -- */
+
+static void exposed_by_sharing(void **state)
+{
+    static const struct {
+        enum storage_mode mode;
+        bool write, exposed;
+    } rows[] = {
+        {STORAGE_FROZEN, false, false},
+        {STORAGE_SINGLE_WRITER, false, false}, /* the daemon is the writer */
+        {STORAGE_MUTABLE, false, true},        /* its holder can open it again for writing */
+        {STORAGE_MUTABLE, true, true},
+    };
+    static const uint64_t sizes[] = {100, SIZE};
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++)
+        for (size_t k = 0; k < COUNT(sizes); k++) {
+            int fd;
+            struct storage *storage = new_storage(sizes[k], STORAGE_BUILDING);
+            assert_false(storage_is_exposed(storage));
+            storage_finish(storage, rows[i].mode);
+            assert_false(storage_is_exposed(storage));
+            assert_ok(storage_share(storage, rows[i].write, &fd));
+            assert_int_equal(storage_is_exposed(storage), rows[i].exposed);
+            storage_unref(storage);
+        }
+    struct storage *storage = new_storage(100, STORAGE_MUTABLE);
+    int fd;
+    host.ledger.fail_after = 1;
+    assert_refused(storage_share(storage, false, &fd), TD_OUT_OF_MEMORY, "for a test");
+    assert_false(storage_is_exposed(storage)); /* nothing has left */
+    storage_unref(storage);
+}
+
+static void exposed_by_the_giver(void **state)
+{
+    static const struct {
+        int seals;
+        bool exposed;
+    } rows[] = {{0, true}, {F_SEAL_FUTURE_WRITE, true}, {F_SEAL_WRITE, false}};
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct storage *storage;
+        int fd;
+        assert_ok(storage_import(host.cpu, client_memfd(SIZE, rows[i].seals), &storage));
+        assert_int_equal(storage_is_exposed(storage), rows[i].exposed);
+        assert_ok(storage_share(storage, false, &fd));
+        assert_int_equal(storage_is_exposed(storage), rows[i].exposed);
+        storage_unref(storage);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_host, close_host)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(references),      TEST(creation_refused),
-        TEST(mode_names),      TEST(writes),
-        TEST(promotion),       TEST(share_for_writing),
-        TEST(share_refused),   TEST(handed_out_and_given_back),
-        TEST(given_twice),     TEST(import_refused),
-        TEST(mode_of_imports), TEST(same_inode_elsewhere),
+        TEST(references),         TEST(creation_refused),
+        TEST(mode_names),         TEST(writes),
+        TEST(promotion),          TEST(share_for_writing),
+        TEST(share_refused),      TEST(handed_out_and_given_back),
+        TEST(given_twice),        TEST(import_refused),
+        TEST(mode_of_imports),    TEST(same_inode_elsewhere),
+        TEST(exposed_by_sharing), TEST(exposed_by_the_giver),
     };
     return cmocka_run_group_tests_name("storage", tests, NULL, NULL);
 }

@@ -46,10 +46,15 @@ static void *share_and_look(void *argument)
     int fd = -1;
     const unsigned char *before = storage->memory.data;
     uint64_t mapped = storage_mapped_bytes(storage);
+    bool exposed = storage_is_exposed(storage);
     if (storage_share(storage, true, &fd) != TD_OK || fd != storage->memory.fd)
         atomic_fetch_add(&errors, 1);
     const unsigned char *after = storage->memory.data;
     if (before[99] != 0x33 || after[99] != 0x33 || storage_mapped_bytes(storage) < mapped)
+        atomic_fetch_add(&errors, 1);
+    if (!storage_is_exposed(storage)) /* from the first descriptor on, whoever has it */
+        atomic_fetch_add(&errors, 1);
+    if (exposed && storage->memory.fd < 0)
         atomic_fetch_add(&errors, 1);
     return NULL;
 }
