@@ -111,13 +111,12 @@ struct request {
     struct request *next; /* in connection->sending, or loop->done */
     struct request *parked_next, **parked_link;
     struct wire_header header;
-    uint64_t deadline_ms; /* 0: none */
-    struct phase receive, run;
-    bool receiving;        /* which of the two is parked */
+    uint64_t deadline_ms;  /* 0: none */
     enum td_status status; /* set once, by who completes it */
+    bool receiving;        /* which of the two is parked */
+    struct phase receive, run;
     char message[FAIL_DETAIL_SIZE];
-    struct op_call call;  /* its session is the connection's */
-    struct session *held; /* a reference to that, if the request has outlived a turn of the loop */
+    struct op_call call;
     struct fields in;
 
     /* The reply. */

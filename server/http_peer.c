@@ -6,11 +6,12 @@
  */
 #include "server/http_internal.h"
 
-#include <limits.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #define TICK_MS 250
@@ -24,11 +25,12 @@ struct peer {
     enum peer_state state;
     bool fresh;  /* the clock has not looked since the state began */
     bool begun;  /* PEER_IDLE: the first bytes of a request are there */
-    bool probed; /* suspended: see probe() */
+    bool probed; /* in this request: see probe() */
     bool cut;
-    uint64_t since_ms;        /* when what is waited for began */
-    uint64_t received, acked; /* bytes, when the clock looked last */
-    uint64_t lag_ms;          /* how far a transfer is behind min_rate */
+    uint64_t since_ms;                   /* when what is waited for began */
+    uint64_t received, acked;            /* bytes, when the clock looked last */
+    uint64_t offered;                    /* and those it was given to take by then */
+    uint64_t sends_lag_ms, reads_lag_ms; /* behind min_rate, in a body and in answers */
     struct peer *next, **link;
 };
 
@@ -106,6 +108,8 @@ void peer_set(struct peer *peer, enum peer_state state)
     pthread_mutex_lock(&peer->server->lock);
     peer->state = state;
     peer->fresh = true;
+    if (state == PEER_IDLE)
+        peer->probed = false;
     pthread_mutex_unlock(&peer->server->lock);
 }
 
@@ -116,28 +120,29 @@ void peer_set(struct peer *peer, enum peer_state state)
 struct progress {
     uint64_t now_ms, elapsed_ms;
     uint64_t received, acked; /* bytes */
-    bool owes;                /* bytes are on the way to it that it has not taken */
+    bool owes;                /* to take bytes that are on the way to it, and were before */
     bool counts;              /* the kernel knows: it is TCP */
 };
 
-/* A transfer may fall as far behind as a request's header may take; bytes make good for it. */
-static bool lags(struct peer *peer, const struct progress *p, uint64_t bytes)
+/* A transfer may fall as far behind as a request's head may take; bytes make good for it. */
+static bool lags(const struct peer *peer, const struct progress *p, uint64_t bytes,
+                 uint64_t *lag_ms)
 {
     const struct http_options *o = &peer->server->options;
     if (!o->min_rate || !p->counts)
         return false;
     uint64_t earned_ms = bytes > UINT64_MAX / 1000 ? UINT64_MAX : bytes * 1000 / o->min_rate;
-    uint64_t lag_ms = peer->lag_ms + p->elapsed_ms;
-    peer->lag_ms = lag_ms > earned_ms ? lag_ms - earned_ms : 0;
-    return peer->lag_ms > o->header_timeout_ms;
+    uint64_t behind_ms = *lag_ms + p->elapsed_ms;
+    *lag_ms = behind_ms > earned_ms ? behind_ms - earned_ms : 0;
+    return *lag_ms > o->header_timeout_ms;
 }
 
-/* The answer is what it has to take; none left: it is the daemon's turn, or there is no event. */
+/* In every state: answers of earlier requests, and events, may still be on their way. */
 static bool reads_too_slowly(struct peer *peer, const struct progress *p)
 {
     if (!p->owes)
-        peer->lag_ms = 0;
-    return p->owes && lags(peer, p, p->acked);
+        peer->reads_lag_ms = 0;
+    return p->owes && lags(peer, p, p->acked, &peer->reads_lag_ms);
 }
 
 static bool idles_too_long(struct peer *peer, const struct progress *p)
@@ -147,27 +152,18 @@ static bool idles_too_long(struct peer *peer, const struct progress *p)
         peer->begun = true;
         peer->since_ms = p->now_ms;
     }
-    if (!peer->begun && p->owes) { /* the end of the last answer is still on its way */
+    if (!peer->begun && p->owes) /* it still has something to do */
         peer->since_ms = p->now_ms;
-        return lags(peer, p, p->acked);
-    }
     return p->now_ms - peer->since_ms > (peer->begun ? o->header_timeout_ms : o->idle_timeout_ms);
 }
 
 static bool peer_is_late(struct peer *peer, const struct progress *p)
 {
-    switch (peer->state) {
-    case PEER_IDLE:
+    if (reads_too_slowly(peer, p))
+        return true;
+    if (peer->state == PEER_IDLE)
         return idles_too_long(peer, p);
-    case PEER_SENDS:
-        return lags(peer, p, p->received);
-    case PEER_READS:
-    case PEER_LISTENS:
-        return reads_too_slowly(peer, p);
-    case PEER_IS_DUE:
-        break;
-    }
-    return false;
+    return peer->state == PEER_SENDS && lags(peer, p, p->received, &peer->sends_lag_ms);
 }
 
 /* libmicrohttpd sees the end of the connection, and completes its request. What the kernel still
@@ -181,6 +177,17 @@ static void peer_cut(struct peer *peer, bool owes)
     peer->cut = true;
 }
 
+/* What is on the way just now says nothing, only what was there already the last time. */
+static bool peer_owes(struct peer *peer, const struct tcp_info *info)
+{
+    bool owed = info->tcpi_bytes_acked < peer->offered;
+    int queued = 0;
+    if (info->tcpi_notsent_bytes || info->tcpi_unacked)
+        (void)ioctl(peer->fd, SIOCOUTQ, &queued);
+    peer->offered = info->tcpi_bytes_acked + (uint64_t)queued;
+    return owed;
+}
+
 static void peer_look(struct peer *peer, uint64_t now_ms, uint64_t elapsed_ms)
 {
     struct tcp_info info;
@@ -192,25 +199,25 @@ static void peer_look(struct peer *peer, uint64_t now_ms, uint64_t elapsed_ms)
         .elapsed_ms = elapsed_ms,
         .received = info.tcpi_bytes_received - peer->received,
         .acked = info.tcpi_bytes_acked - peer->acked,
-        .owes = info.tcpi_notsent_bytes || info.tcpi_unacked,
+        .owes = peer_owes(peer, &info),
         .counts = counts,
     };
     peer->received = info.tcpi_bytes_received;
     peer->acked = info.tcpi_bytes_acked;
-    if (peer->fresh) {
-        peer->fresh = peer->begun = peer->probed = false;
+    if (peer->fresh) { /* what came belongs to the state before */
+        peer->fresh = peer->begun = false;
         peer->since_ms = now_ms;
-        peer->lag_ms = 0;
-    } else if (peer_is_late(peer, &progress)) {
-        peer_cut(peer, progress.owes);
+        peer->sends_lag_ms = progress.received = 0;
     }
+    if (peer_is_late(peer, &progress))
+        peer_cut(peer, progress.owes);
 }
 
 /* With the lock: about half a microsecond each. */
 static void look_at_peers(struct http_server *server, uint64_t now_ms, uint64_t elapsed_ms)
 {
     for (struct peer *peer = server->peers; peer; peer = peer->next)
-        if (!peer->cut && peer->state != PEER_IS_DUE)
+        if (!peer->cut)
             peer_look(peer, now_ms, elapsed_ms);
 }
 

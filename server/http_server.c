@@ -1,8 +1,5 @@
 #include "server/http_internal.h"
 
-#include "server/log.h"
-
-#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -85,6 +82,8 @@ static enum MHD_Result swallow(struct exchange *x, size_t *length)
 static enum MHD_Result on_body(struct exchange *x, const char *data, size_t *length)
 {
     size_t given = *length;
+    if (!x->route) /* OPTIONS: what it carries means nothing */
+        return swallow(x, length);
     enum td_status status = x->status == TD_OK ? x->route->body(x, data, length) : x->status;
     if (x->suspended_now)
         return MHD_YES;
@@ -98,13 +97,17 @@ static enum MHD_Result on_body(struct exchange *x, const char *data, size_t *len
     return MHD_YES;
 }
 
+static bool is_suspended(struct MHD_Connection *connection)
+{
+    return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_SUSPENDED)->suspended;
+}
+
 static enum MHD_Result on_request(void *argument, struct MHD_Connection *connection,
                                   const char *url, const char *method, const char *version,
                                   const char *data, size_t *length, void **slot)
 {
     struct exchange *x = *slot;
     (void)argument;
-    (void)connection;
     (void)url;
     if (!x)
         return MHD_NO; /* no memory */
@@ -116,6 +119,8 @@ static enum MHD_Result on_request(void *argument, struct MHD_Connection *connect
         peer_set(x->peer, x->declared_length ? PEER_SENDS : PEER_IS_DUE);
         return MHD_YES;
     }
+    if (x->suspended_now && is_suspended(connection))
+        return MHD_YES; /* the next chunk of what it has read already: not yet */
     if (x->suspended_now) {
         exchange_resumed(x);
         peer_set(x->peer, *length ? PEER_SENDS : PEER_IS_DUE);
@@ -147,19 +152,10 @@ static void on_completed(void *argument, struct MHD_Connection *connection, void
     atomic_fetch_sub(&server->exchanges, 1);
 }
 
-__attribute__((format(printf, 2, 0))) static void on_log(void *argument, const char *format,
-                                                         va_list arguments)
-{
-    char line[512];
-    (void)argument;
-    vsnprintf(line, sizeof line, format, arguments);
-    line[strcspn(line, "\n")] = '\0';
-    log_line(LOG_WARNING, "http: %s", line);
-}
-
 /* ---- starting and stopping ---------------------------------------------------------------------
  */
 
+/* Without libmicrohttpd's log: clients could fill it with their own mistakes. */
 static enum td_status daemon_start(struct http_server *server)
 {
     const struct http_options *o = &server->options;
@@ -167,16 +163,15 @@ static enum td_status daemon_start(struct http_server *server)
                                     {MHD_OPTION_END, 0, NULL}};
     struct MHD_OptionItem *one = &pool[1]; /* a pool of one is none */
     server->mhd = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG,
-        0, NULL, NULL, on_request, server, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
-        MHD_OPTION_LISTEN_SOCKET, o->listen_fd, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->max_connections,
-        MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)o->max_per_address,
-        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, on_uri, server,
-        MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_NOTIFY_CONNECTION, peer_notify,
-        server, MHD_OPTION_NOTIFY_COMPLETED, on_completed, server,
-        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_ARRAY, o->threads > 1 ? pool : one,
-        MHD_OPTION_END);
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC, 0, NULL, NULL,
+        on_request, server, MHD_OPTION_LISTEN_SOCKET, o->listen_fd,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)o->max_connections, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+        (unsigned)o->max_per_address, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK,
+        on_uri, server, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL,
+        MHD_OPTION_NOTIFY_CONNECTION, peer_notify, server, MHD_OPTION_NOTIFY_COMPLETED,
+        on_completed, server, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_ARRAY,
+        o->threads > 1 ? pool : one, MHD_OPTION_END);
     return server->mhd ? TD_OK : fail(TD_INTERNAL, "cannot start libmicrohttpd");
 }
 
