@@ -2,7 +2,8 @@
  *
  * Integers, slices with optional start, stop and step, `...` or `Ellipsis`, `None` or `newaxis`,
  * separated by commas, with blanks anywhere between; also with the brackets around it, "[0, 1:3]".
- * An empty text is the whole tensor. Whether it fits a shape is layout_index's affair.
+ * An empty text is the whole tensor. Whether it fits a shape is layout_index's affair. As in Python
+ * a slice may go past the end by any number, also one that int64 does not hold.
  *
  * A pure function, any thread.
  */

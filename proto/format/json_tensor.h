@@ -18,7 +18,14 @@
  *
  * Inferred, as PyTorch does: the shape from the nesting, which must be even; the dtype bool if all
  * are true or false, int64 if all are integers, else float32 (complex64 is not inferred: a pair is
- * a dimension). Nesting of data at most RANK_MAX (a complex dtype: one more).
+ * a dimension). Nesting of data at most RANK_MAX (a complex dtype: one more), numbers of at most
+ * 1100 bytes. A complex element is [re, im], or a real number; where the shape is to be inferred
+ * the deepest lists are the pairs.
+ *
+ * INVALID for what is no such document, and for a dtype or shape that differs from what is known;
+ * BAD_SHAPE, telling the place, for data of another shape; BAD_DTYPE for numbers that the dtype
+ * does not hold; TOO_LARGE for long members and numbers. After an error the reader can only be
+ * destroyed.
  *
  * One thread at a time.
  */

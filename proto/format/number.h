@@ -2,7 +2,7 @@
  *
  * Floats are written with the fewest digits that read back as the same value in their own dtype, in
  * the notation of Python's repr ("0.1", "1.0", "1e-05", "-0.0", "1e+22"), so that they stay floats
- * in JSON; integers with all their digits; bool as true and false; complex numbers as [re, im].
+ * in JSON; integers with all their digits; bool as true and false; complex numbers as [re,im].
  * What JSON has no number for is the string "NaN", "Infinity" or "-Infinity", with its quotes.
  *
  * Reading rounds once, from the decimal text straight to the nearest value of the dtype (ties to
@@ -19,8 +19,8 @@
 
 #define NUMBER_TEXT_MAX 64 /* bytes of the longest element, complex ones included */
 
-/* Writes one element (any alignment) of a dtype of the table as JSON; returns the bytes written, at
- * most NUMBER_TEXT_MAX, without NUL. */
+/* Writes one element (any alignment) of a dtype of the table as JSON, without NUL; returns its
+ * length. `out` has room for NUMBER_TEXT_MAX bytes, and those behind the text may change too. */
 size_t number_write(enum td_dtype dtype, const void *element, char *out);
 
 /* Reads one JSON token into one element of a real dtype (a complex one's part: of float32 or

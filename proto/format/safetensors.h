@@ -2,8 +2,8 @@
  *
  * A file is the header's length (8 bytes, little-endian), the header (JSON), and the data. Offsets
  * are relative to the data; tensors follow one another without holes or overlaps and fill the data
- * to its end. Refused: duplicate keys, a header over SAFETENSORS_HEADER_MAX, dtypes that tensord
- * has not (UNSUPPORTED, naming them).
+ * to its end. Refused: duplicate or unknown keys, a header over SAFETENSORS_HEADER_MAX or with more
+ * than SAFETENSORS_COUNT_MAX tensors, dtypes that tensord has not (UNSUPPORTED, naming them).
  *
  * Pure functions, any thread.
  */
@@ -12,7 +12,8 @@
 
 #include "core/fields.h"
 
-#define SAFETENSORS_HEADER_MAX ((size_t)16 << 20)
+#define SAFETENSORS_HEADER_MAX ((size_t)16 << 20) /* bytes, without the 8 of the length */
+#define SAFETENSORS_COUNT_MAX 65536               /* tensors, and members of the metadata */
 
 struct safetensors_entry {
     const char *name; /* NUL-terminated UTF-8 */
@@ -27,24 +28,27 @@ struct safetensors {
     size_t count;
     struct safetensors_entry *entries; /* in the order of their bytes */
     char *metadata; /* the JSON text of __metadata__ (an object of strings), or NULL */
-    void *tree;     /* owns the names */
+    char *names;    /* holds the entries' names */
 };
 
 /* How many bytes from the start there must be before safetensors_read can work: `length` itself
- * once it is enough. INVALID for what cannot be a header; for recognising the format by its first 9
- * bytes, too. */
+ * once it is enough. INVALID for what cannot be a header, TOO_LARGE for one over the limit; for
+ * recognising the format by its first 9 bytes, too. */
 NODISCARD enum td_status safetensors_needed(const void *bytes, size_t length, size_t *needed);
 /* Reads the header. file_bytes: of the whole file, or UINT64_MAX if that is not known yet (the
- * caller then compares data_bytes with what comes). The caller ends *out with safetensors_destroy.
- */
+ * caller then compares data_bytes with what comes). INVALID, UNSUPPORTED, BAD_SHAPE, TOO_LARGE,
+ * OUT_OF_MEMORY; it takes at most 300 bytes a tensor and twice the header. The caller ends *out
+ * with safetensors_destroy. */
 NODISCARD enum td_status safetensors_read(const void *bytes, size_t length, uint64_t file_bytes,
                                           struct safetensors **out);
 void safetensors_destroy(struct safetensors *file);
 
 /* Writes the header of a file with these tensors (name, dtype and shape of each; begin and end are
  * filled in, in the given order) and metadata (JSON text of an object of strings, or NULL), padded
- * with spaces to 8 bytes as the reference does. The caller frees *out. UNSUPPORTED for complex128,
- * which the format has not. */
+ * with spaces to 8 bytes as the reference does; in the order of the reference (by descending size
+ * of an element, then by name) it is the same, byte for byte. The caller frees *out. UNSUPPORTED
+ * for complex128, which the format has not; INVALID for names that are no UTF-8 or not unique, and
+ * for bad metadata; BAD_SHAPE; TOO_LARGE, OUT_OF_MEMORY. */
 NODISCARD enum td_status safetensors_write(struct safetensors_entry *entries, size_t count,
                                            const char *metadata, unsigned char **out,
                                            size_t *length);
