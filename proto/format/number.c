@@ -42,7 +42,8 @@ static void digits_fill(struct digits *digits, uint64_t number)
         eight = digits_of((uint32_t)(number % EIGHT_DIGITS));
         number /= EIGHT_DIGITS;
         uint64_t characters = eight | ZEROS;
-        memcpy(digits->text + (at -= EIGHT), &characters, EIGHT);
+        at -= EIGHT;
+        memcpy(digits->text + at, &characters, EIGHT);
     } while (number);
     digits->first = at + (eight ? (size_t)__builtin_ctzll(eight) / 8 : EIGHT - 1);
 }
