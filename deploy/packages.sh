@@ -3,11 +3,13 @@
 #   ensure_packages PACKAGE...   installs what is missing: with apt where there is root or sudo,
 #                                else says exactly what to install and returns 1.
 #   ensure_python                a python3 that can make virtual environments and build extensions
+#   ensure_bench                 the servers that `tests/bench/run.py --peers` compares with
 
 PACKAGES_BUILD="gcc libc6-dev dpkg-dev meson ninja-build pkg-config
   libuv1-dev libmicrohttpd-dev libcjson-dev libarchive-dev uthash-dev libbsd-dev libinih-dev"
 PACKAGES_PYTHON="python3 python3-venv python3-dev"
 PACKAGES_TEST="clang libclang-rt-14-dev libcmocka-dev clang-format curl"
+PACKAGES_BENCH="redis-server memcached nginx-light wrk"
 
 package_missing() {
   local package
@@ -58,6 +60,12 @@ ensure_python() {
     echo "python3 of at least 3.10 with venv and its headers is needed" >&2
     return 1
   }
+}
+
+# Debian starts the services it installs, where it can; the benchmarks start processes of their own.
+ensure_bench() {
+  # shellcheck disable=SC2086
+  ensure_packages $PACKAGES_BENCH
 }
 
 # What the Python package is built from, as one line that changes when any of it does.

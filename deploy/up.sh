@@ -133,6 +133,8 @@ tour() {
   echo
   [ ! -x "$venv/bin/python" ] ||
     say "try it:  TENSORD_URL=$TENSORD_URL ${venv#"$root/"}/bin/python"
+  http=$(sed -n 's|.*\(http://[^,; ]*\).*|\1|p' "$log" | tail -n 1)
+  [ -z "$http" ] || say "or:      curl $http/"
   say "end it:  deploy/up.sh --stop"
 }
 

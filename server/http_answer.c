@@ -111,6 +111,13 @@ enum td_status answer_json(struct exchange *x, unsigned http_status, const cJSON
     return answer_value(x, http_status, "application/json", value);
 }
 
+enum td_status answer_printed(struct exchange *x, unsigned http_status)
+{
+    size_t length = strlen(x->text);
+    x->text[length] = '\n'; /* in the place of the NUL */
+    return answer_owned(x, http_status, "application/json", take(&x->text), length + 1);
+}
+
 enum td_status answer_empty(struct exchange *x, unsigned http_status)
 {
     struct MHD_Response *response =
@@ -219,18 +226,31 @@ static cJSON *list_value(struct exchange *x)
     return NULL;
 }
 
+enum td_status answer_print_list(struct exchange *x)
+{
+    cJSON *value = list_value(x);
+    x->text = value ? cJSON_PrintUnformatted(value) : NULL;
+    cJSON_Delete(value);
+    return x->text ? TD_OK : fail(TD_OUT_OF_MEMORY, "no memory for the answer");
+}
+
 enum td_status answer_call(struct exchange *x)
 {
     struct op_call *call = &x->call;
     enum format format;
     if (call->body_out) {
         TRY(format_asked(x, FORMAT_JSON, &format));
+        if (format == FORMAT_TEXT)
+            return fail(TD_NOT_ACCEPTABLE, "elements come as json, npy, safetensors or raw; the "
+                                           "operation print gives text");
         return answer_elements(x, &(struct elements){.tensor = call->body_out,
                                                      .dtype = call->body_out->layout.dtype,
                                                      .format = format,
                                                      .values = true,
                                                      .description = &call->out});
     }
+    if (x->text)
+        return answer_printed(x, MHD_HTTP_OK);
     cJSON *value = x->list ? list_value(x) : answer_fields_value(&call->out);
     if (!value)
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");

@@ -7,6 +7,8 @@
 #include <string.h>
 
 #define BATCH_MAX 1000
+#define TURN_BYTES ((uint64_t)64 << 20) /* that operations touch in one job */
+#define RESULT_BYTES 4096               /* of a result as a tree and as text, about */
 
 struct batch {
     const cJSON *item; /* that comes next; of x->tree */
@@ -125,61 +127,30 @@ static enum td_status item_end(struct exchange *x, enum td_status status)
 /* ---- all of them -------------------------------------------------------------------------------
  */
 
-static enum td_status answer_batch(struct exchange *x)
+/* In the job: the results as text. */
+static enum td_status results_print(struct exchange *x)
 {
     cJSON *value = cJSON_CreateObject();
-    if (!value || !cJSON_AddItemToObject(value, "results", x->batch->results)) {
-        cJSON_Delete(value);
-        return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
+    if (value && cJSON_AddItemToObject(value, "results", x->batch->results)) {
+        x->batch->results = NULL;
+        x->text = cJSON_PrintUnformatted(value);
     }
-    x->batch->results = NULL;
-    enum td_status status = answer_json(x, MHD_HTTP_OK, value);
     cJSON_Delete(value);
-    return status;
+    return x->text ? TD_OK : fail(TD_OUT_OF_MEMORY, "no memory for the answer");
 }
 
-static enum td_status batch_resumed(struct exchange *x);
-
-/* Short ones here; a long one in a job, and the rest when it is done. */
-static enum td_status batch_go(struct exchange *x)
-{
-    while (x->batch->item) {
-        enum td_status status = item_begin(x);
-        if (status == TD_OK && op_run_is_long(&x->call)) {
-            x->takes_failures = true;
-            return exchange_run(x, batch_resumed);
-        }
-        if (status == TD_OK)
-            status = op_run(&x->call);
-        if (status == TD_OK)
-            status = op_commit(&x->call);
-        TRY(item_end(x, status));
-    }
-    return answer_batch(x);
-}
-
-static enum td_status batch_resumed(struct exchange *x)
-{
-    enum td_status status = x->status;
-    if (status != TD_OK)
-        fail_write("%s", x->message);
-    x->status = TD_OK;
-    x->takes_failures = false;
-    TRY(item_end(x, status));
-    return batch_go(x);
-}
-
-enum td_status batch_end(struct exchange *x)
+static enum td_status batch_open(struct exchange *x)
 {
     TRY(document_parse(x));
     const cJSON *list =
-        cJSON_IsObject(x->tree) ? cJSON_GetObjectItemCaseSensitive(x->tree, "operations") : x->tree;
-    if (!cJSON_IsArray(list) || (list != x->tree && cJSON_GetArraySize(x->tree) != 1))
+        cJSON_IsObject(x->tree) ? cJSON_GetObjectItemCaseSensitive(x->tree, "operations") : NULL;
+    if (!cJSON_IsArray(list) || cJSON_GetArraySize(x->tree) != 1)
         return fail(TD_INVALID, "a batch is {\"operations\": [{\"op\": ..., ...}, ...]}");
     int count = cJSON_GetArraySize(list);
     if (count > BATCH_MAX)
         return fail(TD_TOO_LARGE, "a batch has at most %d operations; this one has %d", BATCH_MAX,
                     count);
+    TRY(exchange_charge(x, (uint64_t)count * RESULT_BYTES));
     struct batch *batch = x->batch = calloc(1, sizeof *batch);
     if (!batch)
         return fail(TD_OUT_OF_MEMORY, "no memory for a batch");
@@ -188,5 +159,40 @@ enum td_status batch_end(struct exchange *x)
     batch->item = list->child;
     if (!batch->made || !batch->results)
         return fail(TD_OUT_OF_MEMORY, "no memory for a batch");
+    return TD_OK;
+}
+
+/* In a job: as many operations as make one turn. */
+static enum td_status batch_work(struct exchange *x, struct parked *parked)
+{
+    TRY(parked_commit(parked));
+    if (!x->batch)
+        TRY(batch_open(x));
+    for (uint64_t cost = 0; x->batch->item && cost < TURN_BYTES;) {
+        enum td_status status = item_begin(x);
+        if (status == TD_OK) {
+            uint64_t bytes = op_cost_bytes(&x->call);
+            cost = bytes < TURN_BYTES ? cost + bytes : TURN_BYTES;
+            status = op_run(&x->call);
+        }
+        if (status == TD_OK)
+            status = op_commit(&x->call);
+        TRY(item_end(x, status));
+    }
+    return x->batch->item ? TD_OK : results_print(x);
+}
+
+/* Turn by turn, so that others' jobs come in between. */
+static enum td_status batch_go(struct exchange *x)
+{
+    if (x->text)
+        return answer_printed(x, MHD_HTTP_OK);
+    x->next = batch_go;
+    return exchange_park(x, batch_work, PARKED_IN_TURN);
+}
+
+enum td_status batch_end(struct exchange *x)
+{
+    TRY(exchange_find_session(x)); /* from headers, which are this thread's */
     return batch_go(x);
 }

@@ -40,9 +40,19 @@ void exchange_unref(struct exchange *x)
     batch_destroy(x->batch);
     cJSON_Delete(x->tree);
     cJSON_Delete(x->list);
+    if (x->charged_bytes)
+        ledger_release(&x->server->options.engine->ledger, x->charged_bytes, 0, 0);
     free(x->document);
+    free(x->text);
     free(x->uri);
     free(x);
+}
+
+enum td_status exchange_charge(struct exchange *x, uint64_t bytes)
+{
+    TRY(ledger_reserve(&x->server->options.engine->ledger, bytes, 0, 0));
+    x->charged_bytes += bytes;
+    return TD_OK;
 }
 
 void exchange_note(struct exchange *x, enum td_status status)
@@ -69,6 +79,15 @@ struct job {
     enum td_status (*work)(struct exchange *x, struct parked *parked);
 };
 
+/* libmicrohttpd 0.9.75 reads before it calls the handler of a connection that is resumed, and takes
+ * the end of what a client sends (`nc -N`) for the end of the connection, unanswered. One with a
+ * timeout of its own, which never passes, is handled before anything is read. */
+static void handle_before_reading(struct exchange *x, bool yes)
+{
+    (void)MHD_set_connection_option(x->connection, MHD_CONNECTION_OPTION_TIMEOUT,
+                                    yes ? 1000000U : 0U);
+}
+
 static void set_deadline_locked(struct exchange *x, uint64_t deadline_ms)
 {
     x->deadline_ms = deadline_ms;
@@ -82,6 +101,7 @@ void exchange_suspend(struct exchange *x, uint64_t deadline_ms)
     peer_set(x->peer, PEER_IS_DUE);
     x->suspended_now = true;
     MHD_suspend_connection(x->connection);
+    handle_before_reading(x, true);
     pthread_mutex_lock(&server->lock);
     x->suspended = true;
     set_deadline_locked(x, deadline_ms);
@@ -120,6 +140,8 @@ void exchange_wake(struct exchange *x, enum td_status status)
 
 void exchange_resumed(struct exchange *x)
 {
+    if (x->suspended_now)
+        handle_before_reading(x, false);
     x->suspended_now = false;
     if (x->watching)
         store_watch_remove(x->server->options.engine->store, &x->watch);
@@ -224,10 +246,14 @@ enum td_status exchange_open_session(struct exchange *x)
 /* ---- operations --------------------------------------------------------------------------------
  */
 
+/* What a tensor's description takes as a tree and as text, about. */
+#define ENTRY_BYTES 4096
+
 /* An entry of a list operation, kept as JSON. */
 static enum td_status emit(void *sink, const struct fields *entry)
 {
     struct exchange *x = sink;
+    TRY(exchange_charge(x, ENTRY_BYTES));
     cJSON *value = answer_fields_value(entry);
     if (!value || !cJSON_AddItemToArray(x->list, value)) {
         cJSON_Delete(value);
@@ -264,6 +290,7 @@ enum td_status exchange_call(struct exchange *x, enum op op)
     x->call_begun = true;
     x->call.emit = emit;
     x->call.sink = x;
+    TRY(op_check_cast(&x->call, TD_BOOL, TD_BOOL)); /* a wrong rule, also where nothing is cast */
     if (FIELDS_HAS(&x->in, timeout_ms)) {
         uint64_t limit = HTTP_WAIT_MAX_MS, wanted = x->in.timeout_ms;
         x->op_deadline_ms = exchange_now() + (wanted < limit ? wanted : limit);
@@ -283,13 +310,16 @@ static enum td_status run_in_job(struct exchange *x, struct parked *parked)
     enum td_status status = late ? parked_commit(parked) : TD_OK;
     if (status != TD_OK)
         op_undo(call);
-    return status == TD_OK ? op_commit(call) : status;
+    TRY(status);
+    TRY(op_commit(call));
+    return x->list ? answer_print_list(x) : TD_OK;
 }
 
 enum td_status exchange_run(struct exchange *x, enum td_status (*then)(struct exchange *x))
 {
     x->next = then;
-    if (op_run_is_long(&x->call))
+    /* A thousand descriptions as JSON are some milliseconds. */
+    if (op_run_is_long(&x->call) || x->call.op == OP_list)
         return exchange_park(x, run_in_job, PARKED_IN_TURN);
     TRY(op_run(&x->call));
     TRY(op_commit(&x->call));

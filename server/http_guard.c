@@ -34,14 +34,30 @@ static const struct {
 struct gathering {
     struct headers *headers;
     const char *twice;
+    bool odd_name;
 };
+
+/* Whether a name is a token (RFC 9110, 5.6.2): one that ends in a blank, say, is another header to
+ * some readers. */
+static bool is_token(const char *name, size_t length)
+{
+    static const char marks[] = "!#$%&'*+-.^_`|~";
+    for (size_t i = 0; i < length; i++) {
+        char c = name[i], letter = (char)(c | 32);
+        if (!(c >= '0' && c <= '9') && !(letter >= 'a' && letter <= 'z') &&
+            (c == '\0' || !strchr(marks, c)))
+            return false;
+    }
+    return length > 0;
+}
 
 static enum MHD_Result on_header(void *argument, enum MHD_ValueKind kind, const char *name,
                                  size_t name_length, const char *value, size_t value_length)
 {
     struct gathering *gathering = argument;
     (void)kind;
-    (void)name_length;
+    if (!is_token(name, name_length))
+        gathering->odd_name = true;
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         if (strcasecmp(name, known[i].name) != 0)
             continue;
@@ -178,6 +194,8 @@ enum td_status guard_headers(struct exchange *x, const char *version)
     MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, on_header, &gathering);
     if (gathering.twice)
         return fail(TD_INVALID, "the header %s came twice", gathering.twice);
+    if (gathering.odd_name)
+        return fail(TD_INVALID, "a header's name has a character that names have not");
     struct text encoding = x->headers.content_encoding;
     if (encoding.data && strcasecmp(encoding.data, "identity") != 0)
         return fail(TD_UNSUPPORTED, "bodies come as they are, without Content-Encoding");

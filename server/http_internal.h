@@ -30,7 +30,7 @@
 #include <cjson/cJSON.h>
 #include <microhttpd.h>
 
-#define HTTP_DOCUMENT_MAX ((size_t)1 << 20)  /* bytes of a JSON request */
+#define HTTP_DOCUMENT_MAX ((size_t)1 << 20)  /* bytes of a batch */
 #define HTTP_SWALLOW_MAX ((uint64_t)1 << 20) /* of a refused body, before the connection is cut */
 #define HTTP_WAIT_MAX_MS UINT64_C(3600000)
 
@@ -98,7 +98,6 @@ struct exchange {
     bool http_1_0;  /* no chunked answers */
     bool begun;
     bool answered;
-    bool takes_failures; /* `next` is called with them, in `status` */
     bool undo;           /* the session was given something that only the answer tells of */
     bool suspended_now;  /* libmicrohttpd has not called since exchange_suspend */
     bool origin_allowed; /* the answer says so to a browser */
@@ -136,14 +135,18 @@ struct exchange {
     uint64_t range_of;     /* of BAD_RANGE: the bytes there are */
     char *document;        /* owned: a JSON body */
     size_t document_length, document_room;
-    cJSON *tree; /* owned: of the document */
-    cJSON *list; /* owned: entries of a list operation */
+    cJSON *tree;            /* owned: of the document */
+    cJSON *list;            /* owned: entries of a list operation */
+    char *text;             /* owned: an answer that a job has printed */
+    uint64_t charged_bytes; /* in the ledger, for documents and lists */
 };
 
 /* NULL without memory. */
 struct exchange *exchange_create(struct http_server *server, struct MHD_Connection *connection,
                                  const char *uri);
 void exchange_unref(struct exchange *x);
+/* Charges memory that the exchange will use to the ledger, until it ends. OUT_OF_MEMORY. */
+NODISCARD enum td_status exchange_charge(struct exchange *x, uint64_t bytes);
 /* Notes an error that is answered when the body has been swallowed. */
 void exchange_note(struct exchange *x, enum td_status status);
 
@@ -198,6 +201,8 @@ bool guard_origin_allowed(const struct exchange *x);
 /* Each queues the answer; an error is one of libmicrohttpd's memory, after which the connection is
  * cut. */
 NODISCARD enum td_status answer_json(struct exchange *x, unsigned http_status, const cJSON *value);
+/* x->text, which is JSON. */
+NODISCARD enum td_status answer_printed(struct exchange *x, unsigned http_status);
 NODISCARD enum td_status answer_text(struct exchange *x, unsigned http_status,
                                      const char *content_type, struct text body);
 NODISCARD enum td_status answer_empty(struct exchange *x, unsigned http_status);
@@ -207,6 +212,8 @@ NODISCARD enum td_status answer_problem(struct exchange *x, enum td_status statu
 cJSON *answer_problem_value(enum td_status status, const char *detail);
 /* The reply of x->call: its fields, and its elements or entries. */
 NODISCARD enum td_status answer_call(struct exchange *x);
+/* In a job: prints the entries of a list operation into x->text. */
+NODISCARD enum td_status answer_print_list(struct exchange *x);
 /* The fields of a reply as JSON, with a name that can be used as input; NULL without memory. */
 cJSON *answer_fields_value(const struct fields *fields);
 /* Queues a response that the caller made (and lets it go), with the headers all answers have. */

@@ -7,6 +7,18 @@
 /* ---- documents ---------------------------------------------------------------------------------
  */
 
+/* A node of a tree for every two bytes of text, at worst. */
+#define TREE_FACTOR 60
+#define FIELDS_DOCUMENT_MAX ((size_t)64 << 10)
+
+/* One operation's fields are read at once; a batch is read in a job. */
+static enum td_status check_length(const struct exchange *x, uint64_t length)
+{
+    size_t limit = x->op ? FIELDS_DOCUMENT_MAX : HTTP_DOCUMENT_MAX;
+    return length <= limit ? TD_OK
+                           : fail(TD_TOO_LARGE, "a document here has at most %zu bytes", limit);
+}
+
 enum td_status document_begin(struct exchange *x)
 {
     struct text type = x->headers.content_type;
@@ -14,16 +26,13 @@ enum td_status document_begin(struct exchange *x)
         strncmp(type.data, "application/x-www-form-urlencoded", 33) != 0)
         return fail(TD_UNSUPPORTED, "this takes application/json, not %.*s",
                     (int)(type.length < 100 ? type.length : 100), type.data);
-    if (x->declared_length != UINT64_MAX && x->declared_length > HTTP_DOCUMENT_MAX)
-        return fail(TD_TOO_LARGE, "a request's document has at most %zu bytes", HTTP_DOCUMENT_MAX);
-    return TD_OK;
+    return x->declared_length == UINT64_MAX ? TD_OK : check_length(x, x->declared_length);
 }
 
 enum td_status document_body(struct exchange *x, const char *data, size_t *length)
 {
     size_t needed = x->document_length + *length;
-    if (needed > HTTP_DOCUMENT_MAX)
-        return fail(TD_TOO_LARGE, "a request's document has at most %zu bytes", HTTP_DOCUMENT_MAX);
+    TRY(check_length(x, needed));
     if (needed > x->document_room) {
         size_t room = needed < 4096 ? 4096 : 2 * needed;
         char *larger = realloc(x->document, room);
@@ -41,6 +50,7 @@ enum td_status document_body(struct exchange *x, const char *data, size_t *lengt
 enum td_status document_parse(struct exchange *x)
 {
     static const char nothing[] = "{}";
+    TRY(exchange_charge(x, TREE_FACTOR * (uint64_t)x->document_length));
     if (!x->document_length)
         return json_parse(nothing, sizeof nothing - 1, &x->tree);
     return json_parse(x->document, x->document_length, &x->tree);
@@ -50,11 +60,11 @@ enum td_status document_parse(struct exchange *x)
  */
 
 /* The names of a set of fields. */
-static cJSON *field_names(uint64_t set)
+static cJSON *field_names(field_set set)
 {
     cJSON *names = cJSON_CreateArray();
     for (int i = 1; names && i < FIELD_END; i++)
-        if (set & (UINT64_C(1) << i))
+        if (set & field_bit(i))
             cJSON_AddItemToArray(names, cJSON_CreateStringReference(field_infos[i].name));
     return names;
 }
@@ -67,7 +77,7 @@ static cJSON *op_value(const struct op_info *info)
     cJSON_AddStringToObject(value, "name", info->name);
     cJSON_AddStringToObject(value, "text", info->doc);
     cJSON_AddItemToObject(value, "required", field_names(info->required));
-    cJSON_AddItemToObject(value, "optional", field_names(info->optional));
+    cJSON_AddItemToObject(value, "optional", field_names(info->optional & ~info->required));
     return value;
 }
 
@@ -136,8 +146,6 @@ enum td_status ops_post_body(struct exchange *x, const char *data, size_t *lengt
 {
     if (takes_elements(x->op))
         return upload_body(x, data, length);
-    if (x->op == OP_ping && x->document_length + *length > 65536)
-        return fail(TD_TOO_LARGE, "ping takes a body of at most 65536 bytes");
     return document_body(x, data, length);
 }
 
@@ -147,10 +155,10 @@ static enum td_status take_document(struct exchange *x)
     struct fields members;
     TRY(document_parse(x));
     TRY(json_to_fields(x->tree, &members));
-    uint64_t twice = members.present & x->in.present;
+    field_set twice = members.present & x->in.present;
     if (twice)
         return fail(TD_INVALID, "'%s' stands in the query and in the document",
-                    field_infos[__builtin_ctzll(twice)].name);
+                    field_infos[field_first(twice)].name);
     fields_merge(&x->in, &members);
     return TD_OK;
 }

@@ -15,7 +15,8 @@
 #include <sys/socket.h>
 
 #define TICK_MS 250
-#define SESSIONS_EVERY 4 /* ticks */
+#define SESSIONS_EVERY 4   /* ticks */
+#define EXPIRE_A_TICK 4096 /* names */
 #define BATCH 64
 
 struct peer {
@@ -184,7 +185,7 @@ static bool peer_owes(struct peer *peer, const struct tcp_info *info)
     int queued = 0;
     if (info->tcpi_notsent_bytes || info->tcpi_unacked)
         (void)ioctl(peer->fd, SIOCOUTQ, &queued);
-    peer->offered = info->tcpi_bytes_acked + (uint64_t)queued;
+    peer->offered = (uint64_t)info->tcpi_bytes_acked + (unsigned)queued;
     return owed;
 }
 
@@ -361,6 +362,8 @@ static void *clock_run(void *argument)
             touch_sessions(server);
         pthread_mutex_unlock(&server->lock);
         end_now(&endings);
+        if (tick)
+            (void)store_expire(server->options.engine->store, now_ms, EXPIRE_A_TICK);
         if (sessions)
             http_sessions_expire(server->sessions, now_ms);
         pthread_mutex_lock(&server->lock);

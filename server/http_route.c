@@ -113,7 +113,7 @@ static enum td_status take_param(struct exchange *x, struct text key, struct tex
             x->params[i] = value;
             return TD_OK;
         }
-    if (x->in.present & (UINT64_C(1) << field))
+    if (x->in.present & field_bit(field))
         return fail(TD_INVALID, "the parameter %s came twice", field_infos[field].name);
     return field_from_text(field, value, &x->in);
 }

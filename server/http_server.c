@@ -129,7 +129,7 @@ static enum MHD_Result on_request(void *argument, struct MHD_Connection *connect
         return on_body(x, data, length);
     if (x->answered)
         return MHD_YES;
-    if (x->status != TD_OK && !x->takes_failures)
+    if (x->status != TD_OK)
         return answer_failure(x, fail(x->status, "%s", x->message));
     enum td_status status = x->next(x);
     return status == TD_OK ? MHD_YES : answer_failure(x, status);

@@ -1,4 +1,5 @@
 #include "core/print.h"
+#include "proto/format/json.h"
 #include "server/http_internal.h"
 
 #include <inttypes.h>
@@ -71,14 +72,22 @@ static void describe(struct exchange *x, const struct tensor *view, enum td_dtyp
     tensor_describe(view, out);
     if (view != x->call.input) /* the view is nobody's object */
         out->present &= ~FIELD_BIT(id);
-    if (x->call.input_generation) {
-        FIELDS_SET(out, name, x->in.input);
-        FIELDS_SET(out, generation, x->call.input_generation);
-    }
+    if (x->call.input_generation)
+        op_describe_name(out, x->in.input, x->call.input_generation, x->call.input_ttl_ms);
     if (dtype != view->layout.dtype) {
         FIELDS_SET(out, dtype, dtype);
         FIELDS_SET(out, nbytes, (uint64_t)view->layout.elements * dtype_infos[dtype].size_bytes);
     }
+}
+
+static enum td_status wants_values(const struct exchange *x, bool *out)
+{
+    struct text value = x->params[PARAM_VALUES];
+    *out = value.data && (!value.length || text_equal(value, "true") || text_equal(value, "1"));
+    if (!value.data || *out || text_equal(value, "false") || text_equal(value, "0"))
+        return TD_OK;
+    return fail(TD_INVALID, "values is true or false, not '%.*s'",
+                (int)(value.length < 40 ? value.length : 40), value.data);
 }
 
 static enum td_status get_found(struct exchange *x)
@@ -88,7 +97,9 @@ static enum td_status get_found(struct exchange *x)
     const struct fields *in = &x->in;
     enum format format;
     struct fields description;
+    bool values;
     TRY(format_asked(x, FORMAT_JSON, &format));
+    TRY(wants_values(x, &values));
     if (FIELDS_HAS(in, index))
         TRY(view_of_input(call, &call->layout, &view));
     else
@@ -97,19 +108,20 @@ static enum td_status get_found(struct exchange *x)
         return get_text(x, view);
     if (format == FORMAT_NPY)
         TRY(check_numpy(x));
-    struct text values = x->params[PARAM_VALUES];
     enum td_dtype dtype = FIELDS_HAS(in, dtype) ? in->dtype : view->layout.dtype;
     TRY(op_check_cast(call, view->layout.dtype, dtype));
     describe(x, view, dtype, &description);
-    return answer_elements(
-        x, &(struct elements){
-               .tensor = view,
-               .dtype = dtype,
-               .saturate = FIELDS_HAS(in, saturate) && in->saturate,
-               .format = format,
-               .values = values.data && !text_equal(values, "false") && !text_equal(values, "0"),
-               .description = &description,
-           });
+    /* The time left is another each time: nobody has this description already. */
+    if (format == FORMAT_JSON && FIELDS_HAS(&description, ttl_ms))
+        x->headers.if_none_match.data = NULL;
+    return answer_elements(x, &(struct elements){
+                                  .tensor = view,
+                                  .dtype = dtype,
+                                  .saturate = FIELDS_HAS(in, saturate) && in->saturate,
+                                  .format = format,
+                                  .values = values,
+                                  .description = &description,
+                              });
 }
 
 enum td_status tensors_get(struct exchange *x)
@@ -175,9 +187,22 @@ enum td_status stats_get(struct exchange *x)
 /* ---- changing ----------------------------------------------------------------------------------
  */
 
+/* ?ttl= as the field of the operation. */
+static enum td_status take_ttl(struct exchange *x)
+{
+    uint64_t ttl_ms;
+    if (!x->params[PARAM_TTL].data)
+        return TD_OK;
+    TRY(duration_from_text(x->params[PARAM_TTL], &ttl_ms));
+    TRY(ttl_check(ttl_ms));
+    FIELDS_SET(&x->in, ttl_ms, ttl_ms);
+    return TD_OK;
+}
+
 enum td_status tensors_put_begin(struct exchange *x)
 {
     TRY(name_check(x->rest));
+    TRY(take_ttl(x));
     FIELDS_SET(&x->in, output, x->rest);
     TRY(etag_conditions(x, x->rest, &x->existed));
     return upload_begin(x, OP_put);

@@ -220,6 +220,21 @@ static enum td_status spool_body(struct exchange *x, const char *data, size_t *l
     return *length ? exchange_park(x, spool_grow, PARKED_AHEAD) : TD_OK;
 }
 
+/* Memory is not made for more numbers than the rest of the text can hold: a digit and a comma each.
+ */
+static enum td_status check_text(struct exchange *x)
+{
+    int64_t elements = 0;
+    uint64_t left = x->declared_length - x->upload->consumed;
+    bool known =
+        x->declared_length != UINT64_MAX && dims_count(&x->in.shape, x->in.dtype, &elements);
+    if (known && (uint64_t)elements > left / 2 + 1)
+        return fail(TD_BAD_SHAPE,
+                    "the shape has %" PRId64 " elements, more than %" PRIu64 " bytes of text hold",
+                    elements, left);
+    return TD_OK;
+}
+
 static enum td_status json_body(struct exchange *x, const char *data, size_t *length)
 {
     struct upload *upload = x->upload;
@@ -238,6 +253,7 @@ static enum td_status json_body(struct exchange *x, const char *data, size_t *le
             continue;
         TRY(agree_on_dtype(x, json_tensor_dtype(upload->json)));
         TRY(agree_on_shape(x, json_tensor_shape(upload->json)));
+        TRY(check_text(x));
         TRY(elements_begin(x));
         if (x->suspended_now)
             return TD_OK;
@@ -250,13 +266,15 @@ static enum td_status json_body(struct exchange *x, const char *data, size_t *le
  * something, the query counts: it is the request's own. */
 static void take_members(struct exchange *x)
 {
-    static const enum field taken[] = {FIELD_requires_grad, FIELD_mutable,     FIELD_device,
-                                       FIELD_output,        FIELD_create_only, FIELD_if_generation};
+    static const enum field taken[] = {
+        FIELD_requires_grad, FIELD_mutable,       FIELD_device, FIELD_output,
+        FIELD_create_only,   FIELD_if_generation, FIELD_ttl_ms,
+    };
     const struct op_info *info = &op_infos[x->upload->op];
     struct fields members = *json_tensor_fields(x->upload->json);
-    uint64_t wanted = 0;
+    field_set wanted = 0;
     for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++)
-        wanted |= UINT64_C(1) << taken[i];
+        wanted |= field_bit(taken[i]);
     members.present &= wanted & (info->required | info->optional) & ~x->in.present;
     fields_merge(&x->in, &members);
 }

@@ -426,7 +426,7 @@ static enum td_status member_read(const cJSON *node, struct fields *out)
     enum td_status status = codecs[field_infos[field].type].from_node(node, member_of(out, field));
     if (status != TD_OK)
         return status == TD_BAD_INDEX ? status : fail_node(field, node, status);
-    out->present |= UINT64_C(1) << field;
+    out->present |= field_bit(field);
     return TD_OK;
 }
 
@@ -453,7 +453,7 @@ enum td_status field_from_text(int field, struct text value, struct fields *out)
         if (status != TD_OK)
             return status == TD_BAD_INDEX ? status : fail_text(field, value, status);
     }
-    out->present |= UINT64_C(1) << field;
+    out->present |= field_bit(field);
     return TD_OK;
 }
 
@@ -466,8 +466,8 @@ static cJSON *text_add(cJSON *object, const char *name, struct text text)
 
 enum td_status json_add_fields(cJSON *object, const struct fields *fields)
 {
-    for (uint64_t left = fields->present; left != 0; left &= left - 1) {
-        const struct field_info *info = &field_infos[__builtin_ctzll(left)];
+    for (field_set left = fields->present; left != 0; left &= left - 1) {
+        const struct field_info *info = &field_infos[field_first(left)];
         const void *member = (const char *)fields + info->offset;
         char value[VALUE_SIZE];
         cJSON *node;

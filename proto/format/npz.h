@@ -4,7 +4,8 @@
  * the bytes come from or go to is the caller's affair. A status other than TD_OK of a function of
  * the caller's ends the work and is what the call returns; its fail() stands.
  *
- * Linked apart from the other formats (libarchive). One thread at a time for each reader or writer.
+ * Linked apart from the other formats (libarchive). One thread at a time for each reader or writer;
+ * while one reads, the thread's LC_CTYPE is C.UTF-8.
  */
 #ifndef FORMAT_NPZ_H
 #define FORMAT_NPZ_H

@@ -44,7 +44,7 @@ def fails(*arguments, code=None, env=None):
     """Runs a daemon that must refuse to start: what it says."""
     with tempfile.TemporaryDirectory(prefix="td-") as runtime:  # should one start all the same
         safe = {"XDG_RUNTIME_DIR": runtime, "TENSORD_TCP": "127.0.0.1:0",
-                "TENSORD_MEMORY_LIMIT": "64MiB"}  # fmt: skip
+                "TENSORD_HTTP": "127.0.0.1:0", "TENSORD_MEMORY_LIMIT": "64MiB"}  # fmt: skip
         done = run_tensord(*arguments, env={**safe, **(env or {})}, timeout=10)
     assert done.returncode != 0 and (code is None or done.returncode == code), done
     assert done.stderr.count("\n") == 1, done.stderr
@@ -95,7 +95,8 @@ def test_version():
     (["--io-timeout-ms", "soon"], "soon"), (["--io-threads", "0"], "io-threads"),
     (["--socket-mode", "0999"], "0999"), (["--socket-mode", "7777"], "7777"),
     (["--socket-mode", "rw"], "rw"), (["--log-format", "xml"], "xml"),
-    (["--no-socket", "--no-tcp"], "neither"), (["--socket", "", "--tcp", ""], "neither"),
+    (["--no-socket", "--no-tcp", "--no-http"], "neither"),
+    (["--socket", "", "--tcp", "", "--http", ""], "neither"),
 ])  # fmt: skip
 def test_flags_that_are_wrong(arguments, says):
     message = fails(*arguments, code=2)

@@ -134,10 +134,13 @@ struct result {
     bool spooled;
     char detail[FAIL_DETAIL_SIZE];
     struct known found;
-    uint64_t fields; /* present */
+    field_set fields; /* present */
     void *elements;
     size_t bytes;
 };
+
+/* Another one each time, so that what is not written shows up as different. */
+static unsigned char filling;
 
 static void elements_make(const struct json_tensor *reader, struct result *result)
 {
@@ -150,7 +153,7 @@ static void elements_make(const struct json_tensor *reader, struct result *resul
         return;
     result->bytes = (size_t)count * td_dtype_size((int)result->found.dtype);
     result->elements = malloc(result->bytes);
-    memset(result->elements, 0xAA, result->bytes); /* what is not written shows up as different */
+    memset(result->elements, ++filling, result->bytes);
 }
 
 static enum td_status read_spooled(struct json_tensor *reader, const char *text, size_t length,

@@ -115,7 +115,7 @@ static struct index index_value(void)
 static void set_field(struct fields *fields, unsigned field)
 {
     void *member = (char *)fields + field_infos[field].offset;
-    fields->present |= UINT64_C(1) << field;
+    fields->present |= field_bit((int)field);
     switch (field_infos[field].type) {
     case FIELD_TYPE_UINT:
     case FIELD_TYPE_INT:
@@ -140,19 +140,16 @@ static void set_field(struct fields *fields, unsigned field)
         *(struct index *)member = index_value();
         break;
     default:
-        fields->present &= ~(UINT64_C(1) << field);
+        fields->present &= ~field_bit((int)field);
     }
 }
 
 /* ---- requests --------------------------------------------------------------------------------
  */
 
-static uint64_t fields_of(uint8_t opcode)
+static field_set fields_of(uint8_t opcode)
 {
-    uint64_t fields = op_infos[opcode].required | op_infos[opcode].optional;
-    if (op_infos[opcode].traits & OP_MAKES)
-        fields |= FIELD_BIT(output) | FIELD_BIT(create_only) | FIELD_BIT(if_generation);
-    return fields;
+    return op_infos[opcode].required | op_infos[opcode].optional;
 }
 
 /* The body that shape and dtype ask for, in one of the two ways that an input can say it. */
@@ -183,9 +180,9 @@ static void generate(struct ops_request *request, struct fields *in)
     do
         request->opcode = (uint8_t)pick(OP_END);
     while (!op_infos[request->opcode].name || (op_infos[request->opcode].traits & OP_CONNECTION));
-    uint64_t required = op_infos[request->opcode].required, all = fields_of(request->opcode);
+    field_set required = op_infos[request->opcode].required, all = fields_of(request->opcode);
     for (unsigned field = 1; field < FIELD_END; field++) {
-        uint64_t bit = UINT64_C(1) << field;
+        field_set bit = field_bit((int)field);
         if ((required & bit) || ((all & bit) && chance(field == FIELD_output ? 2 : 5)))
             set_field(in, field);
     }
@@ -201,12 +198,12 @@ static void generate(struct ops_request *request, struct fields *in)
 /* One field of it gets another value, or comes, or goes. */
 static void change(struct ops_request *request, struct fields *in)
 {
-    uint64_t all = fields_of(request->opcode);
+    field_set all = fields_of(request->opcode);
     unsigned field = 1 + (unsigned)pick(FIELD_END - 1);
-    for (int i = 0; i < 200 && !(all & UINT64_C(1) << field); i++)
+    for (int i = 0; i < 200 && !(all & field_bit((int)field)); i++)
         field = 1 + (unsigned)pick(FIELD_END - 1);
     if (chance(4))
-        in->present &= ~(UINT64_C(1) << field);
+        in->present &= ~field_bit((int)field);
     else
         set_field(in, field);
     if (chance(8))

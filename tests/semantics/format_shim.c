@@ -15,18 +15,22 @@ typedef void format_shim_visit(const char *name, const int64_t *array, const voi
 const char *format_shim_detail(void);
 const char *format_shim_dtype(int dtype);
 int64_t format_shim_index_none(void);
-int format_shim_index(const char *text, size_t length, int64_t *out);
-int format_shim_npy_read(const void *bytes, size_t length, int hint, int64_t *out, size_t *needed);
+enum td_status format_shim_index(const char *text, size_t length, int64_t *out);
+enum td_status format_shim_npy_read(const void *bytes, size_t length, int hint, int64_t *out,
+                                    size_t *needed);
 size_t format_shim_npy_write(int dtype, int rank, const int64_t *shape, unsigned char *out);
-int format_shim_safetensors_read(const void *bytes, size_t length, uint64_t file_bytes,
-                                 struct safetensors **out, size_t *count, const char **metadata);
+enum td_status format_shim_safetensors_read(const void *bytes, size_t length, uint64_t file_bytes,
+                                            struct safetensors **out, size_t *count,
+                                            const char **metadata);
 const char *format_shim_safetensors_entry(const struct safetensors *file, size_t i, int64_t *out);
-int format_shim_safetensors_write(size_t count, const char **names, const int64_t *arrays,
-                                  const char *metadata, unsigned char **out, size_t *length);
-int format_shim_npz_read(const void *bytes, size_t length, int pipe, int hint, uint64_t max_bytes,
-                         format_shim_visit *visit);
-int format_shim_npz_write(size_t count, const char **names, const int64_t *arrays,
-                          const void **bytes, int deflate, void *out, size_t room, size_t *length);
+enum td_status format_shim_safetensors_write(size_t count, const char **names,
+                                             const int64_t *arrays, const char *metadata,
+                                             unsigned char **out, size_t *length);
+enum td_status format_shim_npz_read(const void *bytes, size_t length, int pipe, int hint,
+                                    uint64_t max_bytes, format_shim_visit *visit);
+enum td_status format_shim_npz_write(size_t count, const char **names, const int64_t *arrays,
+                                     const void **bytes, int deflate, void *out, size_t room,
+                                     size_t *length);
 
 const char *format_shim_detail(void)
 {
@@ -61,7 +65,7 @@ int64_t format_shim_index_none(void)
 }
 
 /* out: how many items, then four numbers an item. */
-int format_shim_index(const char *text, size_t length, int64_t *out)
+enum td_status format_shim_index(const char *text, size_t length, int64_t *out)
 {
     struct index index;
     TRY(index_from_text((struct text){text, length}, &index));
@@ -86,7 +90,8 @@ static void header_out(const struct npy_header *header, int64_t *out)
     dims_out(&header->shape, &out[4], out + 5);
 }
 
-int format_shim_npy_read(const void *bytes, size_t length, int hint, int64_t *out, size_t *needed)
+enum td_status format_shim_npy_read(const void *bytes, size_t length, int hint, int64_t *out,
+                                    size_t *needed)
 {
     struct npy_header header;
     TRY(npy_read(bytes, length, (enum td_dtype)hint, &header, needed));
@@ -104,8 +109,9 @@ size_t format_shim_npy_write(int dtype, int rank, const int64_t *shape, unsigned
 /* ---- safetensors ----------------------------------------------------------------------------- */
 
 /* The file stays until it is ended with safetensors_destroy. */
-int format_shim_safetensors_read(const void *bytes, size_t length, uint64_t file_bytes,
-                                 struct safetensors **out, size_t *count, const char **metadata)
+enum td_status format_shim_safetensors_read(const void *bytes, size_t length, uint64_t file_bytes,
+                                            struct safetensors **out, size_t *count,
+                                            const char **metadata)
 {
     TRY(safetensors_read(bytes, length, file_bytes, out));
     *count = (*out)->count;
@@ -126,8 +132,9 @@ const char *format_shim_safetensors_entry(const struct safetensors *file, size_t
 }
 
 /* The caller frees *out with free(). */
-int format_shim_safetensors_write(size_t count, const char **names, const int64_t *arrays,
-                                  const char *metadata, unsigned char **out, size_t *length)
+enum td_status format_shim_safetensors_write(size_t count, const char **names,
+                                             const int64_t *arrays, const char *metadata,
+                                             unsigned char **out, size_t *length)
 {
     struct safetensors_entry *entries = calloc(count + 1, sizeof *entries);
     for (size_t i = 0; i < count; i++, arrays += ARRAY_NUMBERS)
@@ -136,7 +143,7 @@ int format_shim_safetensors_write(size_t count, const char **names, const int64_
                                                 .shape = dims_of(arrays[4], arrays + 5)};
     enum td_status status = safetensors_write(entries, count, metadata, out, length);
     free(entries);
-    return (int)status;
+    return status;
 }
 
 /* ---- npz ------------------------------------------------------------------------------------- */
@@ -176,12 +183,12 @@ static enum td_status pull_all(void *context, struct npz_reader *reader,
     return status;
 }
 
-int format_shim_npz_read(const void *bytes, size_t length, int pipe, int hint, uint64_t max_bytes,
-                         format_shim_visit *visit)
+enum td_status format_shim_npz_read(const void *bytes, size_t length, int pipe, int hint,
+                                    uint64_t max_bytes, format_shim_visit *visit)
 {
     struct piece piece = {bytes, length};
     struct npz_source source = {&piece, piece_read, pipe ? UINT64_MAX : length};
-    return (int)npz_read_each(&source, (enum td_dtype)hint, max_bytes, pull_all, &visit);
+    return npz_read_each(&source, (enum td_dtype)hint, max_bytes, pull_all, &visit);
 }
 
 struct room {
@@ -211,8 +218,9 @@ static enum td_status write_members(struct npz_writer *writer, size_t count, con
     return npz_write_end(writer);
 }
 
-int format_shim_npz_write(size_t count, const char **names, const int64_t *arrays,
-                          const void **bytes, int deflate, void *out, size_t room, size_t *length)
+enum td_status format_shim_npz_write(size_t count, const char **names, const int64_t *arrays,
+                                     const void **bytes, int deflate, void *out, size_t room,
+                                     size_t *length)
 {
     unsigned char *start = out;
     struct room left = {start, start + room};
@@ -222,5 +230,5 @@ int format_shim_npz_write(size_t count, const char **names, const int64_t *array
     enum td_status status = write_members(writer, count, names, arrays, bytes);
     npz_write_destroy(writer);
     *length = (size_t)(left.at - start);
-    return (int)status;
+    return status;
 }

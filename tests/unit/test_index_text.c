@@ -44,6 +44,7 @@ static const struct {
     {"1:newaxis", ITEMS(SLICE(1, NONE, NONE))},
     /* Where a slice ends does not change beyond the end of any dimension. */
     {"-9223372036854775808:99999999999999999999", ITEMS(SLICE(-MAX, MAX, NONE))},
+    {":184467440737095516160", ITEMS(SLICE(NONE, MAX, NONE))}, /* 10 * 2^64 */
     {"...", ITEMS(DOTS)},
     {"Ellipsis", ITEMS(DOTS)},
     {"None", ITEMS(AXIS)},

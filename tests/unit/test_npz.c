@@ -332,6 +332,17 @@ static void skips(void **state)
             }
 }
 
+/* A pipe is read through, and so its checksums are compared all the same. */
+static void skips_damage_only_where_it_can(void **state)
+{
+    (void)state;
+    zip_one("x.npy", 2, 8, 1);
+    visited = (struct visited){.pull = 0};
+    assert_int_equal(read_archive(false, NO_LIMIT), TD_OK);
+    assert_int_equal(read_archive(true, NO_LIMIT), TD_INVALID);
+    assert_int_equal(visited.count, 1);
+}
+
 static void limits(void **state)
 {
     static const uint64_t all = 24 + 10 + 16 + 0 + 3000 + 5 * NPY_BYTES;
@@ -554,9 +565,9 @@ static void unfinished(void **state)
     archive_clear();
     assert_int_equal(npz_write_begin(&sink, false, &writer), TD_OK);
     assert_int_equal(npz_write_member(writer, "x", TD_INT32, &(struct dims)SCALAR), TD_OK);
+    assert_int_equal(npz_write_bytes(writer, "\0\0\0", 4), TD_OK);
     npz_write_destroy(writer);
-    visit_all(100);
-    assert_int_equal(read_archive(false, NO_LIMIT), TD_INVALID);
+    assert_int_equal(archive.length, 0); /* all of it was still being gathered */
 }
 
 int main(void)
@@ -566,6 +577,7 @@ int main(void)
         cmocka_unit_test(compresses_only_when_asked),
         cmocka_unit_test(writes_the_same_bytes_again),
         cmocka_unit_test(skips),
+        cmocka_unit_test(skips_damage_only_where_it_can),
         cmocka_unit_test(limits),
         cmocka_unit_test(refuses_what_cannot_be),
         cmocka_unit_test(refuses_members),

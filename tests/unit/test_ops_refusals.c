@@ -102,7 +102,7 @@ static const struct {
     enum op op;
     int body; /* of fill_request, -1 for none */
     uint64_t *input, *other;
-    uint64_t fields; /* to set, of those below */
+    field_set fields; /* to set, of those below */
     bool no_output;
     unsigned reservations; /* at least so many can be refused */
 } rows[] = {

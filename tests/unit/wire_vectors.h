@@ -129,7 +129,7 @@ static void parse_field(char *text, struct fields *out)
         fail_msg("no field is called '%.*s'", (int)length, text);
     value = value ? value + 1 : text + length;
     void *member = (char *)out + field_infos[field].offset;
-    out->present |= UINT64_C(1) << field;
+    out->present |= field_bit(field);
     switch (field_infos[field].type) {
     case FIELD_TYPE_UINT:
         *(uint64_t *)member = strtoull(value, NULL, 10);
