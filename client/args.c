@@ -66,7 +66,7 @@ static enum td_status args_field(struct td_args *args, const char *name, enum fi
                                     "%s was given",
                                     name, field_type_name(field_infos[field].type),
                                     field_type_name(type)));
-    args->fields.present |= UINT64_C(1) << field;
+    args->fields.present |= field_bit(field);
     void *member = (char *)&args->fields + field_infos[field].offset;
     memcpy(out_member, &member, sizeof member);
     return TD_OK;
@@ -259,12 +259,12 @@ static struct {
 static int description_count;
 static pthread_once_t descriptions_once = PTHREAD_ONCE_INIT;
 
-static void write_field_names(uint64_t fields, char out[FIELD_NAMES_SIZE])
+static void write_field_names(field_set fields, char out[FIELD_NAMES_SIZE])
 {
     size_t used = 0;
     for (; fields; fields &= fields - 1) {
         int n = snprintf(out + used, FIELD_NAMES_SIZE - used, "%s%s", used ? " " : "",
-                         field_infos[__builtin_ctzll(fields)].name);
+                         field_infos[field_first(fields)].name);
         if (n < 0 || (size_t)n >= FIELD_NAMES_SIZE - used)
             return;
         used += (size_t)n;

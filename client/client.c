@@ -122,6 +122,7 @@ static enum td_status client_new(const struct td_options *options, const struct 
     client->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_DEFAULT_MS;
     client->reconnect = !options->no_reconnect;
     client->interrupt = (struct interrupt){options->interrupted, options->interrupted_argument};
+    client->progress = (struct progress){options->progress, options->progress_argument};
     pthread_mutex_init(&client->lock, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);

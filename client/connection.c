@@ -47,6 +47,12 @@ bool interrupt_asked(const struct interrupt *interrupt)
     return asked;
 }
 
+void progress_tell(const struct progress *progress, uint64_t done_bytes, uint64_t total_bytes)
+{
+    if (progress->tell)
+        progress->tell(progress->argument, done_bytes, total_bytes);
+}
+
 int connection_wait(const struct connection *connection, short events, int64_t deadline)
 {
     for (;;) {
@@ -235,7 +241,8 @@ static enum td_status connect_tcp(const struct address *address, const struct in
 }
 
 enum td_status connection_open(const struct address *address, const struct interrupt *interrupt,
-                               int64_t deadline, struct connection **out)
+                               const struct progress *progress, int64_t deadline,
+                               struct connection **out)
 {
     int fd = -1;
     if (address->local)
@@ -253,6 +260,7 @@ enum td_status connection_open(const struct address *address, const struct inter
     connection->fresh = true;
     connection->url = address->url;
     connection->interrupt = interrupt;
+    connection->progress = progress;
     *out = connection;
     return TD_OK;
 }

@@ -53,6 +53,7 @@ struct connection {
     int64_t patience_ms;               /* the socket's receive timeout; 0: for ever */
     const char *url;                   /* of the client, for messages */
     const struct interrupt *interrupt; /* of the client */
+    const struct progress *progress;   /* of the client */
     uint8_t *out;                      /* frames that wait to be sent */
     size_t out_size, out_capacity;
     /* The releases in `out`, until a byte of it was written: a lost connection hands them back. */
@@ -67,12 +68,19 @@ struct interrupt {
     void *argument;
 };
 
+/* Whom td_options have told of bodies on their way; tell: NULL if nobody. As above. */
+struct progress {
+    void (*tell)(void *argument, uint64_t done_bytes, uint64_t total_bytes);
+    void *argument;
+};
+
 /* After EINTR: true if the program wants the call to end. */
 bool interrupt_asked(const struct interrupt *interrupt);
 
 /* Connects the socket; hello is the caller's. CONNECTION, DEADLINE or CANCELLED. */
 NODISCARD enum td_status connection_open(const struct address *address,
-                                         const struct interrupt *interrupt, int64_t deadline,
+                                         const struct interrupt *interrupt,
+                                         const struct progress *progress, int64_t deadline,
                                          struct connection **out);
 void connection_close(struct connection *connection); /* NULL is fine */
 /* An idle connection that the daemon closed, or that holds bytes nobody asked for. */
@@ -126,6 +134,7 @@ NODISCARD enum td_status connection_exchange(struct connection *connection, cons
 enum io_result { IO_DONE, IO_EARLY_REPLY, IO_CLOSED, IO_TIMEOUT, IO_CANCELLED, IO_FAILED };
 enum io_result connection_send(struct connection *connection, const struct call *call,
                                int64_t deadline, bool *request_begun);
+void progress_tell(const struct progress *progress, uint64_t done_bytes, uint64_t total_bytes);
 enum td_status connection_receive(struct connection *connection, const struct call *call,
                                   int64_t deadline, struct td_reply *reply,
                                   struct exchange *exchange);

@@ -44,6 +44,7 @@ struct td_client {
     int64_t timeout_ms; /* < 0: none */
     bool reconnect;
     struct interrupt interrupt;
+    struct progress progress;
 
     pthread_mutex_t lock;
     pthread_cond_t session_opened; /* of CLOCK_MONOTONIC */

@@ -152,8 +152,8 @@ static enum td_status session_connect_once(struct td_client *client, int64_t dea
     *again = false;
     TRY(reply_new(&reply));
     TRY(session_wait(client, deadline, key, &session));
-    enum td_status status =
-        connection_open(&client->address, &client->interrupt, deadline, &connection);
+    enum td_status status = connection_open(&client->address, &client->interrupt, &client->progress,
+                                            deadline, &connection);
     if (status == TD_OK)
         status = say_hello(client, connection, key, deadline, reply);
     if (!*key)

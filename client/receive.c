@@ -15,6 +15,7 @@ struct reader {
     int64_t deadline;
     size_t have, used;
     uint64_t received;     /* bytes, ever */
+    bool in_body;          /* which progress is told of */
     int descriptor;        /* -1: none came yet */
     bool descriptor_lost;  /* one came, and this process had no number free for it */
     bool descriptor_fault; /* too many came */
@@ -105,12 +106,16 @@ static enum io_result receive_exactly(struct reader *reader, void *to, uint64_t 
     if (ahead > 0)
         memcpy(at, reader->connection->in + reader->used, ahead);
     reader->used += ahead;
+    if (reader->in_body && ahead > 0)
+        progress_tell(reader->connection->progress, ahead, size);
     for (uint64_t done = ahead; done < size;) {
         size_t n;
         enum io_result result = receive_some(reader, at + done, size - done, false, &n);
         if (result != IO_DONE)
             return result;
         done += n;
+        if (reader->in_body)
+            progress_tell(reader->connection->progress, done, size);
     }
     return IO_DONE;
 }
@@ -208,6 +213,7 @@ static enum td_status receive_body(struct reader *reader, const struct call *cal
 {
     enum io_result result;
     reply->body_bytes = length;
+    reader->in_body = true;
     if (call->into_given && length > call->into_bytes) {
         result = skip(reader, length);
         *finished = result == IO_DONE;

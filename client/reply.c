@@ -35,8 +35,8 @@ static const void *field_at(const struct fields *fields, int field)
 /* Texts become C strings in place: what follows one is the head of the next field, read already. */
 static void terminate_texts(const struct fields *fields)
 {
-    for (uint64_t left = fields->present; left; left &= left - 1) {
-        int field = __builtin_ctzll(left);
+    for (field_set left = fields->present; left; left &= left - 1) {
+        int field = field_first(left);
         if (field_infos[field].type != FIELD_TYPE_TEXT)
             continue;
         const struct text *text = field_at(fields, field);
@@ -110,7 +110,7 @@ static const void *find(const struct td_reply *reply, const char *name, enum fie
 {
     int field = field_find(name, strlen(name));
     if (field == 0 || field_infos[field].type != type ||
-        !(reply->fields.present & (UINT64_C(1) << field)))
+        !(reply->fields.present & field_bit(field)))
         return NULL;
     return field_at(&reply->fields, field);
 }
@@ -206,10 +206,10 @@ char td_reply_scalar(const struct td_reply *reply, const char *field, int64_t *i
 
 const char *td_reply_field(const struct td_reply *reply, int i)
 {
-    uint64_t left = reply->fields.present;
+    field_set left = reply->fields.present;
     for (; i > 0 && left; i--)
         left &= left - 1;
-    return left && i == 0 ? field_infos[__builtin_ctzll(left)].name : NULL;
+    return left && i == 0 ? field_infos[field_first(left)].name : NULL;
 }
 
 const void *td_reply_body(const struct td_reply *reply, size_t *size_bytes)
@@ -230,8 +230,8 @@ uint64_t td_reply_session(const struct td_reply *reply)
 static enum td_status entry_own_texts(struct td_reply *entry)
 {
     size_t needed = 0;
-    for (uint64_t left = entry->fields.present; left; left &= left - 1) {
-        int field = __builtin_ctzll(left);
+    for (field_set left = entry->fields.present; left; left &= left - 1) {
+        int field = field_first(left);
         if (field_infos[field].type == FIELD_TYPE_TEXT)
             needed += ((const struct text *)field_at(&entry->fields, field))->length + 1;
     }
@@ -243,8 +243,8 @@ static enum td_status entry_own_texts(struct td_reply *entry)
         entry->entry_meta_capacity = needed;
     }
     char *at = (char *)entry->meta;
-    for (uint64_t left = entry->fields.present; left; left &= left - 1) {
-        int field = __builtin_ctzll(left);
+    for (field_set left = entry->fields.present; left; left &= left - 1) {
+        int field = field_first(left);
         if (field_infos[field].type != FIELD_TYPE_TEXT)
             continue;
         struct text *text = (struct text *)(uintptr_t)field_at(&entry->fields, field);

@@ -155,6 +155,8 @@ static enum io_result send_all(const struct connection *connection, const void *
         ssize_t n = send_some(connection->fd, parts, *sent == 0 ? descriptor : -1);
         if (n > 0) {
             *sent += (size_t)n;
+            if (*sent > head)
+                progress_tell(connection->progress, *sent - head, body_bytes);
         } else if (n < 0 && errno == EAGAIN) {
             enum io_result waited = wait_to_send(connection, deadline);
             if (waited != IO_DONE)

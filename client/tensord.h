@@ -52,6 +52,11 @@ struct td_options {
      * go on waiting. */
     bool (*interrupted)(void *argument);
     void *interrupted_argument;
+    /* Told in the calling thread, after each piece of a request's or a reply's body, how much of it
+     * has gone over the connection; a call that is sent once more begins anew. Calls nothing of
+     * this client. NULL: nobody is told. */
+    void (*progress)(void *argument, uint64_t done_bytes, uint64_t total_bytes);
+    void *progress_argument;
 };
 
 /* url: "unix:///run/tensord.sock", "tcp://host:7071", or a bare path of a socket. NULL: the

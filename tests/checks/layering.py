@@ -50,7 +50,9 @@ ROOMS = {
               CONTAINERS + r"|uv\.h", True),
     "http": ({"vocabulary", "core", "wire", "format", "server"},
              CONTAINERS + r"|uv\.h|microhttpd\.h|cjson/cJSON\.h", True),
-    "client": ({"vocabulary", "wire"}, None, True),
+    "api": ({"vocabulary"}, None, False),
+    "client": ({"vocabulary", "wire", "api"}, None, True),
+    "cli": ({"vocabulary", "format", "api"}, r"cjson/cJSON\.h", False),
     "example": (set(), r"tensord\.h", False),
 }  # fmt: skip
 WHAT = {
@@ -62,7 +64,9 @@ WHAT = {
     "server": "anything below it, but libmicrohttpd only in server/http*",
     "frame": "operations and proto, never http",
     "http": "operations and proto, never frame",
+    "api": "libc and the vocabulary",
     "client": "libc, the vocabulary and proto/wire",
+    "cli": "libc, the vocabulary, proto/format, cJSON and client/tensord.h",
     "example": "libc and the installed <tensord.h>, as any program outside of the tree",
 }
 
@@ -79,8 +83,11 @@ def room_of(path):
         return "wire"
     if path.startswith("proto/format/"):
         return "format"
-    if path.startswith("client/example/"):
-        return "example"
+    if path == "client/tensord.h":
+        return "api"
+    for room in ("example", "cli"):
+        if path.startswith(f"client/{room}/"):
+            return room
     if path.startswith("server/"):
         for door in ("frame", "http"):
             if path[len("server/") :].startswith(door):
@@ -288,6 +295,13 @@ SELF_TESTS = [
     ("client/map.c", '#include "core/store.h"\n', "this is core"),
     ("client/map.c", '#include "server/http.h"\n', "this is http"),
     ("client/map.c", "#include <uv.h>\n", "client may include"),
+    ("client/map.c", '#include "client/tensord.h"\n', None),
+    ("client/cli/x.c", '#include "client/tensord.h"\n#include <cjson/cJSON.h>\n', None),
+    ("client/cli/x.c", '#include "proto/format/npy.h"\n#include "core/fail.h"\n', None),
+    ("client/cli/x.c", '#include "client/internal.h"\n', "this is client"),
+    ("client/cli/x.c", '#include "proto/wire/wire.h"\n', "this is wire"),
+    ("client/cli/x.c", "#include <sys/socket.h>\n", "sockets belong"),
+    ("client/cli/x.c", "#include <archive.h>\n", "cli may include"),
     ("client/example/x.c", "#include <tensord.h>\n", None),
     ("client/example/x.c", '#include "core/dtype.h"\n', "this is vocabulary"),
     ("client/stray.c", "", "not built"),
@@ -309,8 +323,9 @@ def self_test():
     for path, text, expected in SELF_TESTS:
         with tempfile.TemporaryDirectory() as root:
             for header in (
-                "core/dtype.h", "core/store.h", "proto/wire/wire.h", "server/http.h",
-                "server/frame.h",
+                "core/dtype.h", "core/fail.h", "core/store.h", "proto/wire/wire.h",
+                "proto/format/npy.h", "server/http.h", "server/frame.h", "client/tensord.h",
+                "client/internal.h",
             ):  # fmt: skip
                 write(root, header, "")
             if "stray" not in path:

@@ -1,0 +1,184 @@
+/* commands: the table that the command line, the help and the completion are made from. */
+#include "client/cli/commands.h"
+
+#define END                                                                                        \
+    {                                                                                              \
+        OPTION_NONE, 0, NULL, NULL, NULL, COMPLETE_NOTHING                                         \
+    }
+
+const struct option_row global_options[] = {
+    {OPTION_URL, 0, "url", "URL", "the daemon: unix:///path, tcp://host:port", COMPLETE_NOTHING},
+    {OPTION_TOKEN_FILE, 0, "token-file", "FILE", "the token is FILE's first line", COMPLETE_FILE},
+    {OPTION_TIMEOUT, 0, "timeout", "TIME", "of each call: 500ms, 30s (default), 2m; 0: none",
+     COMPLETE_NOTHING},
+    {OPTION_JSON, 0, "json", NULL, "JSON for programs, with exact numbers", COMPLETE_NOTHING},
+    {OPTION_QUIET, 'q', "quiet", NULL, "no progress and no messages but errors", COMPLETE_NOTHING},
+    {OPTION_NO_COLOR, 0, "no-color", NULL, "no colours, as with NO_COLOR=1", COMPLETE_NOTHING},
+    {OPTION_HELP, 'h', "help", NULL, "this help, or that of a command", COMPLETE_NOTHING},
+    {OPTION_VERSION, 0, "version", NULL, "print the version", COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row none[] = {END};
+
+static const struct option_row ls_options[] = {
+    {OPTION_FLAT, 'f', "flat", NULL, "lines instead of a tree", COMPLETE_NOTHING},
+    {OPTION_NAMES, '1', "names", NULL, "only names, one a line", COMPLETE_NOTHING},
+    {OPTION_BYTES, 'b', "bytes", NULL, "exact sizes, in bytes", COMPLETE_NOTHING},
+    {OPTION_DTYPE, 0, "dtype", "DTYPE", "only of this dtype", COMPLETE_DTYPE},
+    {OPTION_DEVICE, 0, "device", "DEVICE", "only on this device: cpu, cuda, cuda:0",
+     COMPLETE_DEVICE},
+    {OPTION_KIND, 0, "kind", "KIND", "only tensors, or only variables", COMPLETE_KIND},
+    {OPTION_MIN_SIZE, 0, "min-size", "SIZE", "only of at least so many bytes: 64KiB, 1GB",
+     COMPLETE_NOTHING},
+    {OPTION_GLOB, 0, "glob", "PATTERN", "only names like '*.weight'; * also matches /",
+     COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row put_options[] = {
+    {OPTION_FORMAT, 0, "format", "FORMAT", "npy, npz, safetensors, raw or json", COMPLETE_FORMAT},
+    {OPTION_DTYPE, 0, "dtype", "DTYPE", "what raw bytes are; else cast to it", COMPLETE_DTYPE},
+    {OPTION_SHAPE, 0, "shape", "SHAPE", "of raw bytes: 2,3", COMPLETE_NOTHING},
+    {OPTION_MUTABLE, 0, "mutable", NULL, "whoever maps it may write", COMPLETE_NOTHING},
+    {OPTION_REQUIRES_GRAD, 0, "requires-grad", NULL, "a variable that requires grad",
+     COMPLETE_NOTHING},
+    {OPTION_CREATE_ONLY, 0, "create-only", NULL, "fail if the name is taken", COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row get_options[] = {
+    {OPTION_OUTPUT, 'o', "output", "FILE", "where to; - is standard output (default)",
+     COMPLETE_FILE},
+    {OPTION_FORMAT, 0, "format", "FORMAT", "npy, npz, safetensors, raw, json or text",
+     COMPLETE_FORMAT},
+    {OPTION_DTYPE, 0, "dtype", "DTYPE", "cast on the way", COMPLETE_DTYPE},
+    {OPTION_PREFIX, 'p', "prefix", "PREFIX", "every name that begins with it", COMPLETE_NAME},
+    END,
+};
+
+static const struct option_row rm_options[] = {
+    {OPTION_PREFIX, 'p', "prefix", "PREFIX", "every name that begins with it", COMPLETE_NAME},
+    {OPTION_YES, 'y', "yes", NULL, "without asking", COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row mv_options[] = {
+    {OPTION_CREATE_ONLY, 0, "create-only", NULL, "fail if NEW is taken", COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row op_options[] = {
+    {OPTION_OUTPUT, 'o', "output", "NAME", "publish the result under NAME", COMPLETE_NAME},
+    {OPTION_BODY, 0, "body", "FILE", "the elements, for operations that take some; - is stdin",
+     COMPLETE_FILE},
+    END,
+};
+
+static const struct option_row stats_options[] = {
+    {OPTION_WATCH, 'w', "watch", "SECONDS", "again and again", COMPLETE_NOTHING},
+    {OPTION_COUNT, 'c', "count", "N", "so many times (with --watch)", COMPLETE_NOTHING},
+    {OPTION_BYTES, 'b', "bytes", NULL, "exact sizes, in bytes", COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row watch_options[] = {
+    {OPTION_INTERVAL, 'i', "interval", "TIME", "between two looks: 200ms (default), 1s",
+     COMPLETE_NOTHING},
+    {OPTION_COUNT, 'c', "count", "N", "end after so many events", COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row ping_options[] = {
+    {OPTION_COUNT, 'c', "count", "N", "so many times (default 5)", COMPLETE_NOTHING},
+    {OPTION_INTERVAL, 'i', "interval", "TIME", "between two: 200ms (default), 1s",
+     COMPLETE_NOTHING},
+    {OPTION_SIZE, 's', "size", "BYTES", "sent and returned: 64 (default) to 65536",
+     COMPLETE_NOTHING},
+    END,
+};
+
+static const char ls_help[] =
+    "Lists tensors. On a terminal names are a tree, parted at / and . ; in a pipe, and with\n"
+    "--flat, each is a line: name, dtype, shape, size, device, mode, and grad for a variable\n"
+    "that requires grad. In a pipe the columns are separated by one tab each.\n";
+
+static const char show_help[] =
+    "Prints a tensor as PyTorch does. INDEX is NumPy's: 'w[0, 1:3]', 'w[..., ::2]'.\n"
+    "A name that itself ends with ] is written NAME[...].\n";
+
+static const char put_help[] =
+    "Stores a file, or standard input (-). The format is --format, or that of the file's ending,\n"
+    "or is found by its first bytes:\n"
+    "  npy          one tensor\n"
+    "  npz          each member as NAME/member\n"
+    "  safetensors  one tensor as NAME; of several each as NAME/key (NAME/ has it always so)\n"
+    "  json         {\"dtype\": ..., \"shape\": ..., \"data\": [...]}, or a bare nested list\n"
+    "  raw          bytes as they are: --dtype says what they are, --shape their shape\n"
+    "Of a file with several tensors all are stored, or none: they are published when all have\n"
+    "arrived.\n";
+
+static const char get_help[] =
+    "Writes tensors to a file or to standard output. The format is --format, or that of the "
+    "file's\n"
+    "ending (.npy .npz .safetensors .raw .bin .json .txt), else npy. npz and safetensors hold\n"
+    "several tensors, by their names; those of --prefix without the prefix. The file appears when\n"
+    "it is complete. Binary formats are not written to a terminal.\n";
+
+static const char rm_help[] =
+    "Removes names. Whoever maps or holds the tensors keeps them. --prefix asks first, and needs\n"
+    "--yes where nobody can be asked.\n";
+
+static const char op_help[] =
+    "Runs any operation by name; without a name lists them. Values are written\n"
+    "  shape=2,3  value=1.5  index='0, 1:3'  dtype=float16  requires_grad=true  input=NAME\n"
+    "and a word without = is the input. The result is described; without -o NAME it is gone when\n"
+    "the command ends, so it is printed as well. tensorctl op NAME --help tells the fields.\n";
+
+static const char stats_help[] =
+    "The daemon's counters. With --watch what has changed since the last time stands beside them;\n"
+    "with --json as well each time is a document on a line of its own.\n";
+
+static const char watch_help[] =
+    "Prints a line whenever a name is created, replaced or removed. This asks the daemon again\n"
+    "every --interval: a name that is created and removed in between is not seen, nor is what is\n"
+    "written into a tensor in place. With --json each event is a document on a line of its own.\n";
+
+static const char ping_help[] =
+    "Measures how long the daemon takes to answer. The first answer includes nothing of the\n"
+    "connection's making.\n";
+
+static const char completion_help[] =
+    "Prints a script that teaches the shell to complete commands, options, operations and names:\n"
+    "  source <(tensorctl completion bash)\n"
+    "  source <(tensorctl completion zsh)      after compinit\n";
+
+const struct command commands[] = {
+    {"ls", cmd_ls, "[PREFIX]", "list tensors", ls_help, ls_options, 0, 1, COMPLETE_NAME,
+     COMPLETE_NOTHING},
+    {"info", cmd_info, "NAME...", "all that is known of a tensor but its elements", "", none, 1, -1,
+     COMPLETE_NAME, COMPLETE_NAME},
+    {"show", cmd_show, "NAME[INDEX]...", "print elements as PyTorch does", show_help, none, 1, -1,
+     COMPLETE_NAME, COMPLETE_NAME},
+    {"put", cmd_put, "NAME FILE|-", "store a file", put_help, put_options, 2, 2, COMPLETE_NAME,
+     COMPLETE_FILE},
+    {"get", cmd_get, "NAME[INDEX]... [-o FILE|-]", "write tensors to a file", get_help, get_options,
+     0, -1, COMPLETE_NAME, COMPLETE_NAME},
+    {"rm", cmd_rm, "NAME... | --prefix PREFIX", "remove names", rm_help, rm_options, 0, -1,
+     COMPLETE_NAME, COMPLETE_NAME},
+    {"mv", cmd_mv, "OLD NEW", "give a tensor another name", "", mv_options, 2, 2, COMPLETE_NAME,
+     COMPLETE_NAME},
+    {"op", cmd_op, "[OPERATION [INPUT] [FIELD=VALUE]...]", "run any operation", op_help, op_options,
+     0, -1, COMPLETE_OP, COMPLETE_FIELD},
+    {"stats", cmd_stats, "", "the daemon's counters", stats_help, stats_options, 0, 0,
+     COMPLETE_NOTHING, COMPLETE_NOTHING},
+    {"watch", cmd_watch, "[PREFIX]", "print names as they come and go", watch_help, watch_options,
+     0, 1, COMPLETE_NAME, COMPLETE_NOTHING},
+    {"ping", cmd_ping, "", "measure how fast the daemon answers", ping_help, ping_options, 0, 0,
+     COMPLETE_NOTHING, COMPLETE_NOTHING},
+    {"completion", cmd_completion, "bash|zsh", "print a completion script", completion_help, none,
+     1, -1, COMPLETE_SHELL, COMPLETE_NOTHING},
+    {"help", cmd_help, "[COMMAND | op OPERATION]", "explain a command", "", none, 0, 2,
+     COMPLETE_COMMAND, COMPLETE_OP},
+    {NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, COMPLETE_NOTHING, COMPLETE_NOTHING},
+};

@@ -1,0 +1,21 @@
+/* commands: what each command does, in its own file. Returned errors are as cli.h says. */
+#ifndef CLI_COMMANDS_H
+#define CLI_COMMANDS_H
+
+#include "client/cli/cli.h"
+
+enum td_status cmd_ls(struct cli *cli);
+enum td_status cmd_info(struct cli *cli);
+enum td_status cmd_show(struct cli *cli);
+enum td_status cmd_put(struct cli *cli);
+enum td_status cmd_get(struct cli *cli);
+enum td_status cmd_rm(struct cli *cli);
+enum td_status cmd_mv(struct cli *cli);
+enum td_status cmd_op(struct cli *cli);
+enum td_status cmd_stats(struct cli *cli);
+enum td_status cmd_watch(struct cli *cli);
+enum td_status cmd_ping(struct cli *cli);
+enum td_status cmd_completion(struct cli *cli);
+enum td_status cmd_help(struct cli *cli);
+
+#endif

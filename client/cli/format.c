@@ -1,0 +1,63 @@
+#include "client/cli/format.h"
+#include "client/cli/suggest.h"
+#include "proto/format/npy.h"
+#include "proto/format/safetensors.h"
+
+#include <string.h>
+
+const struct format_info format_infos[FORMAT_END] = {
+    [FORMAT_NONE] = {"", {NULL}, false, false},
+    [FORMAT_NPY] = {"npy", {".npy"}, true, false},
+    [FORMAT_NPZ] = {"npz", {".npz"}, true, true},
+    [FORMAT_SAFETENSORS] = {"safetensors", {".safetensors"}, true, true},
+    [FORMAT_RAW] = {"raw", {".raw", ".bin"}, true, false},
+    [FORMAT_JSON] = {"json", {".json"}, false, true},
+    [FORMAT_TEXT] = {"text", {".txt"}, false, true},
+};
+
+static bool has_ending(const char *path, const char *ending)
+{
+    size_t length = strlen(path), end = ending ? strlen(ending) : 0;
+    return end > 0 && length > end && strcasecmp(path + length - end, ending) == 0;
+}
+
+enum td_status format_choose(struct cli *cli, const char *path, enum format *out)
+{
+    struct suggestions near;
+    char text[SUGGESTIONS_TEXT_SIZE];
+    const char *wanted = cli->options[OPTION_FORMAT];
+    *out = FORMAT_NONE;
+    suggestions_begin(&near, wanted ? wanted : "");
+    for (enum format format = FORMAT_NPY; format < FORMAT_END; format++) {
+        const struct format_info *info = &format_infos[format];
+        if (wanted && strcmp(wanted, info->name) == 0)
+            *out = format;
+        if (!wanted && path &&
+            (has_ending(path, info->endings[0]) || has_ending(path, info->endings[1])))
+            *out = format;
+        suggestions_offer(&near, info->name);
+    }
+    if (wanted && *out == FORMAT_NONE)
+        return cli_misused(cli,
+                           "there is no format '%s'; expected npy, npz, safetensors, raw, json or "
+                           "text%s",
+                           wanted, suggestions_text(&near, text));
+    return TD_OK;
+}
+
+enum format format_recognise(const void *bytes, size_t length)
+{
+    const char *text = bytes;
+    size_t needed, blank = 0;
+    if (length >= NPY_MAGIC_BYTES && memcmp(bytes, NPY_MAGIC, NPY_MAGIC_BYTES) == 0)
+        return FORMAT_NPY;
+    if (length >= 4 && (memcmp(bytes, "PK\x03\x04", 4) == 0 || memcmp(bytes, "PK\x05\x06", 4) == 0))
+        return FORMAT_NPZ;
+    if (length >= 9 && safetensors_needed(bytes, length, &needed) == TD_OK)
+        return FORMAT_SAFETENSORS;
+    while (blank < length && strchr(" \t\r\n", text[blank]) && text[blank])
+        blank++;
+    if (blank < length && (text[blank] == '{' || text[blank] == '['))
+        return FORMAT_JSON;
+    return FORMAT_NONE;
+}

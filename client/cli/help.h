@@ -1,0 +1,16 @@
+/* help: what --help and tensorctl help print, from the table of commands. */
+#ifndef CLI_HELP_H
+#define CLI_HELP_H
+
+#include "client/cli/cli.h"
+
+/* A command's page, or the overview for NULL. */
+NODISCARD enum td_status help_print(const struct cli *cli, const struct command *command);
+/* An operation's fields; NOT_FOUND if there is no such operation. */
+NODISCARD enum td_status help_print_op(struct cli *cli, const char *name);
+/* The row of an operation, false if there is none. */
+bool op_described(const char *name, struct td_op_description *out);
+/* NOT_FOUND, naming the operations that are spelled like it. */
+NODISCARD enum td_status op_unknown(const char *name);
+
+#endif

@@ -1,0 +1,35 @@
+/* load: the tensors of a file, one after another. */
+#ifndef CLI_LOAD_H
+#define CLI_LOAD_H
+
+#include "client/cli/file_in.h"
+#include "client/cli/format.h"
+#include "core/fields.h"
+
+struct load {
+    const struct file_in *file;
+    enum format format;
+    enum td_dtype dtype; /* of raw bytes, of NumPy's void elements, of JSON's numbers; or NONE */
+    const struct dims *shape; /* of raw bytes; NULL: as many as there are */
+    uint64_t most_bytes;      /* of all elements of an archive together */
+};
+
+struct member {
+    const char *name; /* in the file; "" where it has none */
+    bool only;        /* the file holds this one alone, and needs no name for it */
+    enum td_dtype dtype;
+    struct dims shape;
+    const void *elements; /* in C order, little-endian; valid during the call */
+    size_t size_bytes;
+};
+
+/* Takes a member; an error ends the loading, and is its result. */
+typedef enum td_status load_take(void *argument, const struct member *member);
+
+/* INVALID for a damaged file, and what the format's reader says. */
+NODISCARD enum td_status load_members(const struct load *load, load_take *take_member,
+                                      void *argument);
+/* load_json.c */
+NODISCARD enum td_status load_json(const struct load *load, load_take *take_member, void *argument);
+
+#endif
