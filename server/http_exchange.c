@@ -24,6 +24,7 @@ struct exchange *exchange_create(struct http_server *server, struct MHD_Connecti
         return NULL;
     }
     atomic_init(&x->refs, 1);
+    atomic_fetch_add(&server->held, 1);
     x->server = server;
     x->connection = connection;
     return x;
@@ -45,7 +46,9 @@ void exchange_unref(struct exchange *x)
     free(x->document);
     free(x->text);
     free(x->uri);
+    struct http_server *server = x->server;
     free(x);
+    atomic_fetch_sub(&server->held, 1); /* which may be the last that keeps the server */
 }
 
 enum td_status exchange_charge(struct exchange *x, uint64_t bytes)
@@ -187,6 +190,7 @@ enum td_status exchange_park(struct exchange *x,
                              enum parked_urgency urgency)
 {
     static const struct parked_ops ops = {job_run, job_complete, job_destroy};
+    uint64_t deadline_ms = x->op_deadline_ms; /* once submitted, what is in x is the job's */
     struct job *job = malloc(sizeof *job);
     if (!job)
         return fail(TD_OUT_OF_MEMORY, "no memory for an operation");
@@ -204,7 +208,7 @@ enum td_status exchange_park(struct exchange *x,
         pthread_mutex_lock(&x->server->lock);
         job->submitted = true;
         if (x->suspended)
-            set_deadline_locked(x, x->op_deadline_ms);
+            set_deadline_locked(x, deadline_ms);
         pthread_mutex_unlock(&x->server->lock);
         return TD_OK;
     }

@@ -283,6 +283,7 @@ struct http_server {
     struct peer *peers;
     struct exchange *suspended;
     atomic_uint exchanges; /* in flight */
+    atomic_uint held;      /* the same, and those that a job still works for */
     atomic_bool draining;
     pthread_t clock;
     pthread_cond_t tick; /* with the lock: wakes the clock before wakes_ms */
@@ -293,7 +294,8 @@ struct http_server {
 /* ---- peers (http_peer.c) -----------------------------------------------------------------------
  */
 
-/* What the daemon waits for on a connection, which decides what is too slow. */
+/* What the daemon waits for on a connection, which decides what is too slow. In every state it has
+ * to take what was sent to it at min_rate. A transfer may fall behind by header_timeout_ms. */
 enum peer_state {
     PEER_IDLE,    /* for a request: idle_timeout_ms; once begun, header_timeout_ms */
     PEER_SENDS,   /* for a body: min_rate */

@@ -17,7 +17,7 @@
 #define TICK_MS 250
 #define SESSIONS_EVERY 4   /* ticks */
 #define EXPIRE_A_TICK 4096 /* names */
-#define BATCH 64
+#define BATCH 256
 
 struct peer {
     struct http_server *server;

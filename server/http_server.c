@@ -247,6 +247,8 @@ void http_server_stop(struct http_server *server)
             nanosleep(&(struct timespec){.tv_nsec = DRAIN_STEP_MS * 1000000L}, NULL);
     }
     MHD_stop_daemon(server->mhd);
+    while (atomic_load(&server->held)) /* jobs that nobody waits for any more */
+        nanosleep(&(struct timespec){.tv_nsec = DRAIN_STEP_MS * 1000000L}, NULL);
     http_sessions_destroy(server->sessions);
     pthread_cond_destroy(&server->tick);
     pthread_mutex_destroy(&server->lock);

@@ -35,6 +35,12 @@ static enum td_status check_draining(const struct exchange *x)
 /* ---- ?wait= ------------------------------------------------------------------------------------
  */
 
+/* Objects are there from the start, or never. */
+static bool is_object(struct text name)
+{
+    return name.length && name.data[0] == '@';
+}
+
 /* Whether the name is there, of another generation than the client has seen. */
 static bool has_come(const struct exchange *x)
 {
@@ -42,6 +48,8 @@ static bool has_come(const struct exchange *x)
     const struct engine *engine = x->server->options.engine;
     struct text seen_tags = x->headers.if_none_match;
     uint64_t generation, seen;
+    if (is_object(x->rest))
+        return true;
     if (store_lookup(engine->store, x->rest, &tensor, &generation) != TD_OK)
         return false;
     return !seen_tags.data || !etag_generation(seen_tags, engine->boot, &seen) ||
@@ -52,7 +60,8 @@ static enum td_status wait_begin(struct exchange *x)
 {
     uint64_t wait_ms;
     TRY(duration_from_text(x->params[PARAM_WAIT], &wait_ms));
-    TRY(name_check(x->rest));
+    if (!is_object(x->rest))
+        TRY(name_check(x->rest));
     TRY(exchange_find_session(x)); /* which lives on while it waits */
     x->op_deadline_ms = exchange_now() + (wait_ms < HTTP_WAIT_MAX_MS ? wait_ms : HTTP_WAIT_MAX_MS);
     return TD_OK;
