@@ -208,10 +208,14 @@ cJSON *answer_fields_value(const struct fields *fields)
         fields = &named;
     }
     cJSON *value = cJSON_CreateObject();
-    if (value && json_add_fields(value, fields) == TD_OK)
-        return value;
-    cJSON_Delete(value);
-    return NULL;
+    if (!value || json_add_fields(value, fields) != TD_OK) {
+        cJSON_Delete(value);
+        return NULL;
+    }
+    cJSON *name = cJSON_DetachItemFromObjectCaseSensitive(value, "name");
+    if (name) /* first: who reads it looks for that */
+        cJSON_InsertItemInArray(value, 0, name);
+    return value;
 }
 
 /* {"entries": [...], and the reply's fields: cursor, count} */
