@@ -12,6 +12,13 @@ void answer_header(struct MHD_Response *response, const char *name, const char *
     (void)MHD_add_response_header(response, name, value);
 }
 
+/* libmicrohttpd 0.9.75 sends the end of a chunked body even where there is none: the connection
+ * would go on with it in front of the next answer. So it ends instead. */
+void answer_head_of_unknown_size(struct MHD_Response *response)
+{
+    MHD_set_response_options(response, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
+}
+
 /* ---- headers that all answers have -------------------------------------------------------------
  */
 

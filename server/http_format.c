@@ -87,6 +87,11 @@ static enum format format_by_type(struct text type)
     return FORMAT_NONE;
 }
 
+bool content_type_is(struct text content_type, const char *type)
+{
+    return equal_case(cut(&content_type, ';'), type);
+}
+
 /* The weight of a media range in thousandths: "q=0.5"; 1000 without. */
 static int weight(struct text parameters)
 {

@@ -31,7 +31,6 @@
 #include <microhttpd.h>
 
 #define HTTP_DOCUMENT_MAX ((size_t)1 << 20)  /* bytes of a batch */
-#define HTTP_SWALLOW_MAX ((uint64_t)1 << 20) /* of a refused body, before the connection is cut */
 #define HTTP_WAIT_MAX_MS UINT64_C(3600000)
 
 struct exchange;
@@ -219,6 +218,8 @@ cJSON *answer_fields_value(const struct fields *fields);
 /* Queues a response that the caller made (and lets it go), with the headers all answers have. */
 NODISCARD enum td_status answer_response(struct exchange *x, unsigned http_status,
                                          struct MHD_Response *response);
+/* For HEAD: the answer to GET would come in chunks. */
+void answer_head_of_unknown_size(struct MHD_Response *response);
 /* A header that is not user-controlled, or was checked. */
 void answer_header(struct MHD_Response *response, const char *name, const char *value);
 
@@ -227,6 +228,8 @@ void answer_header(struct MHD_Response *response, const char *name, const char *
 
 enum format { FORMAT_NONE, FORMAT_JSON, FORMAT_NPY, FORMAT_SAFETENSORS, FORMAT_RAW, FORMAT_TEXT };
 
+/* Whether a Content-Type is that one, whatever its parameters. */
+bool content_type_is(struct text content_type, const char *type);
 /* The format asked for by ?format= or Accept; `otherwise` if neither says. NOT_ACCEPTABLE. */
 NODISCARD enum td_status format_asked(const struct exchange *x, enum format otherwise,
                                       enum format *out);

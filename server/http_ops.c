@@ -22,8 +22,8 @@ static enum td_status check_length(const struct exchange *x, uint64_t length)
 enum td_status document_begin(struct exchange *x)
 {
     struct text type = x->headers.content_type;
-    if (type.length >= 16 && strncmp(type.data, "application/json", 16) != 0 &&
-        strncmp(type.data, "application/x-www-form-urlencoded", 33) != 0)
+    if (type.length && !content_type_is(type, "application/json") &&
+        !content_type_is(type, "application/x-www-form-urlencoded")) /* what curl -d sends */
         return fail(TD_UNSUPPORTED, "this takes application/json, not %.*s",
                     (int)(type.length < 100 ? type.length : 100), type.data);
     return x->declared_length == UINT64_MAX ? TD_OK : check_length(x, x->declared_length);
@@ -116,7 +116,8 @@ static enum td_status answer_hello(struct exchange *x)
     if (FIELDS_HAS(&x->in, session_key))
         x->headers.session = x->in.session_key;
     TRY(exchange_open_session(x));
-    out->present = 0;
+    op_init(&x->call, x->server->options.engine, x->session, OP_hello, &x->in);
+    x->call_begun = true;
     FIELDS_SET(out, protocol, 1);
     FIELDS_SET(out, session, session_id(x->session));
     FIELDS_SET(out, session_key, text_of(session_key(x->session)));

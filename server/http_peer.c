@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 
 #define TICK_MS 250
+#define CLOSE_WAIT 8 /* TCP_CLOSE_WAIT of <netinet/tcp.h>, which does not go with <linux/tcp.h> */
 #define SESSIONS_EVERY 4   /* ticks */
 #define EXPIRE_A_TICK 4096 /* names */
 #define BATCH 256
@@ -123,6 +124,8 @@ struct progress {
     uint64_t received, acked; /* bytes */
     bool owes;                /* to take bytes that are on the way to it, and were before */
     bool counts;              /* the kernel knows: it is TCP */
+    bool ended;               /* it will send no more */
+    bool fresh;               /* its state began since the clock looked last */
 };
 
 /* A transfer may fall as far behind as a request's head may take; bytes make good for it. */
@@ -158,8 +161,17 @@ static bool idles_too_long(struct peer *peer, const struct progress *p)
     return p->now_ms - peer->since_ms > (peer->begun ? o->header_timeout_ms : o->idle_timeout_ms);
 }
 
+/* Its end may have come with the last bytes, in one event that libmicrohttpd took for those. */
+static bool has_ended(const struct peer *peer, const struct progress *p)
+{
+    bool waits = peer->state == PEER_SENDS || peer->state == PEER_IDLE;
+    return p->ended && waits && !p->fresh && !p->received && !p->owes;
+}
+
 static bool peer_is_late(struct peer *peer, const struct progress *p)
 {
+    if (has_ended(peer, p))
+        return true;
     if (reads_too_slowly(peer, p))
         return true;
     if (peer->state == PEER_IDLE)
@@ -202,6 +214,8 @@ static void peer_look(struct peer *peer, uint64_t now_ms, uint64_t elapsed_ms)
         .acked = info.tcpi_bytes_acked - peer->acked,
         .owes = peer_owes(peer, &info),
         .counts = counts,
+        .ended = counts && info.tcpi_state == CLOSE_WAIT,
+        .fresh = peer->fresh,
     };
     peer->received = info.tcpi_bytes_received;
     peer->acked = info.tcpi_bytes_acked;

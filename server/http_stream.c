@@ -187,5 +187,7 @@ enum td_status stream_create(struct exchange *x, const struct elements *what, st
         on_free(stream);
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
     }
+    if (x->head && stream->json)
+        answer_head_of_unknown_size(*out);
     return TD_OK;
 }

@@ -251,10 +251,8 @@ enum td_status watch_get(struct exchange *x)
         free(l);
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
     }
-    /* libmicrohttpd 0.9.75 sends the end of a chunked body even where there is none: the connection
-     * would go on with it in front of the next answer. So it ends instead. */
     if (x->head)
-        MHD_set_response_options(response, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
+        answer_head_of_unknown_size(response);
     answer_header(response, "Content-Type", "text/event-stream");
     answer_header(response, "Cache-Control", "no-store");
     return answer_response(x, MHD_HTTP_OK, response);

@@ -432,6 +432,14 @@ def test_head_says_what_get_would(http, format):
         assert head.headers[header] == get.headers[header], header
 
 
+def test_head_of_values_leaves_the_next_answer_alone(http):
+    http.put("h", np.arange(1000.0))
+    head = http.send("HEAD", "/v1/tensors/h?values=true")
+    assert head.status == 200 and head.body == b""
+    for _ in range(3):
+        assert http.tensor("h").json["name"] == "h"
+
+
 @pytest.mark.parametrize("what", ["to_1", "dtype", "shape", "length", "type"])
 def test_raw_bytes_that_do_not_fit(http, what):
     good = {"dtype": "float32", "shape": "2,3"}
