@@ -1,4 +1,4 @@
-"""Bodies as they travel: large, in chunks, refused before they come, and what they cost the daemon."""
+"""Bodies as they travel: large, in chunks, refused before they come; what they cost the daemon."""
 
 import array
 import http.client
@@ -77,8 +77,12 @@ def test_a_large_put_costs_its_size_and_little_more(daemon, connection):
     connection.put("warm", [1])
     before = memory(daemon)
     piece = os.urandom(MIB)
-    put = connection.send("PUT", f"/v1/tensors/large?dtype=uint8&shape={size}", (piece for _ in range(512)),
-                          {"Content-Length": str(size), "Content-Type": "application/octet-stream"})  # fmt: skip
+    put = connection.send(
+        "PUT",
+        f"/v1/tensors/large?dtype=uint8&shape={size}",
+        (piece for _ in range(512)),
+        {"Content-Length": str(size), "Content-Type": "application/octet-stream"},
+    )
     assert put.status == 201, put.body
     assert memory(daemon) - before <= 576 * MIB
     part = connection.tensor("large", {"Range": f"bytes={size - MIB}-"}, format="raw")
@@ -157,8 +161,12 @@ def test_ten_million_numbers_as_json_in_bounded_memory(daemon, connection):
             yield document[at : at + MIB]
             peak = max(peak, memory(daemon))
 
-    put = connection.send("PUT", "/v1/tensors/again", pieces(),
-                          {"Content-Type": "application/json", "Content-Length": str(len(document))})  # fmt: skip
+    put = connection.send(
+        "PUT",
+        "/v1/tensors/again",
+        pieces(),
+        {"Content-Type": "application/json", "Content-Length": str(len(document))},
+    )
     assert put.status == 201, put.body
     assert peak - before < 4 * count + 4 * count // 8 + 8 * MIB, "elements go where they stay"
     connection.op("copy_", input="again", other="many")
@@ -197,15 +205,19 @@ def bodies():
     }
 
 
-@pytest.mark.parametrize("sizes", [[1, 2, 3, 1000], [65536], [7, 200000]], ids=["odd", "64 KiB", "mixed"])
+@pytest.mark.parametrize(
+    "sizes", [[1, 2, 3, 1000], [65536], [7, 200000]], ids=["odd", "64 KiB", "mixed"]
+)
 @pytest.mark.parametrize("kind", bodies())
 def test_chunks_of_any_size(daemon, connection, kind, sizes):
     query, body = bodies()[kind]
     if sizes[0] == 1:
         body, sizes = body[:3000], [1, 2, 3]
     with Raw(daemon) as raw:
-        raw.send(f"PUT /v1/tensors/chunks{query} HTTP/1.1\r\nHost: localhost\r\n"
-                 "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n")  # fmt: skip
+        raw.send(
+            f"PUT /v1/tensors/chunks{query} HTTP/1.1\r\nHost: localhost\r\n"
+            "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        )
         raw.send(chunked(body, sizes))
         head = raw.head()
     if len(body) == 3000:
@@ -220,8 +232,10 @@ def test_a_byte_at_a_time(daemon, connection):
     body = b'{"dtype": "int16", "shape": [2, 2], "data": [[1, -2], [300, 4]]}'
     with Raw(daemon) as raw:
         raw.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        head = (f"PUT /v1/tensors/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-                "Content-Type: application/json\r\n\r\n").encode()  # fmt: skip
+        head = (
+            f"PUT /v1/tensors/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            "Content-Type: application/json\r\n\r\n"
+        ).encode()
         for byte in head + body:
             raw.send(bytes([byte]))
         assert " 201 " in raw.head()
@@ -231,8 +245,11 @@ def test_a_byte_at_a_time(daemon, connection):
 @pytest.mark.parametrize("body", [b"1" * 10 + b"\r\n", b"ffffffffffffffffff\r\n", b"-1\r\nx"])
 def test_chunks_that_are_none(daemon, connection, body):
     with Raw(daemon) as raw:
-        raw.send("PUT /v1/tensors/none?dtype=uint8&shape=4 HTTP/1.1\r\nHost: localhost\r\n"
-                 "Transfer-Encoding: chunked\r\n\r\n", body)  # fmt: skip
+        raw.send(
+            "PUT /v1/tensors/none?dtype=uint8&shape=4 HTTP/1.1\r\nHost: localhost\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n",
+            body,
+        )
         raw.socket.shutdown(socket.SHUT_WR)
         raw.rest()
     assert connection.tensor("none").status == 404
@@ -244,8 +261,11 @@ def test_chunks_that_are_none(daemon, connection, body):
 def expect(daemon, target, *headers):
     """What is answered to the head of a request whose body waits for it."""
     with Raw(daemon) as raw:
-        raw.send(f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
-                 + "".join(f"{line}\r\n" for line in headers) + "\r\n")  # fmt: skip
+        raw.send(
+            f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+            + "".join(f"{line}\r\n" for line in headers)
+            + "\r\n"
+        )
         return raw.head()
 
 
@@ -276,7 +296,10 @@ def test_a_refused_body_is_not_asked_for(daemon, connection):
 def test_a_body_that_is_sent_all_the_same_is_swallowed_or_cut(daemon, connection):
     for size in (1000, 3_000_000):
         with Raw(daemon) as raw:
-            raw.send("PUT /v1/tensors/bad HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+            raw.send(
+                "PUT /v1/tensors/bad HTTP/1.1\r\n"
+                "Host: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
             try:
                 raw.send(chunked(b"?" * size, [10000]))
                 head = raw.head()
@@ -336,8 +359,11 @@ def test_a_writer_that_goes_away_leaves_nothing(daemon, connection):
     for kind, (query, body) in bodies().items():
         for cut in (1, 20, 130, len(body) // 2, len(body) - 1):
             with Raw(daemon) as raw:
-                raw.send(f"PUT /v1/tensors/half{query} HTTP/1.1\r\nHost: localhost\r\n"
-                         f"Content-Length: {len(body)}\r\n\r\n", body[:cut])  # fmt: skip
+                raw.send(
+                    f"PUT /v1/tensors/half{query} HTTP/1.1\r\nHost: localhost\r\n"
+                    f"Content-Length: {len(body)}\r\n\r\n",
+                    body[:cut],
+                )
     deadline = time.monotonic() + 10
     while True:
         stats = connection.stats()

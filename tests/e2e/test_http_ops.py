@@ -12,10 +12,27 @@ from http_client import Http
 from plain_client import Scalar
 
 # What differs between two runs of the same operation, or two doors.
-OWN = {"id", "name", "generation", "storage", "epoch", "version", "session", "session_key", "boot",
-       "text", "limits", "lease", "history", "count", "memory", "reason", "offset_bytes",
-       "storage_bytes", "mode"}  # fmt: skip
-
+OWN = {
+    "id",
+    "name",
+    "generation",
+    "storage",
+    "epoch",
+    "version",
+    "session",
+    "session_key",
+    "boot",
+    "text",
+    "limits",
+    "lease",
+    "history",
+    "count",
+    "memory",
+    "reason",
+    "offset_bytes",
+    "storage_bytes",
+    "mode",
+}
 
 
 @pytest.fixture
@@ -60,8 +77,14 @@ def send(http, op, fields, body):
     document = as_json(fields)
     if not body:
         return http.op(op, **document)
-    flat = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v).lower() if isinstance(v, bool) else v
-            for k, v in document.items()}  # fmt: skip
+    flat = {
+        k: ",".join(map(str, v))
+        if isinstance(v, list)
+        else str(v).lower()
+        if isinstance(v, bool)
+        else v
+        for k, v in document.items()
+    }
     path = f"/v1/ops/{op}" + ("?" + urllib.parse.urlencode(flat) if flat else "")
     return http.send("POST", path, body, {"Content-Type": "application/octet-stream"})
 
@@ -131,14 +154,24 @@ def test_elements_of_an_answer_in_any_format(http, stocked):
 
 
 def test_creating_from_a_document(http):
-    made = http.send("POST", "/v1/ops/put", json.dumps({"output": "made", "data": [[1, 2]], "mutable": True}),
-                     {"Content-Type": "application/json"})  # fmt: skip
+    made = http.send(
+        "POST",
+        "/v1/ops/put",
+        json.dumps({"output": "made", "data": [[1, 2]], "mutable": True}),
+        {"Content-Type": "application/json"},
+    )
     assert made.status == 200 and made.json["name"] == "made" and made.json["mode"] == "mutable"
     late = {"data": [1.5], "dtype": "float16", "shape": [1], "create_only": True, "output": "made"}
-    refused_ = http.send("POST", "/v1/ops/put", json.dumps(late), {"Content-Type": "application/json"})
+    refused_ = http.send(
+        "POST", "/v1/ops/put", json.dumps(late), {"Content-Type": "application/json"}
+    )
     assert refused_.code == "exists"
-    made = http.send("POST", "/v1/ops/tensor?dtype=int16", b"[3, 4]", {"Content-Type": "application/json"})
-    assert made.json["dtype"] == "int16" and http.tensor(made.json["name"], values=1).json["data"] == [3, 4]
+    made = http.send(
+        "POST", "/v1/ops/tensor?dtype=int16", b"[3, 4]", {"Content-Type": "application/json"}
+    )
+    assert made.json["dtype"] == "int16" and http.tensor(made.json["name"], values=1).json[
+        "data"
+    ] == [3, 4]
 
 
 @pytest.mark.parametrize(
@@ -168,8 +201,11 @@ def test_creating_from_a_document(http):
 )
 def test_refusals(http, stocked, path, body, code):
     answer = http.send("POST", "/v1/ops/" + path, body, {"Content-Type": "application/json"})
-    wanted = {"bad_dtype": {"bad_dtype", "invalid"}, "bad_index": {"bad_index", "invalid"},
-              "invalid": {"invalid", "bad_dtype"}}.get(code, {code})  # fmt: skip
+    wanted = {
+        "bad_dtype": {"bad_dtype", "invalid"},
+        "bad_index": {"bad_index", "invalid"},
+        "invalid": {"invalid", "bad_dtype"},
+    }.get(code, {code})
     assert answer.code in wanted, answer.body
 
 
@@ -191,19 +227,43 @@ def test_sixty_four_bits_are_exact(http):
 
 
 def batch(http, *operations):
-    return http.send("POST", "/v1/batch", json.dumps({"operations": operations}),
-                     {"Content-Type": "application/json"})  # fmt: skip
+    return http.send(
+        "POST",
+        "/v1/batch",
+        json.dumps({"operations": operations}),
+        {"Content-Type": "application/json"},
+    )
 
 
 def test_a_batch_keeps_order_and_goes_on_after_errors(http, stocked):
-    answer = batch(http, {"op": "clone", "input": "m"}, {"op": "mul", "input": "@[0]", "value": 2, "output": "d"},
-                   {"op": "item", "input": "m"}, {"op": "nothing"}, {"op": "item", "input": "one"},
-                   {"op": "list", "prefix": "d"}, {"op": "delete", "input": "d"}, 7, {"input": "m"},
-                   {"op": "to", "input": "@[2]"}, {"op": "put", "output": "x"})  # fmt: skip
+    answer = batch(
+        http,
+        {"op": "clone", "input": "m"},
+        {"op": "mul", "input": "@[0]", "value": 2, "output": "d"},
+        {"op": "item", "input": "m"},
+        {"op": "nothing"},
+        {"op": "item", "input": "one"},
+        {"op": "list", "prefix": "d"},
+        {"op": "delete", "input": "d"},
+        7,
+        {"input": "m"},
+        {"op": "to", "input": "@[2]"},
+        {"op": "put", "output": "x"},
+    )
     results = answer.json["results"]
     assert [r.get("code") for r in results] == [
-        None, None, "bad_shape", "not_found", None, None, None, "invalid", "invalid", "invalid", "unsupported",
-    ]  # fmt: skip
+        None,
+        None,
+        "bad_shape",
+        "not_found",
+        None,
+        None,
+        None,
+        "invalid",
+        "invalid",
+        "invalid",
+        "unsupported",
+    ]
     assert results[1]["name"] == "d" and results[4]["value"] == 1.0
     assert [e["name"] for e in results[5]["entries"]] == ["d"]
     assert http.tensor("d").status == 404
@@ -213,9 +273,14 @@ def test_a_batch_keeps_order_and_goes_on_after_errors(http, stocked):
 
 def test_a_batch_of_long_operations(http):
     size = 3_000_000
-    answer = batch(http, {"op": "zeros", "shape": [size], "output": "z"}, {"op": "add", "input": "z", "value": 1},
-                   {"op": "to", "input": "@[1]", "dtype": "float64", "output": "y"},
-                   {"op": "view", "input": "z", "shape": [7]}, {"op": "fill_", "input": "z", "value": 5})  # fmt: skip
+    answer = batch(
+        http,
+        {"op": "zeros", "shape": [size], "output": "z"},
+        {"op": "add", "input": "z", "value": 1},
+        {"op": "to", "input": "@[1]", "dtype": "float64", "output": "y"},
+        {"op": "view", "input": "z", "shape": [7]},
+        {"op": "fill_", "input": "z", "value": 5},
+    )
     assert [r.get("code") for r in answer.json["results"]] == [None, None, None, "bad_shape", None]
     assert http.tensor("y", index="-1", values=1).json["data"] == 1.0
     assert http.tensor("z", index="-1", values=1).json["data"] == 5.0
@@ -270,7 +335,9 @@ def test_a_session_ends_with_all_it_holds(http, stocked):
 def test_hello_over_http_opens_a_session(http):
     hello = http.op("hello", protocol=1).json
     assert hello["session_key"] == http.session and hello["text"].startswith("tensord ")
-    assert http.op("hello", protocol=1, session_key=http.session).json["session"] == hello["session"]
+    assert (
+        http.op("hello", protocol=1, session_key=http.session).json["session"] == hello["session"]
+    )
 
 
 def test_an_unread_answer_leaves_no_object(stocked, daemon):
@@ -281,8 +348,10 @@ def test_an_unread_answer_leaves_no_object(stocked, daemon):
         body = json.dumps({"input": "m", "dtype": "int8"}).encode()
         for _ in range(5):
             with socket.create_connection((http.address.hostname, http.address.port)) as gone:
-                gone.sendall(b"POST /v1/ops/to HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-                             % len(body))  # fmt: skip
+                gone.sendall(
+                    b"POST /v1/ops/to HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+                    % len(body)
+                )
                 gone.sendall(body[:-1])
         assert http.stats()["objects"] == before["objects"]
 
@@ -299,7 +368,9 @@ def test_probes_stats_and_devices(http):
     assert b"curl" in http.get("/").body
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/tensors", "/v1/tensors/x", "/v1/ops/to", "/v1/batch", "/livez"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1/tensors", "/v1/tensors/x", "/v1/ops/to", "/v1/batch", "/livez"]
+)
 def test_other_methods(http, path):
     options = http.send("OPTIONS", path)
     allowed = {method.strip() for method in options.headers["Allow"].split(",")}
@@ -310,8 +381,20 @@ def test_other_methods(http, path):
         assert {m.strip() for m in answer.headers["Allow"].split(",")} == allowed
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/", "/etc/passwd", "/v1/tensors.json", "/v2/tensors", "/.git", "//",
-                                  "/v1/ops/", "/v1/../v1/stats"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1",
+        "/v1/",
+        "/etc/passwd",
+        "/v1/tensors.json",
+        "/v2/tensors",
+        "/.git",
+        "//",
+        "/v1/ops/",
+        "/v1/../v1/stats",
+    ],
+)
 def test_nothing_is_there(http, path):
     answer = http.get(path)
     assert answer.status == 404 and answer.code == "not_found"
@@ -323,9 +406,16 @@ def test_a_full_memory_is_refused_and_changes_nothing():
         before = http.stats()
         big = http.op("zeros", shape=[300 << 20], dtype="uint8", output="keep")
         assert big.status == 507 and big.code == "out_of_memory"
-        declared = http.send("PUT", "/v1/tensors/keep?dtype=uint8&shape=300000000", None,
-                             {"Content-Length": "300000000", "Content-Type": "application/octet-stream",
-                              "Expect": "100-continue"})  # fmt: skip
+        declared = http.send(
+            "PUT",
+            "/v1/tensors/keep?dtype=uint8&shape=300000000",
+            None,
+            {
+                "Content-Length": "300000000",
+                "Content-Type": "application/octet-stream",
+                "Expect": "100-continue",
+            },
+        )
         assert declared.status == 413 and declared.code == "too_large"
         assert http.tensor("keep", values=1).json["data"] == [1, 2, 3]
         after = http.stats()

@@ -125,7 +125,9 @@ def test_json_is_exact_both_ways(http, dtype):
     assert http.put("j2", text.body, {"Content-Type": "application/json"}).status in (200, 201)
     same(np.frombuffer(http.tensor("j2", format="raw").body, array.dtype), array.reshape(-1))
     # What Python reads is what NumPy holds.
-    data = [[SPECIAL.get(v, v) if isinstance(v, str) else v for v in row] for row in document["data"]]
+    data = [
+        [SPECIAL.get(v, v) if isinstance(v, str) else v for v in row] for row in document["data"]
+    ]
     if array.dtype.kind == "c":
         data = [[complex(*(SPECIAL.get(p, p) for p in v)) for v in row] for row in data]
     read = np.array(data, array.dtype) if array.dtype.kind in "iu" else np.array(data)
@@ -142,9 +144,14 @@ def test_json_is_exact_both_ways(http, dtype):
         ({"data": [], "shape": [0, 3]}, "float32", [0, 3], []),
         ({"dtype": "int8", "shape": [], "data": -128}, "int8", [], -128),
         ({"dtype": "<u8", "shape": [1], "data": [2**64 - 1]}, "uint64", [1], [2**64 - 1]),
-        ({"data": [[1, [2, 3]]], "dtype": "complex64"}, "complex64", [1, 2], [[[1.0, 0.0], [2.0, 3.0]]]),
+        (
+            {"data": [[1, [2, 3]]], "dtype": "complex64"},
+            "complex64",
+            [1, 2],
+            [[[1.0, 0.0], [2.0, 3.0]]],
+        ),
     ],
-)  # fmt: skip
+)
 def test_json_documents(http, document, dtype, shape, data):
     put = http.put("doc", document)
     assert put.status in (200, 201), put.body
@@ -227,10 +234,17 @@ INDEX = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-@given(index=INDEX, dtype=st.sampled_from(["float32", "int16", "float64", "bool"]),
-       format=st.sampled_from(["npy", "raw", "json"]))  # fmt: skip
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    index=INDEX,
+    dtype=st.sampled_from(["float32", "int16", "float64", "bool"]),
+    format=st.sampled_from(["npy", "raw", "json"]),
+)
 def test_slices_and_casts_are_numpys(http, index, dtype, format):
     array = np.arange(60, dtype="i4").reshape(3, 4, 5)
     if http.tensor("s").status == 404:
@@ -272,7 +286,17 @@ def test_numpy_of_a_variable_needs_force(http):
 
 # ---- names ---------------------------------------------------------------------------------------
 
-NAMES = ["a b", "layer.0/weight:0", "näme", "100%", "a+b&c=d?e#f", "日本", '"quoted"', "a\\b", "x" * 512]
+NAMES = [
+    "a b",
+    "layer.0/weight:0",
+    "näme",
+    "100%",
+    "a+b&c=d?e#f",
+    "日本",
+    '"quoted"',
+    "a\\b",
+    "x" * 512,
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -287,8 +311,24 @@ def test_any_name(http, name):
     assert http.get(path).status == 404
 
 
-@pytest.mark.parametrize("path", ["", "a//b", "/a", "a/", ".", "a/../b", "%00", "a%0d%0ab", "%ff", "x" * 513,
-                                  "%C2%80", "%4", "%zz"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "a//b",
+        "/a",
+        "a/",
+        ".",
+        "a/../b",
+        "%00",
+        "a%0d%0ab",
+        "%ff",
+        "x" * 513,
+        "%C2%80",
+        "%4",
+        "%zz",
+    ],
+)
 def test_no_name(http, path):
     for method, body in (("PUT", b"[1]"), ("GET", None), ("DELETE", None)):
         answer = http.send(method, "/v1/tensors/" + path, body)
@@ -354,13 +394,22 @@ def test_create_only_and_replace_what_was_read(http):
 
 def test_etags_name_a_representation(http):
     http.put("e", np.arange(6.0))
-    queries = [{}, {"values": 1}, {"format": "npy"}, {"format": "raw"}, {"format": "raw", "dtype": "int8"},
-               {"format": "raw", "index": "1:"}, {"format": "raw", "index": "2:"}]  # fmt: skip
+    queries = [
+        {},
+        {"values": 1},
+        {"format": "npy"},
+        {"format": "raw"},
+        {"format": "raw", "dtype": "int8"},
+        {"format": "raw", "index": "1:"},
+        {"format": "raw", "index": "2:"},
+    ]
     tags = [http.tensor("e", **query).headers["ETag"] for query in queries]
     assert len(set(tags)) == len(tags) and all(tag.startswith('"') for tag in tags)
     for query, tag in zip(queries, tags):
         unchanged = http.tensor("e", {"If-None-Match": f'"other", {tag}'}, **query)
-        assert unchanged.status == 304 and unchanged.body == b"" and unchanged.headers["ETag"] == tag
+        assert (
+            unchanged.status == 304 and unchanged.body == b"" and unchanged.headers["ETag"] == tag
+        )
     http.put("e", np.arange(6.0))
     assert http.tensor("e", {"If-None-Match": tags[3]}, format="raw").status == 200
 
@@ -390,9 +439,15 @@ def test_what_others_may_write_has_a_weak_etag(http, client):
 @pytest.mark.parametrize("format", ["raw", "npy"])
 @pytest.mark.parametrize(
     "range, first, last",
-    [("0-9", 0, 9), ("100-", 100, None), ("-5", -5, None), ("0-999999999", 0, None), ("120-140", 120, 140),
-     ("-99999999999999999999999", 0, None)],
-)  # fmt: skip
+    [
+        ("0-9", 0, 9),
+        ("100-", 100, None),
+        ("-5", -5, None),
+        ("0-999999999", 0, None),
+        ("120-140", 120, 140),
+        ("-99999999999999999999999", 0, None),
+    ],
+)
 def test_ranges(http, format, range, first, last):
     http.put("r", np.arange(100, dtype="u4"))
     whole = http.tensor("r", format=format).body

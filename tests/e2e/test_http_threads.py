@@ -1,5 +1,5 @@
-"""Many clients at once, over HTTP: every answer is right, and nothing is left. Also run against the daemon
-of the thread sanitizer."""
+"""Many clients at once, over HTTP: every answer is right, and nothing is left. Also run against the
+daemon of the thread sanitizer."""
 
 import json
 import random
@@ -52,7 +52,12 @@ def test_a_mixture(daemon):
                     assert http.put(f"mine/{i}", values).status in (200, 201)
                     assert np.array_equal(http.tensor(f"mine/{i}", format="npy").array, values)
                 elif what == 1:
-                    shared = {"data": [i] * 3000, "dtype": "int32", "shape": [3000], "mutable": True}
+                    shared = {
+                        "data": [i] * 3000,
+                        "dtype": "int32",
+                        "shape": [3000],
+                        "mutable": True,
+                    }
                     assert http.put("ours", shared).status in (200, 201)
                 elif what == 2:
                     got = http.tensor("ours", values=1)
@@ -64,10 +69,15 @@ def test_a_mixture(daemon):
                     assert len(cast.body) == 100 * 300 * 2
                     assert http.send("DELETE", f"/v1/tensors/{name}").status == 204
                 elif what == 4:
-                    operations = [{"op": "zeros", "shape": [100000]}, {"op": "add", "input": "@[0]", "value": i},
-                                  {"op": "clone", "input": "@[1]", "output": f"batch/{i}"}]  # fmt: skip
+                    operations = [
+                        {"op": "zeros", "shape": [100000]},
+                        {"op": "add", "input": "@[0]", "value": i},
+                        {"op": "clone", "input": "@[1]", "output": f"batch/{i}"},
+                    ]
                     body = json.dumps({"operations": operations})
-                    done = http.send("POST", "/v1/batch", body, {"Content-Type": "application/json"})
+                    done = http.send(
+                        "POST", "/v1/batch", body, {"Content-Type": "application/json"}
+                    )
                     assert all("code" not in result for result in done.json["results"])
                     assert http.tensor(f"batch/{i}", index="99999", values=1).json["data"] == i
                 elif what == 5:
@@ -105,7 +115,9 @@ def test_waits_and_watches_while_names_come_and_go(daemon):
         together(work)
         thread.join(60)
         assert not thread.is_alive(), len(seen)
-    assert sorted(seen) == sorted(f"turn/{t}/{i}" for t in range(ROUNDS // 2) for i in range(CLIENTS // 2))
+    assert sorted(seen) == sorted(
+        f"turn/{t}/{i}" for t in range(ROUNDS // 2) for i in range(CLIENTS // 2)
+    )
 
 
 def test_clients_that_hang_up_anywhere(daemon):
@@ -119,13 +131,16 @@ def test_clients_that_hang_up_anywhere(daemon):
         b"GET /v1/watch HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"PUT /v1/tensors/x?dtype=float32&shape=1000000 HTTP/1.1\r\nHost: localhost\r\n"
         b"Content-Length: 4000000\r\n\r\n" + bytes(100000),
-        b'POST /v1/ops/randn HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{"shape": [1000000]}',
+        b"POST /v1/ops/randn HTTP/1.1\r\n"
+        b'Host: localhost\r\nContent-Length: 20\r\n\r\n{"shape": [1000000]}',
     ]
 
     def work(i):
         dice = random.Random(i)
         for _ in range(ROUNDS // 2):
-            with socket.create_connection(daemon.http_url.removeprefix("http://").split(":"), timeout=30) as gone:
+            with socket.create_connection(
+                daemon.http_url.removeprefix("http://").split(":"), timeout=30
+            ) as gone:
                 gone.sendall(dice.choice(requests))
                 if dice.random() < 0.5:
                     gone.settimeout(0.02)

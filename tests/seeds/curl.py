@@ -22,7 +22,16 @@ class Curl:
     def __call__(self, *arguments, path):
         """The bytes of the answer; `path` follows the daemon's address."""
         jar = ["--cookie", self.jar, "--cookie-jar", self.jar]
-        command = ["curl", "--silent", "--show-error", "--max-time", "60", *jar, *arguments, self.url + path]
+        command = [
+            "curl",
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "60",
+            *jar,
+            *arguments,
+            self.url + path,
+        ]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=90).stdout
 
     def put(self, name, array):
@@ -33,7 +42,9 @@ class Curl:
 
     def json(self, name, data, *query):
         """curl -X PUT -d '[[1, 2], [3, 4]]'."""
-        return json.loads(self("-X", "PUT", "-d", json.dumps(data), path=f"/v1/tensors/{name}" + "".join(query)))
+        return json.loads(
+            self("-X", "PUT", "-d", json.dumps(data), path=f"/v1/tensors/{name}" + "".join(query))
+        )
 
     def op(self, op, **fields):
         """curl URL/v1/ops/OP -d '{"input": ...}': the reply, or the problem."""

@@ -22,7 +22,9 @@ def test_the_tour(daemon, tmp_path):
     np.save(tmp_path / "x.npy", np.arange(12, dtype="f4").reshape(3, 4))
     script = "\n".join(f"{line}\necho; echo '== {i}'" for i, line in enumerate(commands()))
     script = script.replace("http://127.0.0.1:7070", daemon.http_url).replace("curl ", "curl -sS ")
-    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr
     parts = [part.strip() for part in re.split(r"== \d+\n", done.stdout)]
     said = dict(zip(commands(), parts))

@@ -13,7 +13,9 @@ def test_variable_to_numpy(curl):  # noqa: F811
     rand = curl.op("rand", shape=[2, 3, 4])
     hundred = curl.op("mul", input=rand["name"], value=100)
     numbers = curl.op("type", input=hundred["name"], dtype="int32")
-    made = curl.op("variable", input=numbers["name"], requires_grad=True, output="random_variable_ex")
+    made = curl.op(
+        "variable", input=numbers["name"], requires_grad=True, output="random_variable_ex"
+    )
 
     # "type(random_variable_ex)": "it is a PyTorch autograd variable"
     assert made["kind"] == "variable" and made["requires_grad"]

@@ -8,10 +8,12 @@ import numpy as np
 import torch as pytorch
 from curl import curl  # noqa: F401
 
-NOTEBOOK = [[0.5772584, 0.9224524, 0.96600515],
-            [0.6888324, 0.5569336, 0.56979424],
-            [0.07394451, 0.35725564, 0.6894745],
-            [0.30504584, 0.89943147, 0.6989591]]  # fmt: skip
+NOTEBOOK = [
+    [0.5772584, 0.9224524, 0.96600515],
+    [0.6888324, 0.5569336, 0.56979424],
+    [0.07394451, 0.35725564, 0.6894745],
+    [0.30504584, 0.89943147, 0.6989591],
+]
 
 
 def test_the_notebook(curl):  # noqa: F811
@@ -42,7 +44,8 @@ def test_the_notebook(curl):  # noqa: F811
         "        [3.0505e-01, 8.9943e-01, 6.9896e-01]])"
     )
 
-    # In [12], [13]: "numpy_arr = np.array([[1.0, ...]]) / tensor_from_numpy = torch.from_numpy(...)"
+    # In [12], [13]: "numpy_arr = np.array([[1.0, ...]])",
+    # "tensor_from_numpy = torch.from_numpy(numpy_arr)"
     numpy_arr = np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0], [100.0, 200.0, 300.0]])
     curl.json("numpy_arr", {"dtype": "float64", "data": numpy_arr.tolist(), "mutable": True})
     shared = curl.op("as_tensor", input="numpy_arr", output="tensor_from_numpy")
@@ -54,9 +57,7 @@ def test_the_notebook(curl):  # noqa: F811
     numpy_arr[0] = 1
     assert curl.text("tensor_from_numpy") == repr(pytorch.from_numpy(numpy_arr))
     assert repr(curl.numpy("numpy_arr")) == (
-        "array([[  1.,   1.,   1.],\n"
-        "       [ 10.,  20.,  30.],\n"
-        "       [100., 200., 300.]])"
+        "array([[  1.,   1.,   1.],\n       [ 10.,  20.,  30.],\n       [100., 200., 300.]])"
     )
 
     # In [18], [20]: "np_array_one = np.array([4, 8]) / torch.as_tensor(np_array_one)"
