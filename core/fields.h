@@ -68,12 +68,13 @@
     X(45, generation, UINT, "the store's revision when the name was last published")               \
     X(46, version, UINT, "PyTorch's _version: in-place changes, shared by views")                  \
     X(47, epoch, UINT, "writes to the storage through the daemon, and touches")                    \
-    X(48, nbytes, UINT, "bytes of the elements")                                                   \
+    X(48, nbytes, UINT, "bytes of the elements; of a device those in use")                         \
     X(49, is_leaf, BOOL, "no recorded operation made it")                                          \
     X(50, grad_fn, TEXT, "the recorded operation that made it")                                    \
     X(51, history, TEXT, "what it was made from: name@generation")                                 \
     X(52, storage, UINT, "the storage's id; views with the same one share memory")                 \
-    X(53, storage_bytes, UINT, "size of the storage, which is what a client maps")                 \
+    X(53, storage_bytes, UINT,                                                                     \
+      "size of the storage, which is what a client maps; of a device what may be used of it")      \
     X(54, mode, TEXT, "building, frozen, single-writer or mutable")                                \
     X(55, memory, TEXT, "shared or copied")                                                        \
     X(56, reason, TEXT,                                                                            \
@@ -84,7 +85,9 @@
     X(59, count, UINT, "a number of things")                                                       \
     X(60, limits, TEXT, "the daemon's limits as key=value, separated by spaces")                   \
     X(61, session, UINT, "the session's id")                                                       \
-    X(62, boot, TEXT, "a new one each time the daemon starts")
+    X(62, boot, TEXT, "a new one each time the daemon starts")                                     \
+    X(63, ttl_ms, UINT,                                                                            \
+      "milliseconds until the name is removed; without it the name stays until it is deleted")
 
 enum field {
 #define FIELD_ENUM(number, name, type, meaning) FIELD_##name = number,
@@ -93,8 +96,24 @@ enum field {
         FIELD_END
 };
 
-#define FIELD_BIT(name) (UINT64_C(1) << FIELD_##name)
-_Static_assert(FIELD_END <= 64, "the set of present fields is one 64-bit word");
+/* A set of fields: bit n is the field of number n. */
+__extension__ typedef unsigned __int128 field_set;
+
+#define FIELD_BIT(name) ((field_set)1 << FIELD_##name)
+_Static_assert(FIELD_END <= 128, "field_set has a bit for each field");
+
+static inline field_set field_bit(int field)
+{
+    return (field_set)1 << field;
+}
+
+/* The lowest field of a set that is not empty. To go through all of them:
+ *     for (field_set left = set; left; left &= left - 1) ... field_first(left) ... */
+static inline int field_first(field_set set)
+{
+    uint64_t low = (uint64_t)set;
+    return low ? __builtin_ctzll(low) : 64 + __builtin_ctzll((uint64_t)(set >> 64));
+}
 
 enum field_type {
     FIELD_TYPE_NONE,
@@ -126,7 +145,7 @@ typedef struct scalar field_SCALAR;
 typedef struct index field_INDEX;
 
 struct fields {
-    uint64_t present; /* FIELD_BIT of each that is set */
+    field_set present; /* those that are set */
 #define FIELD_MEMBER(number, name, type, meaning) field_##type name;
     FIELDS(FIELD_MEMBER)
 #undef FIELD_MEMBER

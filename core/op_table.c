@@ -2,12 +2,13 @@
 
 #include <string.h>
 
+#define MAKES_FIELDS (F(output) | F(create_only) | F(if_generation) | F(ttl_ms))
+
 const struct op_info op_infos[OP_END] = {
 #define OP_ROW(number, name, required, optional, traits, doc)                                      \
     [number] = {#name, required,                                                                   \
-                (optional) | F(timeout_ms) |                                                       \
-                    (((traits)&OP_MAKES) ? F(output) | F(create_only) | F(if_generation) : 0),     \
-                traits, doc},
+                (optional) | F(timeout_ms) | (((traits)&OP_MAKES) ? MAKES_FIELDS : 0), traits,     \
+                doc},
     OPS(OP_ROW)
 #undef OP_ROW
 };
@@ -66,14 +67,14 @@ const char *field_type_name(enum field_type type)
 enum td_status op_check_fields(enum op op, const struct fields *fields)
 {
     const struct op_info *info = &op_infos[op];
-    uint64_t missing = info->required & ~fields->present;
+    field_set missing = info->required & ~fields->present;
     if (missing)
         return fail(TD_INVALID, "%s needs the field '%s': %s", info->name,
-                    field_infos[__builtin_ctzll(missing)].name,
-                    field_infos[__builtin_ctzll(missing)].meaning);
-    uint64_t surplus = fields->present & ~(info->required | info->optional);
+                    field_infos[field_first(missing)].name,
+                    field_infos[field_first(missing)].meaning);
+    field_set surplus = fields->present & ~(info->required | info->optional);
     if (surplus)
         return fail(TD_INVALID, "%s does not take the field '%s'; see the operations table",
-                    info->name, field_infos[__builtin_ctzll(surplus)].name);
+                    info->name, field_infos[field_first(surplus)].name);
     return TD_OK;
 }

@@ -2,7 +2,8 @@
  *
  * Both doors, the clients, the documents and the tests read this table. The numbers are the frame
  * protocol's opcodes and never change. Fields every operation takes besides its own: timeout_ms;
- * and every operation that makes a tensor (MAKES) also takes output, create_only and if_generation.
+ * and every operation that makes a tensor (MAKES) also takes output, create_only, if_generation and
+ * ttl_ms.
  */
 #ifndef CORE_OP_TABLE_H
 #define CORE_OP_TABLE_H
@@ -80,6 +81,8 @@ enum op_trait {
     X(31, from_numpy, F(dtype) | F(shape), F(strides) | F(offset_bytes) | F(require_shared),       \
       OP_MAKES | OP_BODY_IN | OP_FD_IN,                                                            \
       "A tensor over the client's own memory, given as a sealed memfd; or a copy of the body.")    \
+    X(32, expire, F(input), F(ttl_ms), 0,                                                          \
+      "Sets the time that the name has left; without ttl_ms it stays until it is deleted.")        \
     X(40, to, F(input), F(dtype) | F(device) | F(other) | F(copy) | CAST, OP_MAKES | OP_BYTES,     \
       "The same tensor when it already has that dtype and device, else a copy.")                   \
     X(41, type, F(input), F(dtype) | CAST, OP_MAKES | OP_BYTES, "to with a dtype.")                \
@@ -134,7 +137,7 @@ enum op {
 
 struct op_info {
     const char *name; /* NULL for a number without an operation */
-    uint64_t required, optional;
+    field_set required, optional;
     unsigned traits; /* enum op_trait */
     const char *doc;
 };

@@ -37,14 +37,13 @@ static enum td_status parse_id(struct text text, uint64_t *id)
 }
 
 enum td_status op_resolve(struct op_call *call, struct text name, struct tensor **out,
-                          uint64_t *generation)
+                          uint64_t *generation, uint64_t *ttl_ms)
 {
     uint64_t id;
-    if (generation)
-        *generation = 0;
+    *generation = *ttl_ms = 0;
     if (name.length == 0 || name.data[0] != '@') {
         TRY(name_check(name));
-        return store_lookup(call->engine->store, name, out, generation);
+        return store_lookup_timed(call->engine->store, name, out, generation, ttl_ms);
     }
     TRY(parse_id(name, &id));
     return session_find(call->session, id, out);
@@ -88,21 +87,31 @@ static enum td_status begin_body(struct op_call *call)
     return strided ? body_strided(in, &call->layout) : TD_OK;
 }
 
+/* What these take need not be a tensor that is still there, or is no tensor at all. */
+static bool takes_names_only(enum op op)
+{
+    return op == OP_release || op == OP_delete || op == OP_rename || op == OP_expire;
+}
+
 static enum td_status begin_names(struct op_call *call)
 {
     const struct fields *in = call->in;
+    bool makes = op_infos[call->op].traits & OP_MAKES;
     if (FIELDS_HAS(in, output))
         TRY(name_check(in->output));
     else if (FIELDS_HAS(in, create_only) ||
-             (FIELDS_HAS(in, if_generation) && (op_infos[call->op].traits & OP_MAKES)))
-        return fail(TD_INVALID, "create_only and if_generation go with an output name");
-    /* What these two take need not be a tensor that is still there, or is no tensor at all. */
-    if (call->op != OP_release && call->op != OP_delete && call->op != OP_rename) {
-        if (FIELDS_HAS(in, input))
-            TRY(op_resolve(call, in->input, &call->input, &call->input_generation));
-        if (FIELDS_HAS(in, other))
-            TRY(op_resolve(call, in->other, &call->other, NULL));
-    }
+             (makes && (FIELDS_HAS(in, if_generation) || FIELDS_HAS(in, ttl_ms))))
+        return fail(TD_INVALID, "create_only, if_generation and ttl_ms go with an output name");
+    if (FIELDS_HAS(in, ttl_ms))
+        TRY(ttl_check(in->ttl_ms));
+    if (takes_names_only(call->op))
+        return TD_OK;
+    uint64_t generation, ttl_ms;
+    if (FIELDS_HAS(in, input))
+        TRY(op_resolve(call, in->input, &call->input, &call->input_generation,
+                       &call->input_ttl_ms));
+    if (FIELDS_HAS(in, other))
+        TRY(op_resolve(call, in->other, &call->other, &generation, &ttl_ms));
     return TD_OK;
 }
 
@@ -286,6 +295,14 @@ void op_undo(struct op_call *call)
         return;
 }
 
+void op_describe_name(struct fields *out, struct text name, uint64_t generation, uint64_t ttl_ms)
+{
+    FIELDS_SET(out, name, name);
+    FIELDS_SET(out, generation, generation);
+    if (ttl_ms)
+        FIELDS_SET(out, ttl_ms, ttl_ms);
+}
+
 static enum td_status commit_made(struct op_call *call)
 {
     const struct fields *in = call->in;
@@ -297,10 +314,10 @@ static enum td_status commit_made(struct op_call *call)
         .has_generation = FIELDS_HAS(in, if_generation),
         .generation = in->if_generation,
     };
-    uint64_t generation;
-    TRY(store_publish(call->engine->store, in->output, call->result, &condition, &generation));
-    FIELDS_SET(out, name, in->output);
-    FIELDS_SET(out, generation, generation);
+    uint64_t generation, ttl_ms = FIELDS_HAS(in, ttl_ms) ? in->ttl_ms : 0;
+    TRY(store_publish_for(call->engine->store, in->output, call->result, &condition, ttl_ms,
+                          &generation));
+    op_describe_name(out, in->output, generation, ttl_ms);
     return TD_OK;
 }
 
@@ -312,10 +329,8 @@ enum td_status op_commit(struct op_call *call)
     if (op_infos[call->op].traits & OP_MAKES)
         TRY(commit_made(call));
     bool of_input = call->result == call->input || call->op == OP_get;
-    if (!FIELDS_HAS(out, name) && call->input_generation && of_input) {
-        FIELDS_SET(out, name, call->in->input);
-        FIELDS_SET(out, generation, call->input_generation);
-    }
+    if (!FIELDS_HAS(out, name) && call->input_generation && of_input)
+        op_describe_name(out, call->in->input, call->input_generation, call->input_ttl_ms);
     tensor_describe(call->result, out);
     return TD_OK;
 }

@@ -39,6 +39,7 @@ struct op_call {
     /* In between. */
     struct tensor *input, *other;
     uint64_t input_generation; /* of the input's name, 0 for an object */
+    uint64_t input_ttl_ms;     /* that the input's name had left; 0: it stays */
     struct device *device;     /* the field's, or the cpu */
     struct tensor *result;     /* what the reply describes */
     struct layout layout;      /* of a body that comes in; of what `get` reads of its input */
@@ -68,6 +69,9 @@ void op_undo(struct op_call *call);
 
 /* What the operation may cost, in bytes touched or their like; for tests and op_run_is_long. */
 uint64_t op_cost_bytes(const struct op_call *call);
+
+/* The fields that tell of a name: with ttl_ms unless that is 0. */
+void op_describe_name(struct fields *out, struct text name, uint64_t generation, uint64_t ttl_ms);
 
 /* Whether the cast is allowed by the field `casting`; for a door that casts on the way out. */
 NODISCARD enum td_status op_check_cast(const struct op_call *call, enum td_dtype from,

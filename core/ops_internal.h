@@ -18,10 +18,10 @@ static inline bool op_saturate(const struct op_call *call)
     return FIELDS_HAS(call->in, saturate) && call->in->saturate;
 }
 
-/* The tensor a field names, as a reference: a name, or @id of the session. generation may be NULL.
- */
+/* The tensor a field names, as a reference: a name, or @id of the session, which has generation 0
+ * and ttl_ms 0. */
 NODISCARD enum td_status op_resolve(struct op_call *call, struct text name, struct tensor **out,
-                                    uint64_t *generation);
+                                    uint64_t *generation, uint64_t *ttl_ms);
 
 /* The result, with what was done to memory: takes over the reference. NULL: it is shared. */
 void op_result(struct op_call *call, struct tensor *tensor, const char *copied_because);

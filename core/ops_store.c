@@ -97,7 +97,8 @@ enum td_status op_run_release(struct op_call *call)
     if (in->input.length == 0 || in->input.data[0] != '@')
         return fail(TD_INVALID, "release takes an object id like @17; names are removed by delete");
     _cleanup_(tensor_unrefp) struct tensor *tensor = NULL;
-    TRY(op_resolve(call, in->input, &tensor, NULL));
+    uint64_t generation, ttl_ms;
+    TRY(op_resolve(call, in->input, &tensor, &generation, &ttl_ms));
     return session_drop(call->session, tensor->id);
 }
 
@@ -111,8 +112,7 @@ static enum td_status list_emit(struct op_call *call, const struct store_entry *
 {
     struct fields fields;
     fields.present = 0;
-    FIELDS_SET(&fields, name, text_of(entry->name));
-    FIELDS_SET(&fields, generation, entry->generation);
+    op_describe_name(&fields, text_of(entry->name), entry->generation, entry->ttl_ms);
     tensor_describe(entry->tensor, &fields);
     return call->emit(call->sink, &fields);
 }
@@ -151,14 +151,24 @@ enum td_status op_run_rename(struct op_call *call)
         .has_generation = FIELDS_HAS(in, if_generation),
         .generation = in->if_generation,
     };
-    uint64_t generation;
+    uint64_t generation, found, ttl_ms = 0;
     TRY(name_check(in->input));
     TRY(store_rename(call->engine->store, in->input, in->output, &condition, &generation));
-    FIELDS_SET(&call->out, name, in->output);
-    FIELDS_SET(&call->out, generation, generation);
     /* Described if it is still there: somebody else may be faster. */
-    if (store_lookup(call->engine->store, in->output, &call->result, NULL) != TD_OK)
+    if (store_lookup_timed(call->engine->store, in->output, &call->result, &found, &ttl_ms) !=
+        TD_OK)
         call->result = NULL;
+    op_describe_name(&call->out, in->output, generation, ttl_ms);
+    return TD_OK;
+}
+
+enum td_status op_run_expire(struct op_call *call)
+{
+    const struct fields *in = call->in;
+    uint64_t generation, ttl_ms = FIELDS_HAS(in, ttl_ms) ? in->ttl_ms : 0;
+    TRY(name_check(in->input));
+    TRY(store_set_ttl(call->engine->store, in->input, ttl_ms, &call->result, &generation));
+    op_describe_name(&call->out, in->input, generation, ttl_ms);
     return TD_OK;
 }
 
@@ -232,11 +242,24 @@ enum td_status op_run_stats(struct op_call *call)
     return TD_OK;
 }
 
+/* What the ledger keeps of the host's memory; GPUs do not tell theirs. */
 enum td_status op_run_devices(struct op_call *call)
 {
     const struct devices *devices = &call->engine->devices;
-    for (int i = 0; i < devices->count; i++)
-        TRY(emit_text(call, devices->list[i]->name, i == 0 ? "host memory" : "GPU memory"));
+    for (int i = 0; i < devices->count; i++) {
+        const struct device *device = devices->list[i];
+        struct fields fields;
+        fields.present = 0;
+        FIELDS_SET(&fields, name, text_of(device->name));
+        FIELDS_SET(&fields, text, text_of(device_is_cpu(device) ? "host memory" : "GPU memory"));
+        if (device_is_cpu(device)) {
+            struct ledger ledger;
+            ledger_read(&call->engine->ledger, &ledger);
+            FIELDS_SET(&fields, nbytes, ledger.used.memory_bytes);
+            FIELDS_SET(&fields, storage_bytes, ledger.limits.memory_bytes);
+        }
+        TRY(call->emit(call->sink, &fields));
+    }
     return TD_OK;
 }
 

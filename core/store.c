@@ -4,11 +4,18 @@
 #include <bsd/sys/tree.h>
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
+
+#define EXPIRE_AT_ONCE 64 /* names removed while the lock is held */
+/* Names that are due and removed by a publish: more than it brings, so that they never pile up. */
+#define EXPIRE_A_PUBLISH 2
 
 struct entry {
-    RB_ENTRY(entry) link;
+    RB_ENTRY(entry) link, due_link;
+    struct entry *next; /* of those that a visit removed */
     struct tensor *tensor;
     uint64_t generation;
+    uint64_t expires_ms;    /* from then on it is not there; 0: never, and not in the tree `due` */
     uint64_t charged_names; /* 1, or 0 for one that takes over the charge of another */
     struct text name;       /* points to name_bytes, or in a search key to the caller's */
     char name_bytes[];
@@ -26,10 +33,22 @@ static int name_compare(const struct entry *a, const struct entry *b)
 RB_HEAD(name_tree, entry);
 RB_GENERATE_INTERNAL(name_tree, entry, link, name_compare, __attribute__((unused)) static)
 
+static int due_compare(const struct entry *a, const struct entry *b)
+{
+    if (a->expires_ms != b->expires_ms)
+        return a->expires_ms < b->expires_ms ? -1 : 1;
+    return name_compare(a, b);
+}
+
+RB_HEAD(due_tree, entry);
+RB_GENERATE_INTERNAL(due_tree, entry, due_link, due_compare, __attribute__((unused)) static)
+
 struct store {
     struct ledger *ledger;
+    uint64_t (*now_ms)(void);
     pthread_mutex_t lock;
     struct name_tree names;
+    struct due_tree due; /* the names that expire, by when they do */
     uint64_t count;
     uint64_t revision;
     struct store_watch *watches;
@@ -39,16 +58,30 @@ struct store {
     struct store_event events[STORE_EVENTS_KEPT];
 };
 
+static uint64_t monotonic_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 enum td_status store_create(struct ledger *ledger, struct store **out)
 {
     struct store *store = calloc(1, sizeof *store);
     if (!store)
         return fail(TD_OUT_OF_MEMORY, "no memory for the store");
     store->ledger = ledger;
+    store->now_ms = monotonic_ms;
     pthread_mutex_init(&store->lock, NULL);
     RB_INIT(&store->names);
+    RB_INIT(&store->due);
     *out = store;
     return TD_OK;
+}
+
+void store_set_clock(struct store *store, uint64_t (*now_ms)(void))
+{
+    store->now_ms = now_ms;
 }
 
 static uint64_t entry_bytes(const struct entry *entry)
@@ -88,6 +121,7 @@ static enum td_status entry_create(struct store *store, struct text name, uint64
     memcpy(entry->name_bytes, name.data, name.length);
     entry->name = (struct text){entry->name_bytes, name.length};
     entry->tensor = NULL;
+    entry->expires_ms = 0;
     entry->charged_names = charged_names;
     enum td_status status = ledger_reserve(store->ledger, entry_bytes(entry), 0, charged_names);
     if (status != TD_OK) {
@@ -96,12 +130,6 @@ static enum td_status entry_create(struct store *store, struct text name, uint64
     }
     *out = entry;
     return TD_OK;
-}
-
-static struct entry *find_locked(struct store *store, struct text name)
-{
-    struct entry key = {.name = name};
-    return RB_FIND(name_tree, &store->names, &key);
 }
 
 static enum td_status not_found(struct text name)
@@ -149,145 +177,290 @@ static uint64_t note_locked(struct store *store, enum store_event_kind kind, str
     return store->revision;
 }
 
-/* Lets `name` refer to the tensor. Returns through *old what is to be let go, through *fresh what
- * of it was used (NULL then). */
-static enum td_status publish_locked(struct store *store, struct text name, struct tensor *tensor,
-                                     const struct store_condition *condition, struct entry **fresh,
-                                     struct tensor **old, uint64_t *generation)
+/* ---- visits: the store locked, at one moment --------------------------------------------------
+ */
+
+struct visit {
+    uint64_t now_ms; /* 0 while no name has a time to live: the clock need not be read */
+    /* To be let go when the store is unlocked: */
+    struct entry *fresh; /* for a name that is not there yet; NULL once it is in the tree */
+    struct entry *gone;  /* removed */
+    struct tensor *old;  /* replaced */
+};
+
+static void visit_begin(struct store *store, struct visit *visit)
 {
-    struct entry *entry = find_locked(store, name);
+    pthread_mutex_lock(&store->lock);
+    visit->now_ms = RB_EMPTY(&store->due) ? 0 : store->now_ms();
+}
+
+static void visit_end(struct store *store, struct visit *visit)
+{
+    pthread_mutex_unlock(&store->lock);
+    entry_free(store, take(&visit->fresh));
+    for (struct entry *entry; (entry = visit->gone);) {
+        visit->gone = entry->next;
+        entry_free(store, entry);
+    }
+    tensor_unref(take(&visit->old));
+}
+
+static bool is_over(const struct visit *visit, const struct entry *entry)
+{
+    return entry->expires_ms && entry->expires_ms <= visit->now_ms;
+}
+
+static uint64_t ttl_left(const struct visit *visit, const struct entry *entry)
+{
+    return entry->expires_ms ? entry->expires_ms - visit->now_ms : 0;
+}
+
+/* When a name ends that now gets a time to live. */
+static uint64_t expiry_locked(struct store *store, uint64_t ttl_ms)
+{
+    assert(ttl_ms <= STORE_TTL_MAX_MS);
+    return ttl_ms ? store->now_ms() + ttl_ms : 0;
+}
+
+static void set_expiry_locked(struct store *store, struct entry *entry, uint64_t expires_ms)
+{
+    if (entry->expires_ms)
+        RB_REMOVE(due_tree, &store->due, entry);
+    entry->expires_ms = expires_ms;
+    if (expires_ms)
+        RB_INSERT(due_tree, &store->due, entry);
+}
+
+static void remove_locked(struct store *store, struct visit *visit, struct entry *entry)
+{
+    set_expiry_locked(store, entry, 0);
+    RB_REMOVE(name_tree, &store->names, entry);
+    store->count--;
+    (void)note_locked(store, STORE_REMOVED, entry->name);
+    entry->next = visit->gone;
+    visit->gone = entry;
+}
+
+/* The name's entry; NULL if there is none, or none any more. */
+static struct entry *find_locked(struct store *store, struct visit *visit, struct text name)
+{
+    struct entry key = {.name = name}, *entry = RB_FIND(name_tree, &store->names, &key);
+    if (!entry || !is_over(visit, entry))
+        return entry;
+    remove_locked(store, visit, entry);
+    return NULL;
+}
+
+static size_t expire_locked(struct store *store, struct visit *visit, size_t max)
+{
+    size_t count = 0;
+    for (; count < max; count++) {
+        struct entry *entry = RB_MIN(due_tree, &store->due);
+        if (!entry || !is_over(visit, entry))
+            break;
+        remove_locked(store, visit, entry);
+    }
+    return count;
+}
+
+/* ---- names ----------------------------------------------------------------------------------- */
+
+enum td_status ttl_check(uint64_t ttl_ms)
+{
+    if (ttl_ms >= 1 && ttl_ms <= STORE_TTL_MAX_MS)
+        return TD_OK;
+    return fail(TD_INVALID,
+                "a time to live of %" PRIu64 " ms; expected 1 to %" PRIu64
+                " ms, or none for a name that stays",
+                ttl_ms, STORE_TTL_MAX_MS);
+}
+
+/* Lets `name` refer to the tensor, with visit->fresh if it is not there yet. */
+static enum td_status publish_locked(struct store *store, struct visit *visit, struct text name,
+                                     struct tensor *tensor, const struct store_condition *condition,
+                                     uint64_t expires_ms, struct entry **out)
+{
+    struct entry *entry = find_locked(store, visit, name);
     TRY(condition_check(condition, name, entry));
     if (!entry) {
-        entry = take(fresh);
+        entry = take(&visit->fresh);
         RB_INSERT(name_tree, &store->names, entry);
         store->count++;
     }
-    *old = entry->tensor;
+    visit->old = entry->tensor;
     entry->tensor = tensor_ref(tensor);
-    entry->generation = *generation = note_locked(store, STORE_PUBLISHED, name);
+    entry->generation = note_locked(store, STORE_PUBLISHED, name);
+    set_expiry_locked(store, entry, expires_ms);
+    *out = entry;
     return TD_OK;
+}
+
+enum td_status store_publish_for(struct store *store, struct text name, struct tensor *tensor,
+                                 const struct store_condition *condition, uint64_t ttl_ms,
+                                 uint64_t *generation)
+{
+    struct visit visit = {0};
+    struct entry *entry;
+    TRY(name_check(name));
+    /* A new name's entry is made outside the lock, and only if there is none to be replaced. */
+    visit_begin(store, &visit);
+    (void)expire_locked(store, &visit, EXPIRE_A_PUBLISH);
+    bool found = find_locked(store, &visit, name) != NULL;
+    visit_end(store, &visit);
+    enum td_status status = found ? TD_OK : entry_create(store, name, 1, &visit.fresh);
+    visit_begin(store, &visit);
+    if (status == TD_OK && !visit.fresh && !find_locked(store, &visit, name)) /* gone in between */
+        status = entry_create(store, name, 1, &visit.fresh);
+    if (status == TD_OK)
+        status = publish_locked(store, &visit, name, tensor, condition,
+                                expiry_locked(store, ttl_ms), &entry);
+    if (status == TD_OK)
+        *generation = entry->generation;
+    visit_end(store, &visit);
+    return status;
 }
 
 enum td_status store_publish(struct store *store, struct text name, struct tensor *tensor,
                              const struct store_condition *condition, uint64_t *generation)
 {
-    struct entry *fresh = NULL;
-    struct tensor *old = NULL;
-    TRY(name_check(name));
-    /* A new name's entry is made outside the lock, and only if there is none to be replaced. */
-    pthread_mutex_lock(&store->lock);
-    bool found = find_locked(store, name) != NULL;
-    pthread_mutex_unlock(&store->lock);
-    enum td_status status = found ? TD_OK : entry_create(store, name, 1, &fresh);
-    pthread_mutex_lock(&store->lock);
-    if (status == TD_OK && !fresh && !find_locked(store, name)) /* deleted in between */
-        status = entry_create(store, name, 1, &fresh);
-    if (status == TD_OK)
-        status = publish_locked(store, name, tensor, condition, &fresh, &old, generation);
-    pthread_mutex_unlock(&store->lock);
-    entry_free(store, fresh);
-    tensor_unref(old);
+    return store_publish_for(store, name, tensor, condition, 0, generation);
+}
+
+enum td_status store_lookup_timed(struct store *store, struct text name, struct tensor **tensor,
+                                  uint64_t *generation, uint64_t *ttl_ms)
+{
+    struct visit visit = {0};
+    enum td_status status = TD_OK;
+    visit_begin(store, &visit);
+    struct entry *entry = find_locked(store, &visit, name);
+    if (!entry) {
+        status = not_found(name);
+    } else {
+        *tensor = tensor_ref(entry->tensor);
+        *generation = entry->generation;
+        *ttl_ms = ttl_left(&visit, entry);
+    }
+    visit_end(store, &visit);
     return status;
 }
 
 enum td_status store_lookup(struct store *store, struct text name, struct tensor **tensor,
                             uint64_t *generation)
 {
+    uint64_t ignored, ttl_ms;
+    return store_lookup_timed(store, name, tensor, generation ? generation : &ignored, &ttl_ms);
+}
+
+enum td_status store_set_ttl(struct store *store, struct text name, uint64_t ttl_ms,
+                             struct tensor **tensor, uint64_t *generation)
+{
+    struct visit visit = {0};
     enum td_status status = TD_OK;
-    pthread_mutex_lock(&store->lock);
-    struct entry *entry = find_locked(store, name);
+    visit_begin(store, &visit);
+    struct entry *entry = find_locked(store, &visit, name);
     if (!entry) {
         status = not_found(name);
     } else {
+        set_expiry_locked(store, entry, expiry_locked(store, ttl_ms));
         *tensor = tensor_ref(entry->tensor);
-        if (generation)
-            *generation = entry->generation;
+        *generation = entry->generation;
     }
-    pthread_mutex_unlock(&store->lock);
+    visit_end(store, &visit);
     return status;
-}
-
-static enum td_status detach_locked(struct store *store, struct text name,
-                                    const struct store_condition *condition, struct entry **out)
-{
-    struct entry *entry = find_locked(store, name);
-    if (!entry)
-        return not_found(name);
-    TRY(condition_check(condition, name, entry));
-    RB_REMOVE(name_tree, &store->names, entry);
-    store->count--;
-    (void)note_locked(store, STORE_REMOVED, name);
-    *out = entry;
-    return TD_OK;
 }
 
 enum td_status store_remove(struct store *store, struct text name,
                             const struct store_condition *condition)
 {
-    struct entry *entry = NULL;
-    pthread_mutex_lock(&store->lock);
-    enum td_status status = detach_locked(store, name, condition, &entry);
-    pthread_mutex_unlock(&store->lock);
-    entry_free(store, entry);
+    struct visit visit = {0};
+    visit_begin(store, &visit);
+    struct entry *entry = find_locked(store, &visit, name);
+    enum td_status status = entry ? condition_check(condition, name, entry) : not_found(name);
+    if (status == TD_OK)
+        remove_locked(store, &visit, entry);
+    visit_end(store, &visit);
     return status;
 }
 
-static enum td_status rename_locked(struct store *store, struct text from, struct text to,
-                                    const struct store_condition *condition, struct entry **fresh,
-                                    struct entry **gone, struct tensor **old, uint64_t *generation)
+static enum td_status rename_locked(struct store *store, struct visit *visit, struct text from,
+                                    struct text to, const struct store_condition *condition,
+                                    uint64_t *generation)
 {
-    static const struct store_condition none;
-    struct entry *entry = find_locked(store, from);
+    struct entry *entry = find_locked(store, visit, from), *renamed;
     if (!entry)
         return not_found(from);
-    TRY(publish_locked(store, to, entry->tensor, condition, fresh, old, generation));
-    if (name_compare(entry, &(struct entry){.name = to}) == 0)
+    TRY(publish_locked(store, visit, to, entry->tensor, condition, entry->expires_ms, &renamed));
+    *generation = renamed->generation;
+    if (renamed == entry)
         return TD_OK;
-    if (!*fresh) { /* it is in the tree now: one name for another, which also works at the limit */
-        find_locked(store, to)->charged_names = entry->charged_names;
+    if (!visit->fresh) { /* it is in the tree now: one name for another, also at the limit */
+        renamed->charged_names = entry->charged_names;
         entry->charged_names = 0;
     }
-    return detach_locked(store, from, &none, gone);
+    remove_locked(store, visit, entry);
+    return TD_OK;
 }
 
 enum td_status store_rename(struct store *store, struct text from, struct text to,
                             const struct store_condition *condition, uint64_t *generation)
 {
-    struct entry *fresh = NULL, *gone = NULL;
-    struct tensor *old = NULL;
+    struct visit visit = {0};
     TRY(name_check(to));
-    TRY(entry_create(store, to, 0, &fresh));
-    pthread_mutex_lock(&store->lock);
-    enum td_status status =
-        rename_locked(store, from, to, condition, &fresh, &gone, &old, generation);
-    pthread_mutex_unlock(&store->lock);
-    entry_free(store, fresh);
-    entry_free(store, gone);
-    tensor_unref(old);
+    TRY(entry_create(store, to, 0, &visit.fresh));
+    visit_begin(store, &visit);
+    enum td_status status = rename_locked(store, &visit, from, to, condition, generation);
+    visit_end(store, &visit);
     return status;
+}
+
+size_t store_expire(struct store *store, uint64_t now_ms, size_t max)
+{
+    size_t count = 0, step, removed;
+    do {
+        struct visit visit = {.now_ms = now_ms};
+        step = max - count < EXPIRE_AT_ONCE ? max - count : EXPIRE_AT_ONCE;
+        pthread_mutex_lock(&store->lock);
+        removed = expire_locked(store, &visit, step);
+        visit_end(store, &visit);
+        count += removed;
+    } while (removed == EXPIRE_AT_ONCE && count < max);
+    return count;
+}
+
+/* What walks or counts the names meets few that are over. */
+static void expire_all(struct store *store)
+{
+    (void)store_expire(store, store->now_ms(), SIZE_MAX);
 }
 
 size_t store_list(struct store *store, struct text prefix, struct text cursor, size_t max,
                   struct store_entry *out)
 {
     size_t count = 0;
+    struct visit visit = {0};
     struct entry prefix_key = {.name = prefix}, cursor_key = {.name = cursor};
     bool from_cursor = name_compare(&cursor_key, &prefix_key) >= 0;
     struct entry *start = from_cursor ? &cursor_key : &prefix_key;
-    pthread_mutex_lock(&store->lock);
+    expire_all(store);
+    visit_begin(store, &visit);
     struct entry *entry = RB_NFIND(name_tree, &store->names, start);
     if (entry && from_cursor && cursor.length && name_compare(entry, &cursor_key) == 0)
         entry = RB_NEXT(name_tree, &store->names, entry);
-    for (; entry && count < max && has_prefix(entry->name, prefix); count++) {
+    for (; entry && count < max && has_prefix(entry->name, prefix);
+         entry = RB_NEXT(name_tree, &store->names, entry)) {
+        if (is_over(&visit, entry))
+            continue;
         memcpy(out[count].name, entry->name.data, entry->name.length);
         out[count].name[entry->name.length] = '\0';
         out[count].tensor = tensor_ref(entry->tensor);
         out[count].generation = entry->generation;
-        entry = RB_NEXT(name_tree, &store->names, entry);
+        out[count++].ttl_ms = ttl_left(&visit, entry);
     }
-    pthread_mutex_unlock(&store->lock);
+    visit_end(store, &visit);
     return count;
 }
+
+/* ---- watching -------------------------------------------------------------------------------- */
 
 void store_watch_add(struct store *store, struct store_watch *watch)
 {
@@ -331,6 +504,7 @@ size_t store_events(struct store *store, const struct store_watch *watch, uint64
 
 uint64_t store_count(struct store *store)
 {
+    expire_all(store);
     pthread_mutex_lock(&store->lock);
     uint64_t count = store->count;
     pthread_mutex_unlock(&store->lock);

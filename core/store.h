@@ -3,6 +3,9 @@
  * Publishing swaps one pointer: whoever reads or maps the old bytes keeps them. A name's generation
  * is the revision of its last publish, so delete and re-create never look unchanged.
  *
+ * A name may have a time to live. When it is over the name is not there for anyone; it is removed,
+ * as store_remove would, by who comes across it first: at the latest store_expire.
+ *
  * Threads: every function, from any thread. Old tensors are let go outside the lock.
  */
 #ifndef CORE_STORE_H
@@ -28,6 +31,7 @@ struct store_condition {
     uint64_t generation;
 };
 
+/* The name stays until it is removed, also if it had a time to live before. */
 NODISCARD enum td_status store_publish(struct store *store, struct text name, struct tensor *tensor,
                                        const struct store_condition *condition,
                                        uint64_t *generation);
@@ -36,14 +40,43 @@ NODISCARD enum td_status store_lookup(struct store *store, struct text name, str
                                       uint64_t *generation);
 NODISCARD enum td_status store_remove(struct store *store, struct text name,
                                       const struct store_condition *condition);
+/* The new name has the time that the old one had left. */
 NODISCARD enum td_status store_rename(struct store *store, struct text from, struct text to,
                                       const struct store_condition *condition,
                                       uint64_t *generation);
+
+/* ---- names that expire: times in milliseconds of a clock that only goes forward -------------- */
+
+#define STORE_TTL_MAX_MS UINT64_C(3155760000000) /* a hundred years */
+
+/* INVALID unless it is 1 to STORE_TTL_MAX_MS. */
+NODISCARD enum td_status ttl_check(uint64_t ttl_ms);
+
+/* In the next three a ttl_ms of 0 is a name that stays. */
+NODISCARD enum td_status store_publish_for(struct store *store, struct text name,
+                                           struct tensor *tensor,
+                                           const struct store_condition *condition, uint64_t ttl_ms,
+                                           uint64_t *generation);
+NODISCARD enum td_status store_lookup_timed(struct store *store, struct text name,
+                                            struct tensor **tensor, uint64_t *generation,
+                                            uint64_t *ttl_ms);
+/* Sets the time that the name has left; that is no publish. *tensor as of store_lookup. */
+NODISCARD enum td_status store_set_ttl(struct store *store, struct text name, uint64_t ttl_ms,
+                                       struct tensor **tensor, uint64_t *generation);
+/* Removes names whose time is over at now_ms, those that were due first, at most `max`; returns how
+ * many. It looks at no other names, and holds the lock for a few at a time. For the doors' clocks.
+ */
+size_t store_expire(struct store *store, uint64_t now_ms, size_t max);
+/* For tests: the clock, instead of CLOCK_MONOTONIC; before the store is used. */
+void store_set_clock(struct store *store, uint64_t (*now_ms)(void));
+
+/* ---- listing --------------------------------------------------------------------------------- */
 
 struct store_entry {
     char name[NAME_MAX_BYTES + 1];
     struct tensor *tensor; /* a reference of the caller's */
     uint64_t generation;
+    uint64_t ttl_ms; /* that the name has left; 0: it stays */
 };
 /* Up to `max` names after `cursor` (exclusive, empty: from the start) that begin with prefix, in
  * byte order. Returns how many; the caller unrefs each tensor. */

@@ -43,8 +43,8 @@ struct request *request_create(struct connection *connection, const struct wire_
     struct request *request = memory_take(connection->loop, header->meta_length);
     if (!request)
         return NULL;
-    /* The large parts (in, call, head_inline, message) are filled when they are used. */
-    memset(request, 0, offsetof(struct request, message));
+    /* The large parts (phases, message, call, in, head_inline) are filled when they are used. */
+    memset(request, 0, offsetof(struct request, receive));
     memset((char *)request + offsetof(struct request, list), 0,
            offsetof(struct request, head_inline) - offsetof(struct request, list));
     atomic_init(&request->refs, 1);
@@ -54,7 +54,6 @@ struct request *request_create(struct connection *connection, const struct wire_
     request->message[0] = '\0';
     request->receive.request = request->run.request = request;
     request->in.present = 0;
-    request->held = NULL;
     op_init(&request->call, connection->loop->server->options.engine, NULL, 0, &request->in);
     connection->inflight++;
     return request;
@@ -63,7 +62,7 @@ struct request *request_create(struct connection *connection, const struct wire_
 /* Lets go of what it holds. */
 static void release(struct request *request)
 {
-    session_unref(request->held);
+    session_unref(request->call.session);
     if (request->list_room)
         ledger_release(&request->call.engine->ledger, request->list_room, 0, 0);
     op_end(&request->call);
@@ -173,7 +172,7 @@ static enum td_status run_hello(struct request *request)
              REQUEST_META_MAX, (unsigned long long)options->max_body,
              (unsigned long long)options->max_inflight, WIRE_DESCRIPTORS_MAX, WIRE_SMALL_BODY_MAX);
     request->call.text = strdup(limits);
-    request->call.session = connection->session;
+    request->call.session = session_ref(connection->session);
     FIELDS_SET(out, protocol, WIRE_VERSION);
     FIELDS_SET(out, session, session_id(connection->session));
     FIELDS_SET(out, session_key, text_of(session_key(connection->session)));
@@ -222,8 +221,6 @@ static void park(struct request *request, struct phase *phase, const struct park
 {
     struct connection *connection = request->connection;
     request->receiving = phase == &request->receive;
-    if (!request->held)
-        request->held = session_ref(request->call.session);
     atomic_fetch_add(&request->refs, 1);
     request->parked_next = connection->parked;
     request->parked_link = &connection->parked;
@@ -312,7 +309,7 @@ static enum td_status begin_op(struct request *request)
     if (opcode == OP_ping)
         return begin_ping(request);
     call->op = (enum op)opcode;
-    call->session = connection->session;
+    call->session = session_ref(connection->session);
     call->body_length = request->header.body_length;
     call->local = connection->local;
     call->emit = emit;

@@ -8,6 +8,7 @@
 
 #define ACCEPT_ROUNDS 64
 #define DRAIN_TICK_MS 20
+#define EXPIRE_A_TICK 1024 /* names: other connections of the loop wait meanwhile */
 
 /* ---- accepting ---------------------------------------------------------------------------------
  */
@@ -108,6 +109,8 @@ static void on_tick(uv_timer_t *timer)
     }
     if (loop->accept_paused && !loop->draining)
         accept_start(loop);
+    if (loop == loop->server->loops)
+        (void)store_expire(loop->server->options.engine->store, now, EXPIRE_A_TICK);
     if (loop->draining && !loop->connections) {
         uv_close((uv_handle_t *)&loop->tick, NULL);
         uv_close((uv_handle_t *)&loop->deadline, NULL);

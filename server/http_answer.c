@@ -34,12 +34,14 @@ static void add_cors(const struct exchange *x, struct MHD_Response *response)
     answer_header(response, "Access-Control-Allow-Origin", origin);
     answer_header(response, "Vary", "Origin");
     answer_header(response, "Access-Control-Expose-Headers",
-                  "ETag, Location, Tensord-Session, Tensord-Dtype, Tensord-Shape");
+                  "Accept-Ranges, Content-Range, ETag, Location, Tensord-Session, Tensord-Dtype, "
+                  "Tensord-Shape");
     if (!x->headers.request_method.data)
         return;
     answer_header(response, "Access-Control-Allow-Methods", x->allow);
     answer_header(response, "Access-Control-Allow-Headers",
-                  "Authorization, Content-Type, If-Match, If-None-Match, Range, Tensord-Session");
+                  "Authorization, Content-Type, If-Match, If-None-Match, If-Range, Last-Event-ID, "
+                  "Range, Tensord-Session");
     answer_header(response, "Access-Control-Max-Age", "600");
 }
 
@@ -137,9 +139,24 @@ enum td_status answer_empty(struct exchange *x, unsigned http_status)
 /* ---- problems (RFC 9457) -----------------------------------------------------------------------
  */
 
-cJSON *answer_problem_value(enum td_status status, const char *detail)
+/* Names in a detail may hold bytes that are no UTF-8, or be cut in the middle of a letter. */
+static void clean_utf8(char *text)
 {
-    char type[64];
+    size_t length = strlen(text);
+    for (size_t i = 0, step; i < length; i += step) {
+        step = utf8_length((const unsigned char *)text + i, length - i);
+        if (step == 0) {
+            text[i] = '?';
+            step = 1;
+        }
+    }
+}
+
+cJSON *answer_problem_value(enum td_status status)
+{
+    char type[64], detail[FAIL_DETAIL_SIZE];
+    snprintf(detail, sizeof detail, "%s", fail_detail());
+    clean_utf8(detail);
     snprintf(type, sizeof type, "urn:tensord:error:%s", td_status_name((int)status));
     cJSON *value = cJSON_CreateObject();
     bool whole = value && cJSON_AddStringToObject(value, "type", type) &&
@@ -153,27 +170,11 @@ cJSON *answer_problem_value(enum td_status status, const char *detail)
     return NULL;
 }
 
-/* Names in a detail may hold bytes that are no UTF-8. */
-static void clean_utf8(char *text)
-{
-    size_t length = strlen(text);
-    for (size_t i = 0, step; i < length; i += step) {
-        step = utf8_length((const unsigned char *)text + i, length - i);
-        if (step == 0) {
-            text[i] = '?';
-            step = 1;
-        }
-    }
-}
-
 enum td_status answer_problem(struct exchange *x, enum td_status status)
 {
-    char detail[FAIL_DETAIL_SIZE];
-    snprintf(detail, sizeof detail, "%s", fail_detail());
     if (status == TD_EXISTS && x->headers.if_none_match.data)
         status = TD_PRECONDITION; /* it was taken while the body came */
-    clean_utf8(detail);
-    cJSON *value = answer_problem_value(status, detail);
+    cJSON *value = answer_problem_value(status);
     char *text = value ? cJSON_PrintUnformatted(value) : NULL;
     cJSON_Delete(value);
     if (!text)
@@ -193,8 +194,9 @@ enum td_status answer_problem(struct exchange *x, enum td_status status)
     if (status == TD_BAD_METHOD)
         answer_header(response, "Allow", x->allow);
     if (status == TD_BAD_RANGE) {
-        snprintf(detail, sizeof detail, "bytes */%" PRIu64, x->range_of);
-        answer_header(response, "Content-Range", detail);
+        char range[40];
+        snprintf(range, sizeof range, "bytes */%" PRIu64, x->range_of);
+        answer_header(response, "Content-Range", range);
     }
     if (status == TD_UNAVAILABLE)
         answer_header(response, "Retry-After", "1");

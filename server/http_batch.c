@@ -90,8 +90,8 @@ static enum td_status item_begin(struct exchange *x)
 
 static cJSON *item_value(struct exchange *x, enum td_status status)
 {
-    cJSON *value = status == TD_OK ? answer_fields_value(&x->call.out)
-                                   : answer_problem_value(status, fail_detail());
+    cJSON *value =
+        status == TD_OK ? answer_fields_value(&x->call.out) : answer_problem_value(status);
     if (value && status == TD_OK && x->list && cJSON_AddItemToObject(value, "entries", x->list))
         x->list = NULL;
     if (value)
@@ -162,10 +162,9 @@ static enum td_status batch_open(struct exchange *x)
     return TD_OK;
 }
 
-/* In a job: as many operations as make one turn. */
-static enum td_status batch_work(struct exchange *x, struct parked *parked)
+/* As many operations as make one turn. */
+static enum td_status batch_turn(struct exchange *x)
 {
-    TRY(parked_commit(parked));
     if (!x->batch)
         TRY(batch_open(x));
     for (uint64_t cost = 0; x->batch->item && cost < TURN_BYTES;) {
@@ -180,6 +179,16 @@ static enum td_status batch_work(struct exchange *x, struct parked *parked)
         TRY(item_end(x, status));
     }
     return x->batch->item ? TD_OK : results_print(x);
+}
+
+/* In a job. What may be hundreds of thousands of nodes is let go there, too. */
+static enum td_status batch_work(struct exchange *x, struct parked *parked)
+{
+    TRY(parked_commit(parked));
+    enum td_status status = batch_turn(x);
+    if (status != TD_OK || !x->batch->item)
+        cJSON_Delete(take(&x->tree));
+    return status;
 }
 
 /* Turn by turn, so that others' jobs come in between. */

@@ -11,9 +11,9 @@
 #define COPIED_BYTES ((size_t)32 << 10)
 
 /* What stands before the elements in a file of the format. The caller frees *out. */
-static enum td_status file_header(const struct exchange *x, const struct elements *what,
-                                  unsigned char **out, size_t *length)
+static enum td_status file_header(const struct elements *what, unsigned char **out, size_t *length)
 {
+    const struct fields *description = what->description;
     const struct layout *layout = &what->tensor->layout;
     struct dims shape = {.rank = layout->rank};
     memcpy(shape.v, layout->shape, (size_t)layout->rank * sizeof shape.v[0]);
@@ -21,10 +21,8 @@ static enum td_status file_header(const struct exchange *x, const struct element
     *length = 0;
     if (what->format == FORMAT_SAFETENSORS) {
         char name[NAME_MAX_BYTES + 1] = "tensor";
-        if (x->rest.length && x->rest.length <= NAME_MAX_BYTES && x->rest.data[0] != '@') {
-            memcpy(name, x->rest.data, x->rest.length);
-            name[x->rest.length] = '\0';
-        }
+        if (FIELDS_HAS(description, name))
+            snprintf(name, sizeof name, "%.*s", TEXT_ARGS(description->name));
         struct safetensors_entry entry = {.name = name, .dtype = what->dtype, .shape = shape};
         return safetensors_write(&entry, 1, NULL, out, length);
     }
@@ -64,7 +62,7 @@ static enum td_status read_range(const struct exchange *x, const char *etag, uin
     *out = (struct range){.length = total};
     struct text condition = x->headers.if_range;
     bool weak = etag[0] != '"';
-    if (!at || weak || (condition.data && !etag_listed(condition, etag, true)))
+    if (!at || weak || x->head || (condition.data && !etag_listed(condition, etag, true)))
         return TD_OK;
     if (x->headers.range.length < 7 || memcmp(at, "bytes=", 6) != 0)
         return TD_OK;
@@ -97,6 +95,7 @@ static void add_headers(struct MHD_Response *response, const struct elements *wh
     const struct layout *layout = &what->tensor->layout;
     answer_header(response, "Content-Type", format_content_type(what->format));
     answer_header(response, "Cache-Control", "no-cache");
+    answer_header(response, "Vary", "Accept");
     if (etag[0])
         answer_header(response, "ETag", etag);
     if (what->format != FORMAT_RAW)
@@ -216,7 +215,8 @@ static enum td_status answer_in_place(struct exchange *x, const struct elements 
     if (!response)
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
     add_headers(response, what, etag);
-    answer_header(response, "Accept-Ranges", "bytes");
+    if (etag[0] == '"') /* else none is given */
+        answer_header(response, "Accept-Ranges", "bytes");
     if (range.partial) {
         snprintf(text, sizeof text, "bytes %" PRIu64 "-%" PRIu64 "/%" PRIu64, range.first,
                  range.first + range.length - 1, total);
@@ -241,7 +241,7 @@ static enum td_status answer_file(struct exchange *x, const struct elements *wha
     _cleanup_(freep) unsigned char *header = NULL;
     size_t length;
     const struct tensor *tensor = what->tensor;
-    TRY(file_header(x, what, &header, &length));
+    TRY(file_header(what, &header, &length));
     if (device_is_cpu(tensor->storage->device) && what->dtype == tensor->layout.dtype &&
         layout_is_contiguous(&tensor->layout))
         return answer_in_place(x, what, &header, length, etag);
@@ -286,10 +286,12 @@ static enum td_status answer_document(struct exchange *x, const struct elements 
 
 enum td_status answer_elements(struct exchange *x, const struct elements *what)
 {
-    char etag[ETAG_SIZE];
-    bool done;
-    etag_of(x, what, etag);
-    TRY(check_conditions(x, what, etag, &done));
+    char etag[ETAG_SIZE] = "";
+    bool done = false;
+    if (strcmp(x->route->method, MHD_HTTP_METHOD_GET) == 0) {
+        etag_of(x, what, etag);
+        TRY(check_conditions(x, what, etag, &done));
+    }
     if (done)
         return TD_OK;
     return what->format == FORMAT_JSON ? answer_document(x, what, etag)

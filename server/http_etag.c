@@ -43,7 +43,9 @@ void etag_of(const struct exchange *x, const struct elements *what, char out[ETA
     out[0] = '\0';
     if (!FIELDS_HAS(d, generation))
         return;
-    bool weak = storage_is_exposed(what->tensor->storage);
+    /* The time that a name has left is another each time it is told. */
+    bool weak = storage_is_exposed(what->tensor->storage) ||
+                (what->format == FORMAT_JSON && FIELDS_HAS(d, ttl_ms));
     snprintf(out, ETAG_SIZE, "%s\"%" PRIu64 "-%" PRIu64 "-%.*s-%08" PRIx32 "\"", weak ? "W/" : "",
              d->generation, d->epoch, BOOT_DIGITS, x->server->options.engine->boot,
              representation(x, what));

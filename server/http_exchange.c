@@ -27,6 +27,7 @@ struct exchange *exchange_create(struct http_server *server, struct MHD_Connecti
     atomic_fetch_add(&server->held, 1);
     x->server = server;
     x->connection = connection;
+    x->free_bytes = HTTP_FREE_BYTES;
     return x;
 }
 
@@ -53,8 +54,11 @@ void exchange_unref(struct exchange *x)
 
 enum td_status exchange_charge(struct exchange *x, uint64_t bytes)
 {
-    TRY(ledger_reserve(&x->server->options.engine->ledger, bytes, 0, 0));
-    x->charged_bytes += bytes;
+    uint64_t given = bytes < x->free_bytes ? bytes : x->free_bytes;
+    if (bytes > given)
+        TRY(ledger_reserve(&x->server->options.engine->ledger, bytes - given, 0, 0));
+    x->free_bytes -= given;
+    x->charged_bytes += bytes - given;
     return TD_OK;
 }
 
@@ -113,7 +117,10 @@ void exchange_suspend(struct exchange *x, uint64_t deadline_ms)
     if (x->next_suspended)
         x->next_suspended->suspended_link = &x->next_suspended;
     server->suspended = x;
+    bool ending = server->ending;
     pthread_mutex_unlock(&server->lock);
+    if (ending)
+        exchange_wake(x, fail(TD_UNAVAILABLE, "the daemon is stopping"));
 }
 
 void exchange_unlink(struct exchange *x)
@@ -132,13 +139,13 @@ void exchange_resume(struct exchange *x, enum td_status status)
 
 void exchange_wake(struct exchange *x, enum td_status status)
 {
-    pthread_mutex_lock(&x->server->lock);
-    bool mine = x->suspended;
-    if (mine)
+    struct http_server *server = x->server;
+    pthread_mutex_lock(&server->lock);
+    if (x->suspended) { /* in one step: who finds none suspended may stop libmicrohttpd */
         exchange_unlink(x);
-    pthread_mutex_unlock(&x->server->lock);
-    if (mine)
         exchange_resume(x, status);
+    }
+    pthread_mutex_unlock(&server->lock);
 }
 
 void exchange_resumed(struct exchange *x)
@@ -202,8 +209,9 @@ enum td_status exchange_park(struct exchange *x,
      * begins when it can be cancelled. */
     x->job = job;
     exchange_suspend(x, 0);
-    enum td_status status =
-        parked_submit(x->server->options.engine->jobs, &job->parked, &ops, urgency);
+    enum td_status status = TD_UNAVAILABLE;
+    if (x->suspended) /* else the daemon stops, and this was woken with that */
+        status = parked_submit(x->server->options.engine->jobs, &job->parked, &ops, urgency);
     if (status == TD_OK) {
         pthread_mutex_lock(&x->server->lock);
         job->submitted = true;
@@ -232,7 +240,10 @@ enum td_status exchange_find_session(struct exchange *x)
             MHD_lookup_connection_value(x->connection, MHD_COOKIE_KIND, "tensord-session");
         if (!cookie)
             return TD_OK;
-        key = text_of(cookie);
+        /* A browser sends it on when the session has ended, and cannot be told not to. */
+        enum td_status status =
+            http_session_find(x->server->sessions, text_of(cookie), &x->session);
+        return status == TD_NOT_FOUND ? TD_OK : status;
     }
     return http_session_find(x->server->sessions, key, &x->session);
 }
@@ -242,7 +253,11 @@ enum td_status exchange_open_session(struct exchange *x)
     TRY(exchange_find_session(x));
     if (x->session)
         return TD_OK;
-    TRY(http_session_open(x->server->sessions, &x->session));
+    struct session *session;
+    TRY(http_session_open(x->server->sessions, &session));
+    pthread_mutex_lock(&x->server->lock); /* the clock looks at it while a batch goes on */
+    x->session = session;
+    pthread_mutex_unlock(&x->server->lock);
     x->session_is_new = true;
     return TD_OK;
 }
@@ -250,14 +265,16 @@ enum td_status exchange_open_session(struct exchange *x)
 /* ---- operations --------------------------------------------------------------------------------
  */
 
-/* What a tensor's description takes as a tree and as text, about. */
+/* What a tensor's description takes as a tree and as text, about; and a counter. */
 #define ENTRY_BYTES 4096
+#define COUNTER_BYTES 512
+#define LIST_INLINE 64 /* entries */
 
 /* An entry of a list operation, kept as JSON. */
 static enum td_status emit(void *sink, const struct fields *entry)
 {
     struct exchange *x = sink;
-    TRY(exchange_charge(x, ENTRY_BYTES));
+    TRY(exchange_charge(x, FIELDS_HAS(entry, shape) ? ENTRY_BYTES : COUNTER_BYTES));
     cJSON *value = answer_fields_value(entry);
     if (!value || !cJSON_AddItemToArray(x->list, value)) {
         cJSON_Delete(value);
@@ -319,12 +336,20 @@ static enum td_status run_in_job(struct exchange *x, struct parked *parked)
     return x->list ? answer_print_list(x) : TD_OK;
 }
 
+/* A thousand descriptions as JSON are some milliseconds; a few need not wait for a thread. */
+static bool list_is_long(const struct op_call *call)
+{
+    bool few = FIELDS_HAS(call->in, limit) && call->in->limit <= LIST_INLINE;
+    return call->op == OP_list && !few && store_count(call->engine->store) > LIST_INLINE;
+}
+
 enum td_status exchange_run(struct exchange *x, enum td_status (*then)(struct exchange *x))
 {
     x->next = then;
-    /* A thousand descriptions as JSON are some milliseconds. */
-    if (op_run_is_long(&x->call) || x->call.op == OP_list)
+    if (op_run_is_long(&x->call))
         return exchange_park(x, run_in_job, PARKED_IN_TURN);
+    if (list_is_long(&x->call))
+        return exchange_park(x, run_in_job, PARKED_AHEAD);
     TRY(op_run(&x->call));
     TRY(op_commit(&x->call));
     return then(x);

@@ -20,6 +20,7 @@ static const struct {
     {"Content-Type", offsetof(struct headers, content_type), true},
     {"Content-Length", offsetof(struct headers, content_length), true},
     {"Content-Encoding", offsetof(struct headers, content_encoding), true},
+    {"Content-Range", offsetof(struct headers, content_range), true},
     {"Transfer-Encoding", offsetof(struct headers, transfer_encoding), true},
     {"Accept", offsetof(struct headers, accept), false},
     {"If-Match", offsetof(struct headers, if_match), true},
@@ -199,6 +200,9 @@ enum td_status guard_headers(struct exchange *x, const char *version)
     struct text encoding = x->headers.content_encoding;
     if (encoding.data && strcasecmp(encoding.data, "identity") != 0)
         return fail(TD_UNSUPPORTED, "bodies come as they are, without Content-Encoding");
+    if (x->headers.content_range.data) /* RFC 9110, 14.5 */
+        return fail(TD_INVALID, "a part of a body cannot be stored; send the whole, without "
+                                "Content-Range");
     TRY(check_framing(x));
     TRY(check_host(x));
     return check_origin(x);

@@ -30,8 +30,11 @@
 #include <cjson/cJSON.h>
 #include <microhttpd.h>
 
-#define HTTP_DOCUMENT_MAX ((size_t)1 << 20)  /* bytes of a batch */
+#define HTTP_DOCUMENT_MAX ((size_t)1 << 20) /* bytes of a batch */
 #define HTTP_WAIT_MAX_MS UINT64_C(3600000)
+/* What each exchange may use uncharged: a daemon whose memory is full can be asked what there is,
+ * and told what to delete. */
+#define HTTP_FREE_BYTES ((uint64_t)32 << 10)
 
 struct exchange;
 struct peer;
@@ -81,7 +84,7 @@ NODISCARD enum td_status route_find(struct exchange *x, const char *method);
 /* The headers that count, found in one pass. Texts are libmicrohttpd's. */
 struct headers {
     struct text host, origin, authorization, content_type, content_length, content_encoding;
-    struct text transfer_encoding;
+    struct text content_range, transfer_encoding;
     struct text accept, if_match, if_none_match, if_range, range, session, last_event_id;
     struct text request_method; /* Access-Control-Request-Method */
 };
@@ -137,14 +140,16 @@ struct exchange {
     cJSON *tree;            /* owned: of the document */
     cJSON *list;            /* owned: entries of a list operation */
     char *text;             /* owned: an answer that a job has printed */
-    uint64_t charged_bytes; /* in the ledger, for documents and lists */
+    uint64_t free_bytes;    /* of HTTP_FREE_BYTES */
+    uint64_t charged_bytes; /* in the ledger, for documents, lists and the like */
 };
 
 /* NULL without memory. */
 struct exchange *exchange_create(struct http_server *server, struct MHD_Connection *connection,
                                  const char *uri);
 void exchange_unref(struct exchange *x);
-/* Charges memory that the exchange will use to the ledger, until it ends. OUT_OF_MEMORY. */
+/* Charges memory that the exchange will use to the ledger, past HTTP_FREE_BYTES, until it ends.
+ * OUT_OF_MEMORY. */
 NODISCARD enum td_status exchange_charge(struct exchange *x, uint64_t bytes);
 /* Notes an error that is answered when the body has been swallowed. */
 void exchange_note(struct exchange *x, enum td_status status);
@@ -158,7 +163,7 @@ void exchange_suspend(struct exchange *x, uint64_t deadline_ms);
  * any more. Any thread. */
 void exchange_wake(struct exchange *x, enum td_status status);
 /* The same in two steps, for who walks the list of the suspended: with the server's lock, then
- * without. */
+ * without, if the server cannot end meanwhile. */
 void exchange_unlink(struct exchange *x);
 void exchange_resume(struct exchange *x, enum td_status status);
 /* With the server's lock: a reference (parked_unref) to the job of a suspended exchange, to cancel
@@ -167,14 +172,15 @@ struct parked *exchange_job_ref(struct exchange *x);
 /* libmicrohttpd calls again: ends what the suspension held. */
 void exchange_resumed(struct exchange *x);
 /* Runs `work` in the job pool while the exchange is suspended. It commits before it shows anything
- * (parked_commit). An error of submitting is returned, and nothing is suspended. */
+ * (parked_commit). An error of submitting is answered like one of the job; after one that is
+ * returned nothing is suspended. */
 NODISCARD enum td_status
 exchange_park(struct exchange *x, enum td_status (*work)(struct exchange *x, struct parked *parked),
               enum parked_urgency urgency);
 uint64_t exchange_now(void); /* milliseconds, monotonic */
 
 /* The session that the request names, if it names one: by Tensord-Session, or a cookie. A session
- * that has ended is NOT_FOUND. */
+ * that has ended is NOT_FOUND for the first, and none for the second. */
 NODISCARD enum td_status exchange_find_session(struct exchange *x);
 /* The same, opening one if none is named. */
 NODISCARD enum td_status exchange_open_session(struct exchange *x);
@@ -208,7 +214,7 @@ NODISCARD enum td_status answer_empty(struct exchange *x, unsigned http_status);
 /* An error as application/problem+json, with this thread's fail_detail. */
 NODISCARD enum td_status answer_problem(struct exchange *x, enum td_status status);
 /* The same as a JSON value: type, title, status, detail, code; NULL without memory. */
-cJSON *answer_problem_value(enum td_status status, const char *detail);
+cJSON *answer_problem_value(enum td_status status);
 /* The reply of x->call: its fields, and its elements or entries. */
 NODISCARD enum td_status answer_call(struct exchange *x);
 /* In a job: prints the entries of a list operation into x->text. */
@@ -249,7 +255,7 @@ struct elements {
     const struct fields *description;
 };
 /* Answers with the description as JSON (with the elements if asked), or the elements in the format.
- * Handles If-Match, If-None-Match and Range. */
+ * Handles If-Match, If-None-Match and Range of a GET; what a POST has run has no ETag. */
 NODISCARD enum td_status answer_elements(struct exchange *x, const struct elements *what);
 /* The same elements, sent block by block, between `prefix` and `suffix` (which are copied). JSON:
  * as nested lists. Queues a response with these headers and status 200. */
@@ -260,7 +266,8 @@ NODISCARD enum td_status stream_create(struct exchange *x, const struct elements
 /* ---- ETags (http_etag.c) -----------------------------------------------------------------------
  *
  * "GENERATION-EPOCH-BOOT-REPRESENTATION": of the name, of its storage, of the daemon, and a hash of
- * what was asked for. Weak (RFC 9110, 8.8.1) while somebody else may write to the memory. */
+ * what was asked for. Weak (RFC 9110, 8.8.1) while somebody else may write to the memory, and where
+ * the answer tells the time that the name has left. */
 
 #define ETAG_SIZE 96
 
@@ -292,6 +299,7 @@ struct http_server {
     pthread_cond_t tick; /* with the lock: wakes the clock before wakes_ms */
     uint64_t wakes_ms;   /* when it looks next at the latest */
     bool stopping;
+    bool ending; /* with the lock: who suspends is woken at once */
 };
 
 /* ---- peers (http_peer.c) -----------------------------------------------------------------------

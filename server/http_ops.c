@@ -35,6 +35,7 @@ enum td_status document_body(struct exchange *x, const char *data, size_t *lengt
     TRY(check_length(x, needed));
     if (needed > x->document_room) {
         size_t room = needed < 4096 ? 4096 : 2 * needed;
+        TRY(exchange_charge(x, room - x->document_room));
         char *larger = realloc(x->document, room);
         if (!larger)
             return fail(TD_OUT_OF_MEMORY, "no memory for a document");

@@ -46,7 +46,7 @@ static enum td_status begin(struct exchange *x, const char *method, const char *
     enum td_status status = route_find(x, method);
     if (strcmp(method, MHD_HTTP_METHOD_OPTIONS) == 0 && x->allow[0]) {
         x->next = preflight;
-        return TD_OK;
+        return x->declared_length ? fail(TD_INVALID, "OPTIONS takes no body") : TD_OK;
     }
     TRY(status);
     if (!x->route->open)
@@ -62,11 +62,22 @@ static enum td_status begin(struct exchange *x, const char *method, const char *
     return x->route->begin ? x->route->begin(x) : TD_OK;
 }
 
+/* What only the answer would have told of, which nobody gets: an object, a session. */
+static void take_back(struct exchange *x)
+{
+    if (x->undo && x->call_begun && x->call.session)
+        op_undo(&x->call);
+    x->undo = false; /* once: an object may have been handed out before */
+    const char *key = x->session_is_new ? session_key(x->session) : NULL;
+    if (key && http_session_close(x->server->sessions, text_of(key)) != TD_OK)
+        return; /* it has ended already */
+    x->session_is_new = false;
+}
+
 static enum MHD_Result answer_failure(struct exchange *x, enum td_status status)
 {
     atomic_fetch_add_explicit(&x->server->options.engine->errors, 1, memory_order_relaxed);
-    if (x->call_begun && x->call.session && x->undo)
-        op_undo(&x->call);
+    take_back(x);
     return answer_problem(x, status) == TD_OK ? MHD_YES : MHD_NO;
 }
 
@@ -82,10 +93,10 @@ static enum MHD_Result swallow(struct exchange *x, size_t *length)
 static enum MHD_Result on_body(struct exchange *x, const char *data, size_t *length)
 {
     size_t given = *length;
-    if (!x->route) /* OPTIONS: what it carries means nothing */
-        return swallow(x, length);
     if (x->status != TD_OK)
         return swallow(x, length);
+    if (x->session) /* lives on while the body comes */
+        http_session_touch(x->server->sessions, x->session);
     enum td_status status = x->route->body(x, data, length);
     atomic_fetch_add_explicit(&x->server->options.engine->bytes_received, given - *length,
                               memory_order_relaxed);
@@ -144,8 +155,8 @@ static void on_completed(void *argument, struct MHD_Connection *connection, void
         return;
     exchange_resumed(x);
     peer_set(x->peer, PEER_IDLE);
-    if (how != MHD_REQUEST_TERMINATED_COMPLETED_OK && x->undo && x->call_begun && x->call.session)
-        op_undo(&x->call);
+    if (how != MHD_REQUEST_TERMINATED_COMPLETED_OK)
+        take_back(x);
     exchange_unref(x);
     atomic_fetch_sub(&server->exchanges, 1);
 }
@@ -235,6 +246,9 @@ void http_server_stop(struct http_server *server)
         end_waits(server);
     }
     clock_stop(server);
+    pthread_mutex_lock(&server->lock);
+    server->ending = true;
+    pthread_mutex_unlock(&server->lock);
     /* Jobs wake what they were for; libmicrohttpd wants nobody suspended when it ends. */
     for (bool suspended = true; suspended;) {
         end_waits(server);

@@ -4,10 +4,10 @@
 
 #include <string.h>
 
-#define BLOCK_BYTES ((size_t)1 << 20)      /* of elements that are converted at a time */
-#define TEXT_BYTES ((size_t)256 << 10)     /* of JSON that is written at a time */
-#define INLINE_ELEMENTS 2048               /* so few are converted without a job */
-#define RESPONSE_BLOCK ((size_t)256 << 10) /* libmicrohttpd's buffer */
+#define BLOCK_BYTES ((size_t)1 << 20)    /* of elements that are converted at a time */
+#define BUFFER_BYTES ((size_t)256 << 10) /* of JSON written at a time, and of libmicrohttpd's */
+#define INLINE_ELEMENTS 2048             /* so few are converted without a job */
+#define INLINE_BYTES ((size_t)8 << 10)   /* of those buffers then */
 
 enum stage { STAGE_PREFIX, STAGE_ELEMENTS, STAGE_SUFFIX, STAGE_END };
 
@@ -16,6 +16,7 @@ struct stream {
     enum stage stage;
     struct blocks *blocks;
     bool is_short;
+    size_t buffer_bytes;
     char *texts; /* the prefix, then the suffix */
     struct text prefix, suffix;
     const unsigned char *ready; /* what is to be sent next */
@@ -41,7 +42,7 @@ static enum td_status produce_bytes(struct stream *stream)
 static enum td_status produce_json(struct stream *stream)
 {
     size_t length = 0, size = dtype_infos[stream->values.dtype].size_bytes;
-    while (!stream->values.ended && TEXT_BYTES - length >= 256) {
+    while (!stream->values.ended && stream->buffer_bytes - length >= 256) {
         size_t used;
         if (!stream->element_count) {
             const void *data;
@@ -50,7 +51,7 @@ static enum td_status produce_json(struct stream *stream)
             stream->element_count = used / size;
         }
         length += json_values_write(&stream->values, stream->elements, stream->element_count,
-                                    stream->text + length, TEXT_BYTES - length, &used);
+                                    stream->text + length, stream->buffer_bytes - length, &used);
         stream->elements += used * size;
         stream->element_count -= used;
         if (!used)
@@ -151,8 +152,10 @@ static enum td_status stream_open(struct stream *stream, const struct elements *
     memcpy(shape.v, layout->shape, (size_t)layout->rank * sizeof shape.v[0]);
     stream->is_short = layout->elements <= INLINE_ELEMENTS;
     stream->json = what->format == FORMAT_JSON;
+    stream->buffer_bytes = stream->is_short ? INLINE_BYTES : BUFFER_BYTES;
+    TRY(exchange_charge(stream->x, (stream->json ? 2 : 1) * stream->buffer_bytes));
     stream->texts = malloc(prefix.length + suffix.length + 1);
-    stream->text = stream->json ? malloc(TEXT_BYTES) : NULL;
+    stream->text = stream->json ? malloc(stream->buffer_bytes) : NULL;
     if (!stream->texts || (stream->json && !stream->text))
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
     memcpy(stream->texts, prefix.data, prefix.length);
@@ -182,7 +185,7 @@ enum td_status stream_create(struct exchange *x, const struct elements *what, st
                         ? MHD_SIZE_UNKNOWN
                         : prefix.length + blocks_total_bytes(stream->blocks) + suffix.length;
     x->op_deadline_ms = 0; /* it was for the answer's beginning */
-    *out = MHD_create_response_from_callback(size, RESPONSE_BLOCK, on_read, stream, on_free);
+    *out = MHD_create_response_from_callback(size, stream->buffer_bytes, on_read, stream, on_free);
     if (!*out) {
         on_free(stream);
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");

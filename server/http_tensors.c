@@ -111,9 +111,6 @@ static enum td_status get_found(struct exchange *x)
     enum td_dtype dtype = FIELDS_HAS(in, dtype) ? in->dtype : view->layout.dtype;
     TRY(op_check_cast(call, view->layout.dtype, dtype));
     describe(x, view, dtype, &description);
-    /* The time left is another each time: nobody has this description already. */
-    if (format == FORMAT_JSON && FIELDS_HAS(&description, ttl_ms))
-        x->headers.if_none_match.data = NULL;
     return answer_elements(x, &(struct elements){
                                   .tensor = view,
                                   .dtype = dtype,
@@ -249,6 +246,7 @@ static enum td_status answer_put(struct exchange *x)
 
 enum td_status tensors_put_end(struct exchange *x)
 {
+    TRY(etag_conditions(x, x->rest, &x->existed)); /* others went on while the body came */
     return upload_end(x, answer_put);
 }
 

@@ -10,8 +10,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define HEAD_MAX ((size_t)1 << 20) /* bytes before the elements of a file */
-#define SNIFF_BYTES 9              /* tell the formats apart */
+#define HEAD_MAX ((size_t)1 << 20)           /* bytes before the elements of a file */
+#define SNIFF_BYTES 9                        /* tell the formats apart */
+#define JSON_INLINE_BYTES ((size_t)64 << 10) /* of text are read without a job */
 
 enum stage {
     STAGE_HEAD,     /* gathering what stands before the elements */
@@ -187,15 +188,22 @@ static enum td_status json_begin(struct exchange *x)
 }
 
 /* Room for all of a body of known length; else twice as much as before. */
-static enum td_status spool_grow(struct exchange *x, struct parked *parked)
+static uint64_t next_spool_room(const struct exchange *x)
+{
+    const struct upload *upload = x->upload;
+    uint64_t room = upload->spool_room ? 2 * upload->spool_room : OP_INLINE_BYTES;
+    uint64_t limit = x->server->options.max_body;
+    if (x->declared_length != UINT64_MAX)
+        room = x->declared_length - upload->consumed;
+    return room < limit ? room : limit;
+}
+
+static enum td_status spool_grow(struct exchange *x)
 {
     struct upload *upload = x->upload;
     _cleanup_(storage_unrefp) struct storage *larger = NULL;
-    uint64_t room = upload->spool_room ? 2 * upload->spool_room : OP_INLINE_BYTES;
-    TRY(parked_commit(parked));
-    if (x->declared_length != UINT64_MAX)
-        room = x->declared_length - upload->consumed;
-    if (room > x->server->options.max_body)
+    uint64_t room = next_spool_room(x);
+    if (room <= upload->spool_room)
         return fail(TD_TOO_LARGE,
                     "the document is over the limit of %" PRIu64 " bytes (--max-body)",
                     x->server->options.max_body);
@@ -208,16 +216,24 @@ static enum td_status spool_grow(struct exchange *x, struct parked *parked)
     return TD_OK;
 }
 
+static enum td_status spool_grow_in_job(struct exchange *x, struct parked *parked)
+{
+    TRY(parked_commit(parked));
+    return spool_grow(x);
+}
+
 static enum td_status spool_body(struct exchange *x, const char *data, size_t *length)
 {
     struct upload *upload = x->upload;
+    if (!upload->spool && next_spool_room(x) <= OP_INLINE_BYTES)
+        TRY(spool_grow(x));
     uint64_t room = upload->spool_room - upload->spooled;
     size_t part = *length < room ? *length : (size_t)room;
     if (part)
         memcpy(upload->spool->memory.data + upload->spooled, data, part);
     upload->spooled += part;
     *length -= part;
-    return *length ? exchange_park(x, spool_grow, PARKED_AHEAD) : TD_OK;
+    return *length ? exchange_park(x, spool_grow_in_job, PARKED_AHEAD) : TD_OK;
 }
 
 /* Memory is not made for more numbers than the rest of the text can hold: a digit and a comma each.
@@ -266,16 +282,12 @@ static enum td_status json_body(struct exchange *x, const char *data, size_t *le
  * something, the query counts: it is the request's own. */
 static void take_members(struct exchange *x)
 {
-    static const enum field taken[] = {
-        FIELD_requires_grad, FIELD_mutable,       FIELD_device, FIELD_output,
-        FIELD_create_only,   FIELD_if_generation, FIELD_ttl_ms,
-    };
+    static const field_set taken = FIELD_BIT(requires_grad) | FIELD_BIT(mutable) |
+                                   FIELD_BIT(device) | FIELD_BIT(output) | FIELD_BIT(create_only) |
+                                   FIELD_BIT(if_generation) | FIELD_BIT(ttl_ms);
     const struct op_info *info = &op_infos[x->upload->op];
     struct fields members = *json_tensor_fields(x->upload->json);
-    field_set wanted = 0;
-    for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++)
-        wanted |= field_bit(taken[i]);
-    members.present &= wanted & (info->required | info->optional) & ~x->in.present;
+    members.present &= taken & (info->required | info->optional) & ~x->in.present;
     fields_merge(&x->in, &members);
 }
 
@@ -301,12 +313,14 @@ static enum td_status recognise(struct upload *upload)
     return TD_OK;
 }
 
-static enum td_status head_reserve(struct upload *upload, size_t room)
+static enum td_status head_reserve(struct exchange *x, size_t room)
 {
+    struct upload *upload = x->upload;
     if (room <= upload->head_room)
         return TD_OK;
     if (room > HEAD_MAX)
         return fail(TD_TOO_LARGE, "the file's header has over %zu bytes", HEAD_MAX);
+    TRY(exchange_charge(x, room - upload->head_room));
     char *larger = realloc(upload->head, room);
     if (!larger)
         return fail(TD_OUT_OF_MEMORY, "no memory for the file's header");
@@ -326,7 +340,7 @@ static enum td_status head_body(struct exchange *x, const char *data, size_t *le
     struct upload *upload = x->upload;
     size_t missing = upload->head_needed - upload->head_length;
     size_t part = *length < missing ? *length : missing;
-    TRY(head_reserve(upload, upload->head_needed));
+    TRY(head_reserve(x, upload->head_needed));
     memcpy(upload->head + upload->head_length, data, part);
     upload->head_length += part;
     *length -= part;
@@ -372,6 +386,7 @@ static enum td_status elements_body(struct exchange *x, const char *data, size_t
 
 enum td_status upload_begin(struct exchange *x, enum op op)
 {
+    TRY(exchange_find_session(x)); /* one that has ended is refused before the body comes */
     struct upload *upload = x->upload = calloc(1, sizeof *upload);
     if (!upload)
         return fail(TD_OUT_OF_MEMORY, "no memory for an upload");
@@ -467,7 +482,7 @@ static enum td_status call_begin(struct exchange *x)
 }
 
 /* Reads a document that was spooled, and makes its tensor. */
-static enum td_status read_spooled(struct exchange *x, struct parked *parked)
+static enum td_status read_spooled(struct exchange *x)
 {
     struct upload *upload = x->upload;
     const char *text = (const char *)upload->spool->memory.data;
@@ -478,7 +493,12 @@ static enum td_status read_spooled(struct exchange *x, struct parked *parked)
     TRY(layout_contiguous(x->in.dtype, &x->in.shape, &layout));
     upload->length = (uint64_t)layout_nbytes(&layout);
     TRY(allocate(x));
-    TRY(json_tensor_fill(upload->json, text, upload->spooled, upload->storage->memory.data));
+    return json_tensor_fill(upload->json, text, upload->spooled, upload->storage->memory.data);
+}
+
+static enum td_status read_in_job(struct exchange *x, struct parked *parked)
+{
+    TRY(read_spooled(x));
     return parked_commit(parked);
 }
 
@@ -505,17 +525,32 @@ static enum td_status upload_again(struct exchange *x)
     return upload_end(x, x->upload->then);
 }
 
+/* Of a body without a declared length that ended before its first bytes could tell what it is. */
+static enum td_status head_end(struct exchange *x)
+{
+    struct upload *upload = x->upload;
+    if (upload->stage != STAGE_HEAD || upload->format != FORMAT_NONE || !upload->head_length)
+        return TD_OK;
+    TRY(recognise(upload));
+    return upload->format == FORMAT_JSON ? json_begin(x) : TD_OK;
+}
+
 enum td_status upload_end(struct exchange *x, enum td_status (*then)(struct exchange *x))
 {
     struct upload *upload = x->upload;
     upload->then = then;
     x->next = upload_again;
+    TRY(head_end(x));
     TRY(take_head(x));
     if (x->suspended_now)
         return TD_OK;
     x->next = run;
-    if (upload->stage == STAGE_SPOOL)
-        return exchange_park(x, read_spooled, PARKED_IN_TURN);
+    if (upload->stage == STAGE_SPOOL && upload->spooled > JSON_INLINE_BYTES)
+        return exchange_park(x, read_in_job, PARKED_IN_TURN);
+    if (upload->stage == STAGE_SPOOL) {
+        TRY(read_spooled(x));
+        return run(x);
+    }
     if (upload->stage == STAGE_JSON) {
         TRY(json_tensor_end(upload->json));
         return run(x);

@@ -493,6 +493,21 @@ static enum td_status check_name(const char *name)
     return TD_OK;
 }
 
+/* The place of each dtype among the others. */
+static const unsigned char dtype_places[TD_DTYPE_END] = {
+    [TD_UINT64] = 1,       [TD_INT64] = 2,   [TD_FLOAT64] = 3, [TD_COMPLEX64] = 4,
+    [TD_FLOAT32] = 5,      [TD_UINT32] = 6,  [TD_INT32] = 7,   [TD_BFLOAT16] = 8,
+    [TD_FLOAT16] = 9,      [TD_UINT16] = 10, [TD_INT16] = 11,  [TD_FLOAT8_E4M3FN] = 12,
+    [TD_FLOAT8_E5M2] = 13, [TD_INT8] = 14,   [TD_UINT8] = 15,  [TD_BOOL] = 16,
+};
+
+int safetensors_compare(const void *a, const void *b)
+{
+    const struct safetensors_entry *x = a, *y = b;
+    int order = dtype_places[x->dtype] - dtype_places[y->dtype];
+    return order ? order : strcmp(x->name, y->name);
+}
+
 static enum td_status place_entries(struct safetensors_entry *entries, size_t count)
 {
     uint64_t at = 0, bytes = 0;

@@ -10,7 +10,10 @@
 #define DIM_SIZE 8   /* one i64 */
 #define ITEM_SIZE 25 /* of an index: kind u8, start, stop, step i64 */
 
-/* ---- one decoder and one encoder a type ------------------------------------------------------ */
+/* ---- one size, encoder and decoder a type ----------------------------------------------------
+ *
+ * Encoders write what `size` says, and return it. Sizes and encoders are called by the names of the
+ * types in FIELDS, each with the member itself, so that the sequence below is straight code. */
 
 /* The value of one field as bytes, and who it is for messages. */
 struct value {
@@ -27,15 +30,15 @@ static enum td_status length_check(const struct value *value, size_t length)
     return TD_OK;
 }
 
-static size_t uint_size(const void *member)
+static size_t UINT_size(const uint64_t *number)
 {
-    (void)member;
-    return 8;
+    return sizeof *number;
 }
 
-static void uint_encode(const void *member, uint8_t *out)
+static size_t UINT_encode(const uint64_t *number, uint8_t *out)
 {
-    u64_store(out, *(const uint64_t *)member);
+    u64_store(out, *number);
+    return sizeof *number;
 }
 
 static enum td_status uint_decode(const struct value *value, void *member)
@@ -45,9 +48,15 @@ static enum td_status uint_decode(const struct value *value, void *member)
     return TD_OK;
 }
 
-static void int_encode(const void *member, uint8_t *out)
+static size_t INT_size(const int64_t *number)
 {
-    i64_store(out, *(const int64_t *)member);
+    return sizeof *number;
+}
+
+static size_t INT_encode(const int64_t *number, uint8_t *out)
+{
+    i64_store(out, *number);
+    return sizeof *number;
 }
 
 static enum td_status int_decode(const struct value *value, void *member)
@@ -57,15 +66,16 @@ static enum td_status int_decode(const struct value *value, void *member)
     return TD_OK;
 }
 
-static size_t byte_size(const void *member)
+static size_t BOOL_size(const bool *flag)
 {
-    (void)member;
+    (void)flag;
     return 1;
 }
 
-static void bool_encode(const void *member, uint8_t *out)
+static size_t BOOL_encode(const bool *flag, uint8_t *out)
 {
-    out[0] = *(const bool *)member ? 1 : 0;
+    out[0] = *flag ? 1 : 0;
+    return 1;
 }
 
 static enum td_status bool_decode(const struct value *value, void *member)
@@ -77,9 +87,16 @@ static enum td_status bool_decode(const struct value *value, void *member)
     return TD_OK;
 }
 
-static void dtype_encode(const void *member, uint8_t *out)
+static size_t DTYPE_size(const enum td_dtype *dtype)
 {
-    out[0] = (uint8_t)(*(const enum td_dtype *)member);
+    (void)dtype;
+    return 1;
+}
+
+static size_t DTYPE_encode(const enum td_dtype *dtype, uint8_t *out)
+{
+    out[0] = (uint8_t)*dtype;
+    return 1;
 }
 
 static enum td_status dtype_decode(const struct value *value, void *member)
@@ -92,16 +109,16 @@ static enum td_status dtype_decode(const struct value *value, void *member)
     return TD_OK;
 }
 
-static size_t text_size(const void *member)
+static size_t TEXT_size(const struct text *text)
 {
-    return ((const struct text *)member)->length;
+    return text->length;
 }
 
-static void text_encode(const void *member, uint8_t *out)
+static size_t TEXT_encode(const struct text *text, uint8_t *out)
 {
-    const struct text *text = member;
     if (text->length > 0) /* the data of an empty text may be NULL */
         memcpy(out, text->data, text->length);
+    return text->length;
 }
 
 static enum td_status text_decode(const struct value *value, void *member)
@@ -118,18 +135,17 @@ static enum td_status text_decode(const struct value *value, void *member)
     return TD_OK;
 }
 
-static size_t dims_size(const void *member)
+static size_t DIMS_size(const struct dims *dims)
 {
-    const struct dims *dims = member;
     assert(dims->rank >= 0 && dims->rank <= RANK_MAX);
     return (size_t)dims->rank * DIM_SIZE;
 }
 
-static void dims_encode(const void *member, uint8_t *out)
+static size_t DIMS_encode(const struct dims *dims, uint8_t *out)
 {
-    const struct dims *dims = member;
     for (int i = 0; i < dims->rank; i++)
         i64_store(out + i * DIM_SIZE, dims->v[i]);
+    return DIMS_size(dims);
 }
 
 static enum td_status dims_decode(const struct value *value, void *member)
@@ -159,19 +175,19 @@ static size_t scalar_payload(unsigned kind)
     return kind < sizeof sizes / sizeof *sizes ? sizes[kind] : 0;
 }
 
-static size_t scalar_size(const void *member)
+static size_t SCALAR_size(const struct scalar *scalar)
 {
-    return 1 + scalar_payload(((const struct scalar *)member)->kind);
+    return 1 + scalar_payload(scalar->kind);
 }
 
-static void scalar_encode(const void *member, uint8_t *out)
+static size_t SCALAR_encode(const struct scalar *scalar, uint8_t *out)
 {
-    const struct scalar *scalar = member;
     out[0] = (uint8_t)scalar->kind;
     if (scalar->kind == SCALAR_BOOL)
         out[1] = scalar->b ? 1 : 0;
     else /* i, u, f and c all begin where the union does */
         memcpy(out + 1, scalar->c, scalar_payload(scalar->kind));
+    return SCALAR_size(scalar);
 }
 
 static enum td_status scalar_decode(const struct value *value, void *member)
@@ -197,16 +213,14 @@ static enum td_status scalar_decode(const struct value *value, void *member)
     return TD_OK;
 }
 
-static size_t index_size(const void *member)
+static size_t INDEX_size(const struct index *index)
 {
-    const struct index *index = member;
     assert(index->count >= 0 && index->count <= INDEX_MAX);
     return (size_t)index->count * ITEM_SIZE;
 }
 
-static void index_encode(const void *member, uint8_t *out)
+static size_t INDEX_encode(const struct index *index, uint8_t *out)
 {
-    const struct index *index = member;
     for (int i = 0; i < index->count; i++, out += ITEM_SIZE) {
         const struct index_item *item = &index->items[i];
         out[0] = (uint8_t)item->kind;
@@ -214,6 +228,7 @@ static void index_encode(const void *member, uint8_t *out)
         i64_store(out + 9, item->stop);
         i64_store(out + 17, item->step);
     }
+    return INDEX_size(index);
 }
 
 static enum td_status index_decode(const struct value *value, void *member)
@@ -240,55 +255,42 @@ static enum td_status index_decode(const struct value *value, void *member)
     return TD_OK;
 }
 
-/* `member` points at the field's member of a struct fields; encode writes `size` bytes. */
-static const struct codec {
-    size_t (*size)(const void *member);
-    void (*encode)(const void *member, uint8_t *out);
-    enum td_status (*decode)(const struct value *value, void *member);
-} codecs[] = {
-    [FIELD_TYPE_UINT] = {uint_size, uint_encode, uint_decode},
-    [FIELD_TYPE_INT] = {uint_size, int_encode, int_decode},
-    [FIELD_TYPE_BOOL] = {byte_size, bool_encode, bool_decode},
-    [FIELD_TYPE_TEXT] = {text_size, text_encode, text_decode},
-    [FIELD_TYPE_DTYPE] = {byte_size, dtype_encode, dtype_decode},
-    [FIELD_TYPE_DIMS] = {dims_size, dims_encode, dims_decode},
-    [FIELD_TYPE_SCALAR] = {scalar_size, scalar_encode, scalar_decode},
-    [FIELD_TYPE_INDEX] = {index_size, index_encode, index_decode},
+/* `member` points at the field's member of a struct fields. */
+static enum td_status (*const decoders[])(const struct value *value, void *member) = {
+    [FIELD_TYPE_UINT] = uint_decode,     [FIELD_TYPE_INT] = int_decode,
+    [FIELD_TYPE_BOOL] = bool_decode,     [FIELD_TYPE_TEXT] = text_decode,
+    [FIELD_TYPE_DTYPE] = dtype_decode,   [FIELD_TYPE_DIMS] = dims_decode,
+    [FIELD_TYPE_SCALAR] = scalar_decode, [FIELD_TYPE_INDEX] = index_decode,
 };
 
 /* ---- the sequence ---------------------------------------------------------------------------- */
 
-static const void *member_of(const struct fields *fields, unsigned field)
-{
-    return (const char *)fields + field_infos[field].offset;
-}
-
-static const struct codec *codec_of(unsigned field)
-{
-    return &codecs[field_infos[field].type];
-}
-
 size_t wire_fields_size(const struct fields *fields)
 {
     size_t size = 0;
-    for (uint64_t left = fields->present; left != 0; left &= left - 1) {
-        unsigned field = (unsigned)__builtin_ctzll(left);
-        size += ENTRY_HEAD + codec_of(field)->size(member_of(fields, field));
-    }
+#define FIELD_SIZE(number, name, type, meaning)                                                    \
+    if (FIELDS_HAS(fields, name))                                                                  \
+        size += ENTRY_HEAD + type##_size(&fields->name);
+    FIELDS(FIELD_SIZE)
+#undef FIELD_SIZE
     return size;
+}
+
+/* The head of a field whose value is written already; returns where the next one begins. */
+static uint8_t *entry_finish(uint8_t *entry, uint32_t field, size_t size)
+{
+    assert(size <= VALUE_MAX);
+    u32_store(entry, (uint32_t)size << 8 | field);
+    return entry + ENTRY_HEAD + size;
 }
 
 void wire_fields_encode(const struct fields *fields, uint8_t *out)
 {
-    for (uint64_t left = fields->present; left != 0; left &= left - 1) {
-        unsigned field = (unsigned)__builtin_ctzll(left);
-        const void *member = member_of(fields, field);
-        size_t size = codec_of(field)->size(member);
-        assert(size <= VALUE_MAX);
-        u32_store(out, (uint32_t)size << 8 | field);
-        codec_of(field)->encode(member, out + ENTRY_HEAD);
-        out += ENTRY_HEAD + size;
-    }
+#define FIELD_ENCODE(number, name, type, meaning)                                                  \
+    if (FIELDS_HAS(fields, name))                                                                  \
+        out = entry_finish(out, number, type##_encode(&fields->name, out + ENTRY_HEAD));
+    FIELDS(FIELD_ENCODE)
+#undef FIELD_ENCODE
 }
 
 static bool field_known(unsigned field)
@@ -305,8 +307,8 @@ static enum td_status value_decode(unsigned field, const uint8_t *in, size_t len
         return fail(TD_INVALID, "there is no field of number %u; see the table of fields", field);
     }
     struct value value = {field_infos[field].name, in, length};
-    TRY(codec_of(field)->decode(&value, (char *)out + field_infos[field].offset));
-    out->present |= UINT64_C(1) << field;
+    TRY(decoders[field_infos[field].type](&value, (char *)out + field_infos[field].offset));
+    out->present |= field_bit((int)field);
     return TD_OK;
 }
 

@@ -13,7 +13,7 @@ from plain_client import Scalar
 TRAITS = {row[1]: set(row[4].split(", ")) - {""} for row in plain.protocol_table("ops")}
 REQUIRED = {row[1]: set(row[2].split(", ")) - {""} for row in plain.protocol_table("ops")}
 OPTIONAL = {row[1]: set(row[3].split(", ")) - {""} for row in plain.protocol_table("ops")}
-MAKES_FIELDS = {"output", "create_only", "if_generation"}
+MAKES_FIELDS = {"output", "create_only", "if_generation", "ttl_ms"}
 
 NEW = {"dtype": "float64", "device": "cpu", "requires_grad": True, "mutable": True}
 CAST = {"casting": "unsafe", "saturate": True}
@@ -52,6 +52,7 @@ EXAMPLES = {
     "from_numpy": [({"dtype": "float32", "shape": [2], "require_shared": False}, b"12345678"),
                    ({"dtype": "uint8", "shape": [2, 3], "strides": [10, 2], "offset_bytes": 5,
                      "require_shared": True}, "memfd")],
+    "expire": [({"input": "m", "ttl_ms": 60000}, b""), ({"input": "old"}, b"")],
     "to": [({"input": "m", "dtype": "float16", "device": "cpu", "copy": True, **CAST}, b""),
            ({"input": "m", "other": "one"}, b"")],
     "type": [({"input": "m", "dtype": "float8_e4m3fn", **CAST}, b"")],
@@ -190,20 +191,21 @@ def test_every_operation(stocked, op):
 @pytest.mark.parametrize("op", [op for op in plain.OPS.values() if "makes" in TRAITS[op]])
 def test_every_operation_that_makes_publishes_its_result(stocked, op):
     fields, body = EXAMPLES[op][0]
-    fields = {**completed(stocked, fields), "output": "NAME", "create_only": True}
+    fields = {**completed(stocked, fields), "output": "NAME", "create_only": True, "ttl_ms": 60000}
     reply = send(stocked, op, fields, body)
     if op == "cuda":
         return
     first = ok(reply)
-    assert first["name"] == "NAME" and first["generation"] > 0
+    assert first["name"] == "NAME" and first["generation"] > 0 and first["ttl_ms"] == 60000
     refused(send(stocked, op, fields, body), "exists")
-    del fields["create_only"]
+    del fields["create_only"], fields["ttl_ms"]
     fields["if_generation"] = first["generation"]
     second = ok(send(stocked, op, fields, body))
     assert second["generation"] > first["generation"]
     refused(send(stocked, op, fields, body), "precondition")
     info = ok(stocked.request("info", {"input": "NAME"}))
     assert (info["generation"], info["id"]) == (second["generation"], second["id"])
+    assert "ttl_ms" not in info
 
 
 @pytest.mark.parametrize("op", [op for op in plain.OPS.values() if op != "hello"])
@@ -223,7 +225,7 @@ def test_fields_that_an_operation_lacks_or_does_not_take(stocked, op):
         if name not in takes:
             reply = send(stocked, op, {**fields, name: value}, body)
             refused(reply, "invalid", text=name)
-    for number in (63, 64, 200, 255):
+    for number in (64, 65, 200, 255):
         refused(send(stocked, op, {**fields, f"#{number}": b""}, body), "invalid", text=str(number))
 
 

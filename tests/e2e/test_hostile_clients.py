@@ -337,7 +337,7 @@ def test_random_frames(daemon):
              "index": lambda: plain.build_value("index", [chance.choice(
                  [0, -1, ..., None, slice(None), slice(1, 5, 3)])])}  # fmt: skip
     # set_grad would leave a grad, and its charge, with what is kept
-    lasting = ("delete", "rename", "touch", "hello", "set_grad")
+    lasting = ("delete", "rename", "expire", "touch", "hello", "set_grad")
     harmless = [op for op in plain.OPS.values() if op not in lasting]
     rows = {row[1]: (row[2] + ", " + row[3]).split(", ") for row in plain.protocol_table("ops")}
     statuses = set()

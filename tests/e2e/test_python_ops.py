@@ -74,6 +74,10 @@ def name(c):
     c.copy("ops/y", "ops/z", mutable=True)
     assert c["ops/z"].mode == "mutable"
     c.touch("ops/z")
+    c.expire("ops/z", 60)
+    assert 50 < c.ttl("ops/z") <= 60
+    c.expire("ops/z")
+    assert c.ttl("ops/z") is None
     del c["ops/y"], c["ops/z"]
     assert c.ping(b"hello") == b"hello" and c.ping() == b""
     assert "cpu" in c.devices() and c.stats()["names"] >= 0

@@ -3,6 +3,7 @@
  *     an error has a detail, in UTF-8, is no internal one, and has changed nothing in the ledger;
  *     a reply encodes, and decodes to the same again;
  *     a tensor lies within its storage, a descriptor that leaves allows what was asked for at most;
+ *     names expire between requests, never within one;
  *     after the session's end and without the names all memory and descriptors are given back.
  *
  * The input's form is in ops_input.h; ops_mutate.c makes such inputs. */
@@ -340,6 +341,19 @@ static bool answer(struct world *world, const struct ops_request *request)
 /* ---- an input --------------------------------------------------------------------------------
  */
 
+static uint64_t now_ms;
+
+static uint64_t read_clock(void)
+{
+    return now_ms;
+}
+
+static void pass_time(struct world *world)
+{
+    now_ms += 2;
+    (void)store_expire(world->engine->store, now_ms, SIZE_MAX);
+}
+
 static void world_create(struct world *world)
 {
     const struct engine_options options = {
@@ -351,6 +365,8 @@ static void world_create(struct world *world)
     world->given = world->shared = -1;
     REQUIRE(engine_create(&options, &world->engine) == TD_OK);
     REQUIRE(session_open(world->engine->sessions, &world->session) == TD_OK);
+    now_ms = 1;
+    store_set_clock(world->engine->store, read_clock);
     /* An input that names @1 or a known storage finds the same each time. */
     tensor_ids_begin(0);
     storage_ids_begin(0);
@@ -400,9 +416,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size > OPS_INPUT_MAX)
         return 0;
     world_create(&world);
-    for (int i = 0; i < OPS_REQUESTS_MAX && ops_next(data, size, &offset, &request); i++)
+    for (int i = 0; i < OPS_REQUESTS_MAX && ops_next(data, size, &offset, &request); i++) {
+        pass_time(&world);
         if (!answer(&world, &request))
             break;
+    }
     world_end(&world);
     REQUIRE(lowest_free() == free_before);
     return 0;

@@ -1,12 +1,15 @@
-/* tables: prints the product's tables, for PROTOCOL.md and whatever else must not differ from them.
+/* tables: prints the product's tables, for PROTOCOL.md, openapi.json and whatever else must not
+ * differ from them.
  *
  *     tables markdown status|dtypes|fields|ops
- *     tables json status|dtypes|fields|ops
+ *     tables json status|dtypes|fields|ops|routes|limits
  */
 #include "core/dtype_info.h"
 #include "core/op_table.h"
 #include "core/status.h"
+#include "server/http_internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,11 +72,11 @@ static void print_row_start(bool *first)
 }
 
 /* The names of a set of fields, `between` them. */
-static void print_fields(uint64_t set, const char *quote, const char *between)
+static void print_fields(field_set set, const char *quote, const char *between)
 {
-    for (uint64_t left = set; left != 0; left &= left - 1)
-        printf("%s%s%s%s", left == set ? "" : between, quote,
-               field_infos[__builtin_ctzll(left)].name, quote);
+    for (field_set left = set; left != 0; left &= left - 1)
+        printf("%s%s%s%s", left == set ? "" : between, quote, field_infos[field_first(left)].name,
+               quote);
 }
 
 /* The names of an operation's traits; a bit without a name would be missing from the documents. */
@@ -182,9 +185,9 @@ static void fields_json(void)
 /* ---- operations ------------------------------------------------------------------------------ */
 
 /* The fields that every operation with these traits takes. */
-static uint64_t fields_common(unsigned with_traits)
+static field_set fields_common(unsigned with_traits)
 {
-    uint64_t common = UINT64_MAX;
+    field_set common = ~(field_set)0;
     for (int op = 1; op < OP_END; op++)
         if (op_infos[op].name && (op_infos[op].traits & with_traits) == with_traits)
             common &= op_infos[op].required | op_infos[op].optional;
@@ -192,9 +195,9 @@ static uint64_t fields_common(unsigned with_traits)
 }
 
 /* Optional fields besides those that all operations of its traits take. */
-static uint64_t fields_own(const struct op_info *info)
+static field_set fields_own(const struct op_info *info)
 {
-    uint64_t common = fields_common(0);
+    field_set common = fields_common(0);
     if (info->traits & OP_MAKES)
         common |= fields_common(OP_MAKES);
     return info->optional & ~(info->required | common);
@@ -202,7 +205,7 @@ static uint64_t fields_own(const struct op_info *info)
 
 static void ops_markdown(void)
 {
-    uint64_t every = fields_common(0);
+    field_set every = fields_common(0);
     printf("Every operation also takes ");
     print_fields(every, "`", ", ");
     printf("; those with the trait `makes` also take ");
@@ -251,17 +254,59 @@ static void ops_json(void)
     puts("\n]");
 }
 
+/* ---- HTTP ------------------------------------------------------------------------------------ */
+
+/* The words of a list separated by blanks. */
+static void print_words(const char *list)
+{
+    const char *before = "";
+    for (size_t length; *list; list += length) {
+        list += strspn(list, " ");
+        length = strcspn(list, " ");
+        printf("%s\"%.*s\"", before, (int)length, list);
+        before = ", ";
+    }
+}
+
+static void routes_json(void)
+{
+    bool first = true;
+    for (size_t i = 0; i < http_route_count; i++) {
+        const struct route *route = &http_routes[i];
+        print_row_start(&first);
+        printf("\"method\": \"%s\"", route->method);
+        print_member("path", route->path);
+        printf(", \"params\": [");
+        print_words(route->params);
+        printf("], \"body\": %s, \"open\": %s", route->body ? "true" : "false",
+               route->open ? "true" : "false");
+        print_member("doc", route->doc);
+        putchar('}');
+    }
+    puts("\n]");
+}
+
+static void limits_json(void)
+{
+    printf("{\"version\": \"%s\", \"name_bytes\": %d, \"rank\": %d, \"index_items\": %d, "
+           "\"session_key_digits\": %d, \"ttl_ms\": %" PRIu64 "}\n",
+           TENSORD_VERSION, NAME_MAX_BYTES, RANK_MAX, INDEX_MAX, SESSION_KEY_LENGTH,
+           STORE_TTL_MAX_MS);
+}
+
 /* ---- which ----------------------------------------------------------------------------------- */
 
 static const struct {
     const char *name;
-    void (*markdown)(void);
+    void (*markdown)(void); /* NULL: no document shows it as a table */
     void (*json)(void);
 } tables[] = {
     {"status", status_markdown, status_json},
     {"dtypes", dtypes_markdown, dtypes_json},
     {"fields", fields_markdown, fields_json},
     {"ops", ops_markdown, ops_json},
+    {"routes", NULL, routes_json},
+    {"limits", NULL, limits_json},
 };
 
 int main(int argc, char **argv)
@@ -269,7 +314,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; argc == 3 && i < COUNT(tables); i++) {
         if (strcmp(argv[2], tables[i].name) != 0)
             continue;
-        if (strcmp(argv[1], "markdown") == 0)
+        if (strcmp(argv[1], "markdown") == 0 && tables[i].markdown)
             tables[i].markdown();
         else if (strcmp(argv[1], "json") == 0)
             tables[i].json();
@@ -277,6 +322,7 @@ int main(int argc, char **argv)
             break;
         return ferror(stdout) || fflush(stdout) != 0;
     }
-    fputs("usage: tables markdown|json status|dtypes|fields|ops\n", stderr);
+    fputs("usage: tables markdown|json status|dtypes|fields|ops, tables json routes|limits\n",
+          stderr);
     return 2;
 }

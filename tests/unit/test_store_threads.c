@@ -1,5 +1,6 @@
-/* store, from many threads: every generation once, listings in order, nothing left; and watches,
- * which see every event once and in order, and come and go meanwhile. For the thread sanitizer. */
+/* store, from many threads, while time passes and names expire: every generation once, listings in
+ * order, nothing left; and watches, which see every event once and in order, and come and go
+ * meanwhile. For the thread sanitizer. */
 #include "core/store.h"
 #include "tests/unit/core_assert.h"
 
@@ -19,9 +20,39 @@ static atomic_bool done;
 
 static uint64_t generations[WRITERS][ROUNDS];
 
+/* The time, which passes while writers run. */
+static atomic_ullong now;
+static atomic_bool time_stands;
+
+static uint64_t read_clock(void)
+{
+    return atomic_load(&now);
+}
+
+static size_t expired; /* by store_expire */
+
+static void *pass_time(void *argument)
+{
+    (void)argument;
+    while (!atomic_load(&time_stands)) {
+        expired += store_expire(store, atomic_fetch_add(&now, 1) + 1, 2);
+        sched_yield();
+    }
+    return NULL;
+}
+
 static void name_of(unsigned number, char *out, size_t size)
 {
     snprintf(out, size, "%c/%u", 'a' + (char)(number % 2), number % NAMES);
+}
+
+static enum td_status set_ttl(struct text name, uint64_t ttl_ms)
+{
+    struct tensor *tensor;
+    uint64_t generation;
+    TRY(store_set_ttl(store, name, ttl_ms, &tensor, &generation));
+    tensor_unref(tensor);
+    return TD_OK;
 }
 
 /* Publishes, renames and removes the same few names as the others. */
@@ -36,14 +67,19 @@ static void *writer(void *argument)
         name_of(random >> 8, name, sizeof name);
         name_of(random >> 16, other, sizeof other);
         enum td_status status;
-        if (random >> 30 == 0)
+        uint64_t ttl_ms = random >> 4 & 3;
+        atomic_fetch_add(&now, i % 8 == 0);
+        generations[self][i] = 0;
+        if (random >> 29 == 0)
+            status = set_ttl(text_of(name), ttl_ms);
+        else if (random >> 30 == 0)
             status = store_remove(store, text_of(name), &always);
         else if (random >> 30 == 1)
             status =
                 store_rename(store, text_of(name), text_of(other), &always, &generations[self][i]);
         else
-            status =
-                store_publish(store, text_of(name), tensors[self], &always, &generations[self][i]);
+            status = store_publish_for(store, text_of(name), tensors[self], &always, ttl_ms,
+                                       &generations[self][i]);
         if (status != TD_OK && status != TD_NOT_FOUND)
             atomic_fetch_add(&errors, 1);
         if (status != TD_OK)
@@ -99,6 +135,7 @@ static int open_store(void **state)
     (void)state;
     host_open(&host, MIB, 0);
     assert_ok(store_create(&host.ledger, &store));
+    store_set_clock(store, read_clock);
     for (int i = 0; i < WRITERS; i++)
         tensors[i] = bytes_tensor(host.cpu, i + 1);
     atomic_store(&done, false);
@@ -118,17 +155,22 @@ static int close_store(void **state)
     return 0;
 }
 
-/* All writers, each from its beginning to its end. */
+/* All writers, each from its beginning to its end. Nothing is due afterwards. */
 static void run_writers(void)
 {
-    pthread_t threads[WRITERS];
+    pthread_t threads[WRITERS], clock;
     int self[WRITERS];
+    atomic_store(&time_stands, false);
+    assert_int_equal(pthread_create(&clock, NULL, pass_time, NULL), 0);
     for (int i = 0; i < WRITERS; i++) {
         self[i] = i;
         assert_int_equal(pthread_create(&threads[i], NULL, writer, &self[i]), 0);
     }
     for (int i = 0; i < WRITERS; i++)
         pthread_join(threads[i], NULL);
+    atomic_store(&time_stands, true);
+    pthread_join(clock, NULL);
+    expired += store_expire(store, read_clock(), SIZE_MAX);
 }
 
 static void publish_at_once(void **state)
@@ -294,6 +336,12 @@ static void watches_come_and_go(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_store, close_store)
 
+static int check_expired(void **state)
+{
+    (void)state;
+    return expired == 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -301,5 +349,5 @@ int main(void)
         TEST(every_event_once),
         TEST(watches_come_and_go),
     };
-    return cmocka_run_group_tests_name("store_threads", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("store_threads", tests, NULL, check_expired);
 }

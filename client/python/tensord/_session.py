@@ -9,6 +9,7 @@ references instead: a call holds the connection that it uses, so that close() ca
 """
 
 import itertools
+import math
 from typing import Any, Iterator, NamedTuple
 
 from tensord._tensord import ffi, lib
@@ -175,6 +176,15 @@ def dims_argument(values: Any) -> Any:
         if value not in _INT64:
             raise OverflowError(f"{value} does not fit in 64 bits")
     return ffi.new("int64_t[]", values)
+
+
+def ttl_argument(ttl: "float | None") -> "int | None":
+    """The field ttl_ms of a time to live in seconds, at least a millisecond; None for none."""
+    if ttl is None:
+        return None
+    if not 0 < ttl < math.inf:
+        raise ValueError(f"ttl is a time in seconds above 0, or None for a name that stays: {ttl}")
+    return max(1, round(ttl * 1000))
 
 
 class _Arguments:

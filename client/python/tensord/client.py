@@ -4,7 +4,7 @@ from collections import OrderedDict
 from typing import Any, Iterable, Iterator, Mapping
 
 from tensord import convert
-from tensord._session import Info, Reply, Session
+from tensord._session import Info, Reply, Session, ttl_argument
 from tensord._tensord import lib
 from tensord.creation import Creation
 from tensord.errors import NotFound
@@ -177,6 +177,16 @@ class Client(Creation):
         not have that generation."""
         self.session.op("delete", input=name, if_generation=if_generation)
 
+    def expire(self, name: str, ttl: "float | None" = None) -> None:
+        """Removes a name after `ttl` seconds from now, instead of when it would have been removed
+        before; None: the name stays. Whoever holds the tensor keeps it."""
+        self.session.op("expire", input=name, ttl_ms=ttl_argument(ttl))
+
+    def ttl(self, name: str) -> "float | None":
+        """Seconds until a name is removed; None for one that stays."""
+        left = self.session.op("info", input=name).uint("ttl_ms")
+        return None if left is None else left / 1000
+
     def touch(self, name: str) -> None:
         """Tells the daemon that a tensor was changed through a mapping. See Tensor.touch."""
         self.session.touch(name)
@@ -191,12 +201,22 @@ class Client(Creation):
         mutable: bool = False,
         requires_grad: bool = False,
         create_only: bool = False,
+        ttl: "float | None" = None,
     ) -> Tensor:
         """Stores a copy of an array under a name and returns a handle on it.
 
         Frozen unless mutable is set: then nobody can change it, and the kernel sees to that.
-        Exists (and nothing changes) if create_only is set and the name is taken.
+        Exists (and nothing changes) if create_only is set and the name is taken. With ttl the name
+        is removed after so many seconds; whoever holds the tensor keeps it.
         """
+        if ttl is not None:
+            source = convert.source(_plain(value))
+            self.session.op(
+                "put", source.body, output=name, dtype=source.dtype, shape=source.shape,
+                mutable=mutable or None, requires_grad=requires_grad or None,
+                create_only=create_only or None, ttl_ms=ttl_argument(ttl),
+            )  # fmt: skip
+            return self[name]
         flags = lib.TD_PUT_MUTABLE if mutable else 0
         flags |= lib.TD_PUT_REQUIRES_GRAD if requires_grad else 0
         flags |= lib.TD_PUT_CREATE_ONLY if create_only else 0

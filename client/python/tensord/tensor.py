@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from tensord._session import Reply
+from tensord._session import Reply, ttl_argument
 from tensord.arithmetic import Arithmetic
 from tensord.casts import Casts
 from tensord.errors import NotFound, Precondition
@@ -65,10 +65,15 @@ class Tensor(Views, Casts, Arithmetic, Exports):
 
     # ---- names ----
 
-    def save(self, name: str, create_only: bool = False) -> "Tensor":
+    def save(
+        self, name: str, create_only: bool = False, ttl: "float | None" = None
+    ) -> "Tensor":
         """Publishes this tensor under a name, without copying; returns this handle. Whoever gets
-        the name shares the memory. Exists if create_only is set and the name is taken."""
-        published = self._run("as_tensor", output=name, create_only=create_only or None).info()
+        the name shares the memory. Exists if create_only is set and the name is taken. With ttl the
+        name is removed after so many seconds."""
+        published = self._run(
+            "as_tensor", output=name, create_only=create_only or None, ttl_ms=ttl_argument(ttl)
+        ).info()
         self._info = published._replace(id=self._info.id)
         self._name = name
         return self
