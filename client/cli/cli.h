@@ -100,6 +100,11 @@ extern const struct option_row global_options[];
 
 /* The command of a name, NULL if there is none. */
 const struct command *command_find(const char *name);
+/* The option of a long name (`length` bytes of it), or of a letter with a name of NULL; NULL if
+ * there is none. The command's own (NULL: none) come first: they may use a letter of the global
+ * ones. */
+const struct option_row *option_find(const struct command *command, const char *name, size_t length,
+                                     char letter);
 /* INVALID, with `misused`, naming the commands that are spelled like it. */
 NODISCARD enum td_status command_unknown(struct cli *cli, const char *name);
 
@@ -109,6 +114,7 @@ struct cli {
     int count;                       /* of arguments */
     char **arguments;
     bool misused;            /* the error is one of usage */
+    bool told;               /* the error was told already, see cli_tell */
     bool color;              /* standard output is a terminal that takes colours */
     bool terminal;           /* standard output is a terminal */
     char subject[NAME_SIZE]; /* that the last call was about, for "did you mean"; "": none */
@@ -180,6 +186,8 @@ extern const struct exit_row exit_codes[]; /* ends with a meaning of NULL */
 
 /* Flushes standard output and ends the command: says what went wrong, and gives the exit code. */
 int cli_finish(struct cli *cli, enum td_status status);
+/* Says what went wrong at once, for commands that go on after an error. The exit code. */
+int cli_tell(struct cli *cli, enum td_status status);
 /* Says to standard error what a person may want to know, unless --quiet. */
 __attribute__((format(printf, 2, 3))) void cli_note(const struct cli *cli, const char *format, ...);
 /* UNAVAILABLE when standard output takes no more: long outputs stop there. */
@@ -196,6 +204,9 @@ void signals_gentle(void);
 int signals_caught(void);
 /* A file that is to be removed when a signal ends the process; NULL: none any more. Copied. */
 void signals_guard_file(const char *path);
+/* A mapped file; NULL: none any more. Should somebody make it shorter, reading what is gone says so
+ * and ends the process. */
+void signals_guard_map(const void *bytes, size_t length);
 /* Whether a line of progress stands on the terminal, to be wiped by a signal that ends it. */
 void signals_line(bool drawn);
 /* Keeps the signals off while a file is made and guarded, or moved to its place. */

@@ -99,13 +99,8 @@ static void offer_names(const struct question *question)
 
 static void offer_words(const struct question *question, const char *words, const char *after)
 {
-    while (*words) {
-        char word[64];
-        size_t length = strcspn(words, " ");
-        snprintf(word, sizeof word, "%.*s", (int)length, words);
+    for (char word[WORD_SIZE]; word_next(&words, word);)
         offer(question, word, after);
-        words += length + (words[length] == ' ');
-    }
 }
 
 static void offer_dtypes(const struct question *question)
@@ -194,18 +189,12 @@ static void answer(const struct question *question, enum completion completion, 
 
 /* ---- the words before ---------------------------------------------------------------------- */
 
-static const struct option_row *find_option(const struct command *command, const char *word)
+static const struct option_row *option_of(const struct command *command, const char *word)
 {
-    const struct option_row *tables[] = {command ? command->options : NULL, global_options};
-    size_t length = strcspn(word, "=");
-    for (size_t i = 0; i < 2; i++)
-        for (const struct option_row *row = tables[i]; row && row->id != OPTION_NONE; row++) {
-            bool is_long = strncmp(word, "--", 2) == 0 && strlen(row->name) == length - 2 &&
-                           memcmp(row->name, word + 2, length - 2) == 0;
-            if (is_long || (word[0] == '-' && row->letter && word[1] == row->letter && !word[2]))
-                return row;
-        }
-    return NULL;
+    if (strncmp(word, "--", 2) == 0)
+        return option_find(command, word + 2, strcspn(word + 2, "="), 0);
+    bool letter = word[0] == '-' && word[1] && !word[2];
+    return letter ? option_find(command, NULL, 0, word[1]) : NULL;
 }
 
 static void offer_options(const struct question *question, const struct command *command)
@@ -232,7 +221,7 @@ static void reply_to(struct cli *cli, int count, char **words)
             cli->options[pending->id] = word; /* --url, say, which the names come from */
             pending = NULL;
         } else if (word[0] == '-' && word[1]) {
-            const struct option_row *row = find_option(command, word);
+            const struct option_row *row = option_of(command, word);
             const char *equals = strchr(word, '=');
             pending = row && row->argument && !equals ? row : NULL;
             if (row && equals)
@@ -246,7 +235,7 @@ static void reply_to(struct cli *cli, int count, char **words)
         }
     }
     struct question question = {cli, "", words[count - 1]};
-    const struct option_row *option = find_option(command, question.word);
+    const struct option_row *option = option_of(command, question.word);
     const char *equals = strchr(question.word, '=');
     char before[64];
     if (option && option->argument && equals) { /* --dtype=fl */

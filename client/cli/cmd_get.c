@@ -12,6 +12,7 @@ struct get {
     struct cli *cli;
     const char *path;
     enum format format;
+    bool assumed;             /* neither --format nor the path told the format */
     struct name_list found;   /* by --prefix */
     const char *const *texts; /* of the tensors: NAME[INDEX] */
     const char **names;       /* of them in the file */
@@ -36,7 +37,8 @@ static enum td_status choose_format(struct get *get)
     TRY(format_choose(cli, standard ? NULL : get->path, &get->format));
     if (get->format == FORMAT_NONE && cli_has(cli, OPTION_JSON) && standard)
         get->format = FORMAT_JSON;
-    if (get->format == FORMAT_NONE)
+    get->assumed = get->format == FORMAT_NONE;
+    if (get->assumed)
         get->format = many ? FORMAT_NPZ : FORMAT_NPY;
     const struct format_info *info = &format_infos[get->format];
     if (many && !info->many)
@@ -50,16 +52,42 @@ static enum td_status choose_format(struct get *get)
     return TD_OK;
 }
 
-static enum td_status check_names(struct cli *cli)
+static int compare_texts(const void *left, const void *right)
 {
-    for (int i = 0; i < cli->count; i++)
-        for (int k = 0; k < i; k++)
-            if (strcmp(cli->arguments[i], cli->arguments[k]) == 0)
-                return cli_misused(cli, "'%s' is named twice", cli->arguments[i]);
+    return strcmp(*(const char *const *)left, *(const char *const *)right);
+}
+
+/* In a file with one name twice one of the tensors would be lost. */
+static enum td_status check_names(const struct get *get)
+{
+    _cleanup_(freep) const char **sorted = calloc(get->count + 1, sizeof *sorted);
+    const char *prefix = get->cli->options[OPTION_PREFIX];
+    if (!sorted)
+        return fail(TD_OUT_OF_MEMORY, "no memory for %zu names", get->count);
+    memcpy(sorted, get->names, get->count * sizeof *sorted);
+    qsort(sorted, get->count, sizeof *sorted, compare_texts);
+    for (size_t i = 1; i < get->count; i++) {
+        if (strcmp(sorted[i - 1], sorted[i]) != 0)
+            continue;
+        if (!prefix)
+            return cli_misused(get->cli, "'%s' is named twice", sorted[i]);
+        return fail(TD_INVALID,
+                    "without the prefix '%s' two tensors would be '%s' in the file; name them "
+                    "instead, or take another prefix",
+                    prefix, sorted[i]);
+    }
     return TD_OK;
 }
 
-/* The names of --prefix are written without it, but for one that is the prefix itself. */
+/* A tensor of --prefix is named in the file as put would name it below the prefix; one that is the
+ * prefix itself keeps its name. */
+static const char *name_below(const char *name, const char *prefix)
+{
+    const char *rest = name + strlen(prefix);
+    rest += *rest == '/';
+    return *rest ? rest : name;
+}
+
 static enum td_status choose_names(struct get *get)
 {
     struct cli *cli = get->cli;
@@ -76,10 +104,9 @@ static enum td_status choose_names(struct get *get)
     get->names = calloc(get->count + 1, sizeof *get->names);
     if (!get->names)
         return fail(TD_OUT_OF_MEMORY, "no memory for %zu names", get->count);
-    size_t skip = prefix ? strlen(prefix) : 0;
     for (size_t i = 0; i < get->count; i++)
-        get->names[i] = get->texts[i] + (get->texts[i][skip] ? skip : 0);
-    return TD_OK;
+        get->names[i] = prefix ? name_below(get->texts[i], prefix) : get->texts[i];
+    return check_names(get);
 }
 
 /* NumPy has no name for some dtypes. */
@@ -129,8 +156,9 @@ static enum td_status tell(const struct get *get, enum td_dtype dtype)
         note_void(get, dtype == TD_DTYPE_NONE ? get->views.views[i].info.dtype : dtype);
     if (strcmp(get->path, "-") == 0)
         return TD_OK;
-    cli_note(get->cli, "%s: %zu tensor%s, %s", get->path, get->count, get->count == 1 ? "" : "s",
-             size_text(total_bytes(get, dtype), size));
+    cli_note(get->cli, "%s: %zu tensor%s, %s%s%s", get->path, get->count,
+             get->count == 1 ? "" : "s", size_text(total_bytes(get, dtype), size),
+             get->assumed ? ", as " : "", get->assumed ? format_infos[get->format].name : "");
     if (!cli_has(get->cli, OPTION_JSON))
         return TD_OK;
     for (size_t i = 0; i < get->count; i++)
@@ -146,7 +174,6 @@ static enum td_status get_all(struct get *get)
     if ((cli->count > 0) == cli_has(cli, OPTION_PREFIX))
         return cli_misused(cli, "get takes names, or --prefix PREFIX");
     TRY(cli_dtype(cli, &dtype));
-    TRY(check_names(cli));
     TRY(choose_format(get));
     TRY(choose_names(get));
     TRY(views_open(cli, get->texts, get->count, cli_has(cli, OPTION_PREFIX), &get->views));

@@ -69,6 +69,14 @@ bool op_described(const char *name, struct td_op_description *out)
     return false;
 }
 
+bool word_next(const char **words, char word[WORD_SIZE])
+{
+    size_t length = strcspn(*words, " ");
+    snprintf(word, WORD_SIZE, "%.*s", (int)length, *words);
+    *words += length + ((*words)[length] == ' ');
+    return length > 0;
+}
+
 enum td_status op_unknown(const char *name)
 {
     struct suggestions near;
@@ -84,14 +92,10 @@ enum td_status op_unknown(const char *name)
 /* A row for each of the fields (names separated by spaces). */
 static enum td_status add_fields(struct table *table, const char *names, const char *whether)
 {
-    while (*names) {
-        char name[64];
-        size_t length = strcspn(names, " ");
-        snprintf(name, sizeof name, "%.*s", (int)length, names);
+    for (char name[WORD_SIZE]; word_next(&names, name);) {
         int field = field_find(name, strlen(name));
         TRY(table_row(table, (const char *const[]){name, td_field_type(name), whether,
                                                    field ? field_infos[field].meaning : ""}));
-        names += length + (names[length] == ' ');
     }
     return TD_OK;
 }
@@ -121,7 +125,10 @@ enum td_status cmd_help(struct cli *cli)
     const struct command *command = command_find(cli->arguments[0]);
     if (!command)
         return command_unknown(cli, cli->arguments[0]);
-    if (cli->count == 2 && strcmp(command->name, "op") == 0)
-        return help_print_op(cli, cli->arguments[1]);
-    return help_print(cli, command);
+    if (cli->count == 1)
+        return help_print(cli, command);
+    if (strcmp(command->name, "op") != 0)
+        return cli_misused(cli, "'%s' is one argument too many: tensorctl help %s",
+                           cli->arguments[1], command->name);
+    return help_print_op(cli, cli->arguments[1]);
 }

@@ -3,6 +3,7 @@
 #include "client/cli/file_in.h"
 #include "client/cli/help.h"
 #include "client/cli/output.h"
+#include "client/cli/progress.h"
 #include "client/cli/suggest.h"
 #include "client/cli/view.h"
 #include "proto/format/json.h"
@@ -12,7 +13,6 @@
 #include <string.h>
 
 #define VALUES_MAX 4096 /* bytes of a body that are printed as values */
-#define BODY_MAX ((size_t)1 << 40)
 
 /* ---- the list ------------------------------------------------------------------------------ */
 
@@ -94,8 +94,8 @@ static enum td_status field_to_args(int field, const struct fields *fields, cons
 
 static bool has_word(const char *words, const char *word, size_t length)
 {
-    for (; *words; words += strcspn(words, " "), words += *words == ' ')
-        if (strcspn(words, " ") == length && memcmp(words, word, length) == 0)
+    for (char one[WORD_SIZE]; word_next(&words, one);)
+        if (strlen(one) == length && memcmp(one, word, length) == 0)
             return true;
     return false;
 }
@@ -107,13 +107,8 @@ static bool op_takes(const struct td_op_description *op, const char *field, size
 
 static void offer_words(struct suggestions *near, const char *words)
 {
-    while (*words) {
-        char word[64];
-        size_t length = strcspn(words, " ");
-        snprintf(word, sizeof word, "%.*s", (int)length, words);
+    for (char word[WORD_SIZE]; word_next(&words, word);)
         suggestions_offer(near, word);
-        words += length + (words[length] == ' ');
-    }
 }
 
 static enum td_status unknown_field(struct cli *cli, const struct td_op_description *op,
@@ -132,15 +127,15 @@ static enum td_status unknown_field(struct cli *cli, const struct td_op_descript
 /* field=value; the field's bit is added to *given. */
 static enum td_status add_field(struct cli *cli, const struct td_op_description *op,
                                 const char *name, size_t length, const char *value,
-                                struct td_args *args, uint64_t *given)
+                                struct td_args *args, field_set *given)
 {
     struct fields fields = {.present = 0};
     int field = field_find(name, length);
     if (!field || !op_takes(op, name, length))
         return unknown_field(cli, op, name, length);
-    if (*given & UINT64_C(1) << field)
+    if (*given & field_bit(field))
         return cli_misused(cli, "%s is given twice", field_infos[field].name);
-    *given |= UINT64_C(1) << field;
+    *given |= field_bit(field);
     if (field == FIELD_input)
         cli_set_subject(cli, value);
     enum td_status status = field_from_text(field, text_of(value), &fields);
@@ -152,40 +147,38 @@ static enum td_status add_field(struct cli *cli, const struct td_op_description 
 
 /* The daemon would refuse it too, but it cannot say how it is written here. */
 static enum td_status check_required(struct cli *cli, const struct td_op_description *op,
-                                     uint64_t given)
+                                     field_set given)
 {
-    const char *word = op->required;
-    while (*word) {
-        size_t length = strcspn(word, " ");
-        int field = field_find(word, length);
-        if (field && !(given & UINT64_C(1) << field))
-            return cli_misused(cli, "%s needs %s=...: %s (tensorctl op %s --help)", op->name,
-                               field_infos[field].name, field_infos[field].meaning, op->name);
-        word += length + (word[length] == ' ');
+    const char *words = op->required;
+    for (char word[WORD_SIZE]; word_next(&words, word);) {
+        int field = field_find(word, strlen(word));
+        if (field && !(given & field_bit(field)))
+            return cli_misused(cli, "%s needs %s=...: %s (tensorctl op %s --help)", op->name, word,
+                               field_infos[field].meaning, op->name);
     }
     return TD_OK;
 }
 
 static enum td_status read_arguments(struct cli *cli, const struct td_op_description *op,
-                                     struct td_args *args)
+                                     struct td_args *args, field_set *given)
 {
-    uint64_t given = 0;
+    *given = 0;
     for (int i = 1; i < cli->count; i++) {
         const char *word = cli->arguments[i], *equals = strchr(word, '=');
         size_t length = equals ? (size_t)(equals - word) : 0;
         /* A name may have a = in it, too. */
         bool is_input = i == 1 && !field_find(word, length) && op_takes(op, "input", 5);
         if (is_input)
-            TRY(add_field(cli, op, "input", 5, word, args, &given));
+            TRY(add_field(cli, op, "input", 5, word, args, given));
         else if (equals)
-            TRY(add_field(cli, op, word, length, equals + 1, args, &given));
+            TRY(add_field(cli, op, word, length, equals + 1, args, given));
         else
             return cli_misused(cli, "'%s' is no field=value (tensorctl op %s --help lists fields)",
                                word, op->name);
     }
     if (cli_has(cli, OPTION_OUTPUT))
-        TRY(add_field(cli, op, "output", 6, cli->options[OPTION_OUTPUT], args, &given));
-    return check_required(cli, op, given);
+        TRY(add_field(cli, op, "output", 6, cli->options[OPTION_OUTPUT], args, given));
+    return check_required(cli, op, *given);
 }
 
 /* ---- the result ---------------------------------------------------------------------------- */
@@ -309,6 +302,39 @@ static enum td_status print_result(struct cli *cli, const struct td_op_descripti
     return TD_OK;
 }
 
+/* ---- the command --------------------------------------------------------------------------- */
+
+/* --body, of as many bytes as the daemon could take. */
+static enum td_status read_body(struct cli *cli, const struct td_op_description *op,
+                                struct file_in *body)
+{
+    uint64_t limit;
+    if (!cli_has(cli, OPTION_BODY))
+        return TD_OK;
+    if (!op->takes_body)
+        return cli_misused(cli, "%s takes no elements, and --body gives some", op->name);
+    TRY(cli_counter(cli, "memory_limit_bytes", &limit));
+    return file_in_open(cli->options[OPTION_BODY], limit, body);
+}
+
+static enum td_status call(struct cli *cli, const struct td_op_description *op,
+                           struct td_args *args, struct file_in *body, struct td_reply **reply)
+{
+    field_set given;
+    TRY(read_arguments(cli, op, args, &given));
+    TRY(read_body(cli, op, body));
+    TRY(cli_connect(cli));
+    if (body->length > 0) {
+        if (!(given & FIELD_BIT(timeout_ms)))
+            TRY(cli_args_patience(cli, args, body->length));
+        progress_begin(body->label, body->length);
+        progress_bodies();
+    }
+    enum td_status status = td_op(cli->client, op->name, args, body->bytes, body->length, reply);
+    progress_end();
+    return file_in_verdict(body, status);
+}
+
 enum td_status cmd_op(struct cli *cli)
 {
     _cleanup_(td_args_freep) struct td_args *args = td_args_new();
@@ -319,15 +345,7 @@ enum td_status cmd_op(struct cli *cli)
         return list_ops(cli);
     if (!op_described(cli->arguments[0], &op))
         return op_unknown(cli->arguments[0]);
-    TRY(read_arguments(cli, &op, args));
-    if (cli_has(cli, OPTION_BODY) && !op.takes_body)
-        return cli_misused(cli, "%s takes no elements, and --body gives some", op.name);
-    TRY(cli_connect(cli));
-    enum td_status status = TD_OK;
-    if (cli_has(cli, OPTION_BODY))
-        status = file_in_open(cli->options[OPTION_BODY], BODY_MAX, &body);
-    if (status == TD_OK)
-        status = td_op(cli->client, op.name, args, body.bytes, body.length, &reply);
+    enum td_status status = call(cli, &op, args, &body, &reply);
     file_in_close(&body);
     TRY(status);
     return print_result(cli, &op, reply);

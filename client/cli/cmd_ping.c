@@ -94,17 +94,26 @@ static enum td_status ping_all(struct ping *ping, uint64_t interval_ms)
     return print_summary(ping);
 }
 
+/* What the answers come from, for people. */
+static const char *address(const struct cli *cli)
+{
+    const char *given[] = {cli->options[OPTION_URL], getenv("TENSORD_URL"),
+                           getenv("TENSORD_SOCKET")};
+    for (size_t i = 0; i < sizeof given / sizeof given[0]; i++)
+        if (given[i] && *given[i])
+            return given[i];
+    return "tensord";
+}
+
 enum td_status cmd_ping(struct cli *cli)
 {
-    struct ping ping = {.cli = cli, .where = cli->options[OPTION_URL]};
+    struct ping ping = {.cli = cli, .where = address(cli)};
     uint64_t interval_ms, size;
     TRY(cli_number(cli, OPTION_COUNT, 1, COUNT_MAX, 5, &ping.count));
     TRY(cli_number(cli, OPTION_SIZE, 0, 65536, 64, &size));
     TRY(cli_duration(cli, OPTION_INTERVAL, 200, &interval_ms));
     TRY(cli_connect(cli));
     ping.size = (size_t)size;
-    if (!ping.where)
-        ping.where = getenv("TENSORD_URL") ? getenv("TENSORD_URL") : "tensord";
     ping.times_ns = calloc(ping.count, sizeof *ping.times_ns);
     if (!ping.times_ns)
         return fail(TD_OUT_OF_MEMORY, "no memory for %" PRIu64 " times", ping.count);

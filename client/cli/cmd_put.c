@@ -1,7 +1,7 @@
 /* put: the tensors of a file into the daemon.
  *
  * A file with one tensor is one request. The tensors of others are sent as anonymous objects first
- * and get their names when all have arrived, so that an error in the middle changes nothing. What
+ * and get their names when all have arrived, so that what goes wrong before changes nothing. What
  * is to be cast goes there and back: the casts are the daemon's, but what its operations make is
  * mutable, and only what arrives finished is frozen.
  */
@@ -55,7 +55,8 @@ static enum td_status tell(struct put *put, const struct td_reply *reply)
     TRY(td_reply_info(reply, &info));
     progress_end();
     cli_note(put->cli, "%s: %s %s, %s", info.name, td_dtype_name((int)info.dtype),
-             shape_text(info.rank, info.shape, shape), size_text((uint64_t)info.nbytes, size));
+             layout_shape_text(info.rank, info.shape, shape, sizeof shape),
+             size_text((uint64_t)info.nbytes, size));
     if (!cli_has(put->cli, OPTION_JSON))
         return TD_OK;
     return put->single ? json_print_reply(reply) : json_list_item(&put->json, json_of_reply(reply));
@@ -70,8 +71,8 @@ static enum td_status send_member(struct put *put, const struct member *member, 
     _cleanup_(td_args_freep) struct td_args *args = td_args_new();
     TRY(td_args_dtype(args, member->dtype));
     TRY(td_args_dims(args, "shape", member->shape.rank, member->shape.v));
-    TRY(td_args_bool(args, "mutable", put->mutable));
-    if (put->requires_grad)
+    TRY(td_args_bool(args, "mutable", put->mutable || member->mutable));
+    if (put->requires_grad || member->requires_grad)
         TRY(td_args_bool(args, "requires_grad", true));
     if (name)
         TRY(td_args_text(args, "output", name));
@@ -133,6 +134,19 @@ static enum td_status stage(struct put *put, const struct member *member, const 
     return TD_OK;
 }
 
+/* Finds what would be refused in the end, names that are none and taken ones, before the elements
+ * are sent. */
+static enum td_status check_name(struct put *put, const char *name)
+{
+    _cleanup_(td_reply_freep) struct td_reply *reply = NULL;
+    enum td_status status = cli_op_input(put->cli, "info", name, &reply);
+    if (status == TD_NOT_FOUND)
+        return TD_OK;
+    if (status == TD_OK && put->create_only)
+        return fail(TD_EXISTS, "the name '%s' is taken; nothing was stored", name);
+    return status;
+}
+
 static enum td_status take_member(void *argument, const struct member *member)
 {
     struct put *put = argument;
@@ -141,7 +155,10 @@ static enum td_status take_member(void *argument, const struct member *member)
     char name[NAME_SIZE];
     TRY(member_name(put, member, name));
     put->single = member->only;
-    if (put->cast != TD_DTYPE_NONE && put->cast != member->dtype) {
+    bool casts = put->cast != TD_DTYPE_NONE && put->cast != member->dtype;
+    if (casts || !member->only)
+        TRY(check_name(put, name));
+    if (casts) {
         TRY(cast_member(put, member, &as_cast, &cast));
         member = &as_cast;
     }
@@ -152,18 +169,6 @@ static enum td_status take_member(void *argument, const struct member *member)
 }
 
 /* ---- publishing ---------------------------------------------------------------------------- */
-
-/* What may stop the publishing is found before it begins: names that are none, and taken ones. */
-static enum td_status check_name(struct put *put, const struct staged *staged)
-{
-    _cleanup_(td_reply_freep) struct td_reply *reply = NULL;
-    enum td_status status = cli_op_input(put->cli, "info", staged->name, &reply);
-    if (status == TD_NOT_FOUND)
-        return TD_OK;
-    if (status == TD_OK && put->create_only)
-        return fail(TD_EXISTS, "the name '%s' is taken; nothing was stored", staged->name);
-    return status;
-}
 
 static enum td_status publish(struct put *put, const struct staged *staged)
 {
@@ -181,10 +186,17 @@ static enum td_status publish(struct put *put, const struct staged *staged)
 
 static enum td_status publish_all(struct put *put)
 {
-    for (size_t i = 0; i < put->count; i++)
-        TRY(check_name(put, &put->staged[i]));
-    for (size_t i = 0; i < put->count; i++)
-        TRY(publish(put, &put->staged[i]));
+    char detail[FAIL_DETAIL_SIZE];
+    for (size_t i = 0; i < put->count && put->create_only; i++)
+        TRY(check_name(put, put->staged[i].name));
+    for (size_t i = 0; i < put->count; i++) {
+        enum td_status status = publish(put, &put->staged[i]);
+        snprintf(detail, sizeof detail, "%s", fail_detail());
+        if (status != TD_OK && i > 0)
+            return fail(status, "%.900s; %zu of the file's %zu tensors are stored, the others not",
+                        detail, i, put->count);
+        TRY(status);
+    }
     if (!put->single && put->count == 0)
         cli_note(put->cli, "the file holds no tensors");
     if (!put->single && cli_has(put->cli, OPTION_JSON))
@@ -216,7 +228,7 @@ static enum td_status choose_format(struct cli *cli, const struct file_in *file,
     if (*out == FORMAT_NONE)
         return fail(TD_UNSUPPORTED,
                     "%s is in no format that its name or its first bytes tell; --format says "
-                    "which, and for raw bytes --dtype and --shape",
+                    "which (npy, npz, safetensors or json), and for raw bytes --dtype and --shape",
                     file->label);
     if (*out != FORMAT_RAW && cli_has(cli, OPTION_SHAPE))
         return cli_misused(cli, "--shape is for raw bytes; %s has the shape in it",
@@ -255,6 +267,7 @@ enum td_status cmd_put(struct cli *cli)
         .create_only = cli_has(cli, OPTION_CREATE_ONLY),
     };
     enum td_status status = put_file(&put, &file);
+    status = file_in_verdict(&file, status);
     file_in_close(&file);
     free(put.staged);
     return status;

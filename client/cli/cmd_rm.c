@@ -43,30 +43,24 @@ static enum td_status removed(struct removal *removal, const char *name)
     return fail(TD_OUT_OF_MEMORY, "no memory for the JSON document");
 }
 
-/* All are tried; the first error counts, and the others are told at once. */
+/* All are tried, as long as the daemon answers; the first error counts. */
 static enum td_status remove_all(struct removal *removal, char *const *names, size_t count)
 {
-    char first[FAIL_DETAIL_SIZE];
     enum td_status result = TD_OK;
-    const char *subject = NULL;
     for (size_t i = 0; i < count; i++) {
         enum td_status status = cli_op_input(removal->cli, "delete", names[i], NULL);
         if (status == TD_NOT_FOUND && removal->by_prefix)
             continue; /* somebody else was faster */
         if (status == TD_OK)
             status = removed(removal, names[i]);
-        if (status == TD_CONNECTION)
-            return status;
-        if (status != TD_OK && result != TD_OK)
-            fprintf(stderr, "tensorctl: %s\n", fail_detail());
-        if (status == TD_OK || result != TD_OK)
-            continue;
-        result = status;
-        subject = names[i];
-        snprintf(first, sizeof first, "%s", fail_detail());
+        if (status != TD_OK)
+            cli_tell(removal->cli, status);
+        if (result == TD_OK)
+            result = status;
+        if (status == TD_CONNECTION || status == TD_DEADLINE)
+            break;
     }
-    cli_set_subject(removal->cli, subject);
-    return result == TD_OK ? TD_OK : fail(result, "%s", first);
+    return result;
 }
 
 static enum td_status remove_prefix(struct removal *removal, const char *prefix)
@@ -104,10 +98,8 @@ enum td_status cmd_rm(struct cli *cli)
                                 : remove_all(&removal, cli->arguments, (size_t)cli->count);
     if (!removal.names)
         return status;
-    if (status == TD_OK)
-        return print_removed(removal.names);
-    char detail[FAIL_DETAIL_SIZE];
-    snprintf(detail, sizeof detail, "%s", fail_detail());
-    TRY(print_removed(removal.names));
-    return fail(status, "%s", detail);
+    if (status != TD_OK && !cli->told)
+        cli_tell(cli, status);
+    enum td_status printed = print_removed(removal.names);
+    return status == TD_OK ? printed : status;
 }

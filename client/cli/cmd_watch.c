@@ -111,7 +111,8 @@ static enum td_status event(struct watch *watch, const char *what, enum style st
            style_begin(cli, style), what, style_end(cli, style), seen->name);
     if (entry && td_reply_info(entry, &info) == TD_OK)
         printf("  %s %s, %s", td_dtype_name((int)info.dtype),
-               shape_text(info.rank, info.shape, shape), size_text((uint64_t)info.nbytes, size));
+               layout_shape_text(info.rank, info.shape, shape, sizeof shape),
+               size_text((uint64_t)info.nbytes, size));
     putchar('\n');
     return TD_OK;
 }

@@ -9,8 +9,8 @@
 const struct option_row global_options[] = {
     {OPTION_URL, 0, "url", "URL", "the daemon: unix:///path, tcp://host:port", COMPLETE_NOTHING},
     {OPTION_TOKEN_FILE, 0, "token-file", "FILE", "the token is FILE's first line", COMPLETE_FILE},
-    {OPTION_TIMEOUT, 0, "timeout", "TIME", "of each call: 500ms, 30s (default), 2m; 0: none",
-     COMPLETE_NOTHING},
+    {OPTION_TIMEOUT, 0, "timeout", "TIME",
+     "of each call: 30s (default), 2m; without a unit ms; 0: none", COMPLETE_NOTHING},
     {OPTION_JSON, 0, "json", NULL, "JSON for programs, with exact numbers", COMPLETE_NOTHING},
     {OPTION_QUIET, 'q', "quiet", NULL, "no progress and no messages but errors", COMPLETE_NOTHING},
     {OPTION_NO_COLOR, 0, "no-color", NULL, "no colours, as with NO_COLOR=1", COMPLETE_NOTHING},
@@ -115,15 +115,14 @@ static const char put_help[] =
     "  safetensors  one tensor as NAME; of several each as NAME/key (NAME/ has it always so)\n"
     "  json         {\"dtype\": ..., \"shape\": ..., \"data\": [...]}, or a bare nested list\n"
     "  raw          bytes as they are: --dtype says what they are, --shape their shape\n"
-    "Of a file with several tensors all are stored, or none: they are published when all have\n"
-    "arrived.\n";
+    "Of a file with several tensors none is stored before all have arrived.\n";
 
 static const char get_help[] =
-    "Writes tensors to a file or to standard output. The format is --format, or that of the "
-    "file's\n"
-    "ending (.npy .npz .safetensors .raw .bin .json .txt), else npy. npz and safetensors hold\n"
-    "several tensors, by their names; those of --prefix without the prefix. The file appears when\n"
-    "it is complete. Binary formats are not written to a terminal.\n";
+    "Writes tensors to a file or to standard output. The format is --format, or that of the\n"
+    "file's ending (.npy .npz .safetensors .raw .bin .json .txt), else npy, or npz for several\n"
+    "tensors; on standard output json with --json. npz and safetensors hold several tensors, by\n"
+    "their names; those of --prefix without the prefix and the / behind it. The file appears\n"
+    "when it is complete. Binary formats are not written to a terminal.\n";
 
 static const char rm_help[] =
     "Removes names. Whoever maps or holds the tensors keeps them. --prefix asks first, and needs\n"

@@ -88,7 +88,8 @@ enum td_status cli_counter(struct cli *cli, const char *name, uint64_t *out)
     const struct td_reply *entry;
     const char *entry_name;
     size_t cursor = 0;
-    TRY(cli_op(cli, "stats", NULL, NULL, &reply));
+    TRY(cli_connect(cli));
+    TRY(td_op(cli->client, "stats", NULL, NULL, 0, &reply)); /* the subject stays what it was */
     *out = 0;
     while (td_reply_next(reply, &cursor, &entry))
         if (td_reply_text(entry, "name", &entry_name) && strcmp(entry_name, name) == 0)

@@ -11,6 +11,7 @@ struct file_in {
     const char *label; /* the path, or "standard input" */
     const unsigned char *bytes;
     size_t length;
+    bool standard;
     bool mapped; /* else malloc'ed */
 };
 
@@ -18,6 +19,9 @@ struct file_in {
  * pipe may hold. INVALID for what cannot be read, TOO_LARGE, OUT_OF_MEMORY. Ended by
  * file_in_close, also after an error. `path` must outlive it. */
 NODISCARD enum td_status file_in_open(const char *path, size_t most, struct file_in *out);
+/* What a call with the bytes came to: `status`, or INVALID if the reason is that somebody made the
+ * mapped file shorter. (Reading what is gone ends the process, see signals_guard_map.) */
+NODISCARD enum td_status file_in_verdict(const struct file_in *file, enum td_status status);
 void file_in_close(struct file_in *file);
 
 #endif

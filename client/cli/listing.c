@@ -10,7 +10,7 @@
 
 void listing_cells(const struct td_info *info, bool exact, struct listing_cells *out)
 {
-    shape_text(info->rank, info->shape, out->shape);
+    layout_shape_text(info->rank, info->shape, out->shape, sizeof out->shape);
     if (exact)
         snprintf(out->size, sizeof out->size, "%" PRId64, info->nbytes);
     else

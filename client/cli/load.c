@@ -6,8 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* The error of a format's reader, with the file's name before it. */
-static enum td_status in_file(const struct load *load, enum td_status status)
+enum td_status load_verdict(const struct load *load, enum td_status status)
 {
     char detail[FAIL_DETAIL_SIZE];
     if (status == TD_OK)
@@ -41,7 +40,7 @@ static enum td_status load_npy(const struct load *load, load_take *take_member, 
     struct npy_header header;
     struct layout layout;
     size_t needed;
-    TRY(in_file(load, npy_read(file->bytes, file->length, load->dtype, &header, &needed)));
+    TRY(load_verdict(load, npy_read(file->bytes, file->length, load->dtype, &header, &needed)));
     if (needed)
         return fail(TD_INVALID, "%s ends in the middle of its npy header", file->label);
     TRY(layout_contiguous(header.dtype, &header.shape, &layout));
@@ -103,7 +102,7 @@ static enum td_status load_npz(const struct load *load, load_take *take_member, 
                                 .size_bytes = load->file->length};
     enum td_status status =
         npz_read_each(&source, load->dtype, load->most_bytes, archive_visit, &archive);
-    return archive.taking ? status : in_file(load, status);
+    return archive.taking ? status : load_verdict(load, status);
 }
 
 /* ---- safetensors --------------------------------------------------------------------------- */
@@ -114,10 +113,10 @@ static enum td_status load_safetensors(const struct load *load, load_take *take_
     const struct file_in *file = load->file;
     struct safetensors *header = NULL;
     size_t needed;
-    TRY(in_file(load, safetensors_needed(file->bytes, file->length, &needed)));
+    TRY(load_verdict(load, safetensors_needed(file->bytes, file->length, &needed)));
     if (needed > file->length)
         return fail(TD_INVALID, "%s ends in the middle of its safetensors header", file->label);
-    TRY(in_file(load, safetensors_read(file->bytes, file->length, file->length, &header)));
+    TRY(load_verdict(load, safetensors_read(file->bytes, file->length, file->length, &header)));
     enum td_status status = TD_OK;
     for (size_t i = 0; i < header->count && status == TD_OK; i++) {
         const struct safetensors_entry *entry = &header->entries[i];

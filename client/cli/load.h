@@ -21,6 +21,7 @@ struct member {
     struct dims shape;
     const void *elements; /* in C order, little-endian; valid during the call */
     size_t size_bytes;
+    bool mutable, requires_grad; /* a JSON document may say so */
 };
 
 /* Takes a member; an error ends the loading, and is its result. */
@@ -29,6 +30,8 @@ typedef enum td_status load_take(void *argument, const struct member *member);
 /* INVALID for a damaged file, and what the format's reader says. */
 NODISCARD enum td_status load_members(const struct load *load, load_take *take_member,
                                       void *argument);
+/* The status of a format's reader, with the file's name before the error. */
+NODISCARD enum td_status load_verdict(const struct load *load, enum td_status status);
 /* load_json.c */
 NODISCARD enum td_status load_json(const struct load *load, load_take *take_member, void *argument);
 

@@ -1,8 +1,6 @@
 #include "client/cli/load.h"
 #include "proto/format/json_tensor.h"
 
-#include <string.h>
-
 CLEANUP_DEFINE(struct json_tensor *, json_tensor_destroy)
 
 static enum td_status elements_alloc(const struct json_tensor *reader, struct member *member,
@@ -38,18 +36,39 @@ static enum td_status read_document(struct json_tensor *reader, const char *text
     return json_tensor_end(reader);
 }
 
+static size_t blanks(const char *text, size_t at, size_t length)
+{
+    while (at < length && (text[at] == ' ' || (text[at] >= '\t' && text[at] <= '\r')))
+        at++;
+    return at;
+}
+
+/* As get writes several tensors. */
+static bool is_list_of_documents(const char *text, size_t length)
+{
+    size_t at = blanks(text, 0, length);
+    if (at == length || text[at] != '[')
+        return false;
+    at = blanks(text, at + 1, length);
+    return at < length && text[at] == '{';
+}
+
 enum td_status load_json(const struct load *load, load_take *take_member, void *argument)
 {
     _cleanup_(json_tensor_destroyp) struct json_tensor *reader = NULL;
     _cleanup_(freep) void *elements = NULL;
-    char detail[FAIL_DETAIL_SIZE];
+    const char *text = (const char *)load->file->bytes;
+    size_t length = load->file->length;
     struct member member = {.name = "", .only = true};
+    if (is_list_of_documents(text, length))
+        return fail(TD_UNSUPPORTED,
+                    "%s is a list of documents, and one is put at a time; npz and safetensors "
+                    "hold several tensors",
+                    load->file->label);
     TRY(json_tensor_create(load->dtype, load->shape, &reader));
-    enum td_status status = read_document(reader, (const char *)load->file->bytes,
-                                          load->file->length, &member, &elements);
-    if (status != TD_OK) {
-        snprintf(detail, sizeof detail, "%s", fail_detail());
-        return fail(status, "%s: %.900s", load->file->label, detail);
-    }
+    TRY(load_verdict(load, read_document(reader, text, length, &member, &elements)));
+    const struct fields *said = json_tensor_fields(reader);
+    member.mutable = FIELDS_HAS(said, mutable) && said->mutable;
+    member.requires_grad = FIELDS_HAS(said, requires_grad) && said->requires_grad;
     return take_member(argument, &member);
 }

@@ -95,7 +95,9 @@ static const char *near_names(struct cli *cli, char out[SUGGESTIONS_TEXT_SIZE])
     suggestions_begin(&near, cli->subject);
     if (names_each(cli, "", SUGGESTION_NAMES_MAX, offer_name, &near) != TD_OK)
         return "";
-    return suggestions_text(&near, out);
+    /* If it is there, it was another tensor that was not found. */
+    bool there = near.count > 0 && near.near[0].distance == 0;
+    return there ? "" : suggestions_text(&near, out);
 }
 
 /* {"error": {"code": "not_found", "message": ...}} */
@@ -118,14 +120,15 @@ static bool print_error_json(const char *code, const char *text, const char *nea
     return printed;
 }
 
-static int report(struct cli *cli, enum td_status status)
+int cli_tell(struct cli *cli, enum td_status status)
 {
     char text[FAIL_DETAIL_SIZE], near[SUGGESTIONS_TEXT_SIZE];
     const char *hint, *suggested = "";
     int code = exit_code_of(cli, status, &hint);
     snprintf(text, sizeof text, "%s", fail_detail());
-    if (status == TD_NOT_FOUND && !cli->misused)
+    if (status == TD_NOT_FOUND && !cli->misused && !cli->told)
         suggested = near_names(cli, near);
+    cli->told = true;
     if (cli_has(cli, OPTION_JSON) &&
         print_error_json(cli->misused ? "usage" : td_status_name((int)status), text, suggested))
         return code;
@@ -156,7 +159,10 @@ int cli_finish(struct cli *cli, enum td_status status)
         return 128 + caught;
     if (status == TD_CANCELLED)
         return EXIT_PIPE;
-    return status == TD_OK ? 0 : report(cli, status);
+    const char *hint;
+    if (status != TD_OK)
+        return cli->told ? exit_code_of(cli, status, &hint) : cli_tell(cli, status);
+    return 0;
 }
 
 /* ---- main ---------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /* options: the command line, by the tables of commands.c. */
-#include "client/cli/cli.h"
+#include "client/cli/commands.h"
 #include "client/cli/suggest.h"
 #include "proto/format/json.h"
 
@@ -26,12 +26,10 @@ static const struct option_row *find_in(const struct option_row *table, const ch
     return NULL;
 }
 
-/* The command's own options come first: they may use a letter of the global ones. */
-static const struct option_row *find_option(const struct cli *cli, const char *name, size_t length,
-                                            char letter)
+const struct option_row *option_find(const struct command *command, const char *name, size_t length,
+                                     char letter)
 {
-    const struct option_row *row =
-        cli->command ? find_in(cli->command->options, name, length, letter) : NULL;
+    const struct option_row *row = command ? find_in(command->options, name, length, letter) : NULL;
     return row ? row : find_in(global_options, name, length, letter);
 }
 
@@ -48,6 +46,12 @@ static enum td_status unknown_option(struct cli *cli, const char *flag)
             snprintf(full, sizeof full, "--%s", row->name);
             suggestions_offer(&near, full);
         }
+    const char *field = flag + strspn(flag, "-");
+    size_t length = strcspn(field, "=");
+    if (cli->command && cli->command->run == cmd_op && field_find(field, length))
+        return cli_misused(cli,
+                           "there is no option %s; the fields of operations are written %.*s=...",
+                           flag, (int)length, field);
     return cli_misused(cli, "there is no option %s (tensorctl %s%s--help lists them)%s", flag,
                        cli->command ? cli->command->name : "", cli->command ? " " : "",
                        suggestions_text(&near, text));
@@ -85,7 +89,7 @@ static enum td_status parse_long(struct cli *cli, char **argv, int *i)
 {
     const char *name = argv[*i] + 2, *equals = strchr(name, '=');
     size_t length = equals ? (size_t)(equals - name) : strlen(name);
-    const struct option_row *row = find_option(cli, name, length, 0);
+    const struct option_row *row = option_find(cli->command, name, length, 0);
     if (!row)
         return unknown_option(cli, argv[*i]);
     return take_argument(cli, row, equals ? equals + 1 : NULL, argv, i);
@@ -95,7 +99,7 @@ static enum td_status parse_long(struct cli *cli, char **argv, int *i)
 static enum td_status parse_letters(struct cli *cli, char **argv, int *i)
 {
     for (const char *letter = argv[*i] + 1; *letter; letter++) {
-        const struct option_row *row = find_option(cli, NULL, 0, *letter);
+        const struct option_row *row = option_find(cli->command, NULL, 0, *letter);
         if (!row)
             return unknown_option(cli, argv[*i]);
         if (row->argument)

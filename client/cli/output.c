@@ -1,6 +1,7 @@
 #include "client/cli/output.h"
 #include "client/cli/sizes.h"
 #include "core/utf8.h"
+#include "proto/format/number.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -106,24 +107,22 @@ void table_print(const struct cli *cli, const struct table *table)
     }
 }
 
-const char *shape_text(int rank, const int64_t *shape, char out[SHAPE_TEXT_SIZE])
+/* ---- fields of replies --------------------------------------------------------------------- */
+
+/* The fewest digits that are the number exactly; nan and inf as C writes them. */
+static const char *float_text(double value, char out[NUMBER_TEXT_MAX + 1])
 {
-    size_t used = 0;
-    out[used++] = '[';
-    for (int i = 0; i < rank; i++)
-        used += (size_t)snprintf(out + used, SHAPE_TEXT_SIZE - used, "%s%" PRId64, i ? ", " : "",
-                                 shape[i]);
-    out[used++] = ']';
-    out[used] = '\0';
+    out[number_write(TD_FLOAT64, &value, out)] = '\0';
+    if (out[0] == '"')
+        snprintf(out, NUMBER_TEXT_MAX, "%g", value);
     return out;
 }
-
-/* ---- fields of replies --------------------------------------------------------------------- */
 
 static int print_scalar(const struct td_reply *reply, const char *field, char **out)
 {
     int64_t integer;
     double re, im;
+    char first[NUMBER_TEXT_MAX + 1], second[NUMBER_TEXT_MAX + 1];
     switch (td_reply_scalar(reply, field, &integer, &re, &im)) {
     case 'b':
         return asprintf(out, "%s", integer ? "true" : "false");
@@ -132,9 +131,10 @@ static int print_scalar(const struct td_reply *reply, const char *field, char **
     case 'u':
         return asprintf(out, "%" PRIu64, (uint64_t)integer);
     case 'f':
-        return asprintf(out, "%.17g", re);
+        return asprintf(out, "%s", float_text(re, first));
     default:
-        return asprintf(out, "%.17g%+.17gj", re, im);
+        float_text(im, second);
+        return asprintf(out, "%s%s%sj", float_text(re, first), second[0] == '-' ? "" : "+", second);
     }
 }
 
@@ -167,7 +167,7 @@ enum td_status reply_field_text(const struct td_reply *reply, const char *field,
     else if (td_reply_dtype(reply, field, &dtype))
         length = asprintf(out, "%s", td_dtype_name((int)dtype));
     else if (td_reply_dims(reply, field, &rank, dims))
-        length = asprintf(out, "%s", shape_text(rank, dims, shape));
+        length = asprintf(out, "%s", layout_shape_text(rank, dims, shape, sizeof shape));
     else
         length = print_scalar(reply, field, out);
     if (length < 0) {

@@ -34,9 +34,6 @@ void table_print(const struct cli *cli, const struct table *table);
 /* Columns that a text takes on a terminal: its characters, of whatever script. */
 size_t text_width(const char *text);
 
-/* "[2, 3]". Any shape fits into SHAPE_TEXT_SIZE. */
-const char *shape_text(int rank, const int64_t *shape, char out[SHAPE_TEXT_SIZE]);
-
 /* ---- fields of replies --------------------------------------------------------------------- */
 
 /* A reply's field as a person reads it. OUT_OF_MEMORY. The caller frees *out. */

@@ -12,12 +12,6 @@ static cJSON *add_number(cJSON *object, const char *field, enum td_dtype dtype, 
     return cJSON_AddRawToObject(object, field, text);
 }
 
-static cJSON *add_dims(cJSON *object, const char *field, int rank, const int64_t *dims)
-{
-    char text[SHAPE_TEXT_SIZE];
-    return cJSON_AddRawToObject(object, field, shape_text(rank, dims, text));
-}
-
 static cJSON *add_scalar(cJSON *object, const char *field, const struct td_reply *reply)
 {
     int64_t integer;
@@ -41,6 +35,7 @@ static cJSON *add_scalar(cJSON *object, const char *field, const struct td_reply
 static cJSON *add_field(cJSON *object, const char *field, const struct td_reply *reply)
 {
     const char *text;
+    char shape[SHAPE_TEXT_SIZE];
     uint64_t natural;
     int64_t integer, dims[TD_RANK_MAX];
     bool flag;
@@ -57,7 +52,8 @@ static cJSON *add_field(cJSON *object, const char *field, const struct td_reply 
     if (td_reply_dtype(reply, field, &dtype))
         return cJSON_AddStringToObject(object, field, td_dtype_name((int)dtype));
     if (td_reply_dims(reply, field, &rank, dims))
-        return add_dims(object, field, rank, dims);
+        return cJSON_AddRawToObject(object, field,
+                                    layout_shape_text(rank, dims, shape, sizeof shape));
     return add_scalar(object, field, reply);
 }
 

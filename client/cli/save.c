@@ -2,6 +2,7 @@
 #include "proto/format/npz.h"
 #include "proto/format/safetensors.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 struct dims save_shape(const struct save *save, size_t i)
@@ -38,21 +39,33 @@ static enum td_status save_raw(const struct save *save)
     return save_elements(save, 0);
 }
 
-/* As PyTorch prints them, in their own dtype or cast. */
+/* *cast is the object to print, cast to the dtype that was asked for; NULL: the view itself. */
+static enum td_status cast_view(const struct save *save, size_t i, struct td_reply **cast)
+{
+    _cleanup_(td_args_freep) struct td_args *args = td_args_new();
+    if (save->dtype == TD_DTYPE_NONE)
+        return TD_OK;
+    TRY(td_args_text(args, "input", save->views[i].id));
+    TRY(td_args_dtype(args, save->dtype));
+    return td_op(save->cli->client, "type", args, NULL, 0, cast);
+}
+
+/* As PyTorch prints them. */
 static enum td_status save_text(const struct save *save)
 {
     for (size_t i = 0; i < save->count; i++) {
         _cleanup_(td_reply_freep) struct td_reply *cast = NULL, *reply = NULL;
-        _cleanup_(td_args_freep) struct td_args *args = td_args_new();
+        struct td_info info = {.id = save->views[i].info.id};
         const char *text = "";
-        struct td_info info;
         char id[24];
-        TRY(td_args_text(args, "input", save->views[i].id));
-        TRY(td_args_dtype(args, save_dtype(save, i)));
-        TRY(td_op(save->cli->client, "type", args, NULL, 0, &cast));
-        TRY(td_reply_info(cast, &info));
-        snprintf(id, sizeof id, "@%llu", (unsigned long long)info.id);
-        TRY(cli_op_input(save->cli, "print", id, &reply));
+        TRY(cast_view(save, i, &cast));
+        if (cast)
+            TRY(td_reply_info(cast, &info));
+        snprintf(id, sizeof id, "@%" PRIu64, info.id);
+        enum td_status status = cli_op_input(save->cli, "print", id, &reply);
+        if (cast)
+            td_release(save->cli->client, info.id, td_reply_session(cast));
+        TRY(status);
         (void)td_reply_text(reply, "text", &text);
         TRY(file_out_write(save->file, text, strlen(text)));
         TRY(file_out_write(save->file, "\n", 1));
@@ -89,47 +102,33 @@ static enum td_status save_npz(const struct save *save)
 
 /* ---- safetensors --------------------------------------------------------------------------- */
 
-struct placed {
-    size_t number; /* of the tensor in struct save */
-    size_t element_bytes;
-    const char *name;
-};
-
-/* The reference's order: the largest elements first, so that all are aligned, then by name. */
-static int compare_placed(const void *left, const void *right)
+/* The entries in the reference's order; order[i] is the number in struct save of entry i. */
+static void order_entries(const struct save *save, struct safetensors_entry *entries, size_t *order)
 {
-    const struct placed *a = left, *b = right;
-    if (a->element_bytes != b->element_bytes)
-        return a->element_bytes < b->element_bytes ? 1 : -1;
-    return strcmp(a->name, b->name);
-}
-
-static enum td_status write_safetensors(const struct save *save, struct placed *order,
-                                        struct safetensors_entry *entries)
-{
-    _cleanup_(freep) unsigned char *header = NULL;
-    size_t length;
     for (size_t i = 0; i < save->count; i++)
-        order[i] = (struct placed){i, td_dtype_size((int)save_dtype(save, i)), save->names[i]};
-    qsort(order, save->count, sizeof *order, compare_placed);
+        entries[i] = (struct safetensors_entry){.name = save->names[i],
+                                                .dtype = save_dtype(save, i),
+                                                .shape = save_shape(save, i),
+                                                .begin = i}; /* until it is known */
+    qsort(entries, save->count, sizeof *entries, safetensors_compare);
     for (size_t i = 0; i < save->count; i++)
-        entries[i] = (struct safetensors_entry){.name = order[i].name,
-                                                .dtype = save_dtype(save, order[i].number),
-                                                .shape = save_shape(save, order[i].number)};
-    TRY(safetensors_write(entries, save->count, NULL, &header, &length));
-    TRY(file_out_write(save->file, header, length));
-    for (size_t i = 0; i < save->count; i++)
-        TRY(save_elements(save, order[i].number));
-    return TD_OK;
+        order[i] = (size_t)entries[i].begin;
 }
 
 static enum td_status save_safetensors(const struct save *save)
 {
-    _cleanup_(freep) struct placed *order = calloc(save->count + 1, sizeof *order);
+    _cleanup_(freep) size_t *order = calloc(save->count + 1, sizeof *order);
     _cleanup_(freep) struct safetensors_entry *entries = calloc(save->count + 1, sizeof *entries);
+    _cleanup_(freep) unsigned char *header = NULL;
+    size_t length;
     if (!order || !entries)
         return fail(TD_OUT_OF_MEMORY, "no memory for a file of %zu tensors", save->count);
-    return write_safetensors(save, order, entries);
+    order_entries(save, entries, order);
+    TRY(safetensors_write(entries, save->count, NULL, &header, &length));
+    TRY(file_out_write(save->file, header, length));
+    for (size_t i = 0; i < save->count; i++)
+        TRY(save_elements(save, order[i]));
+    return TD_OK;
 }
 
 enum td_status save_tensors(const struct save *save, enum format format)

@@ -38,10 +38,9 @@ static enum td_status write_document(const struct save *save, size_t i, struct w
 {
     _cleanup_(cJSON_Deletep) cJSON *head = cJSON_CreateObject();
     char shape[SHAPE_TEXT_SIZE];
-    const struct td_info *info = &save->views[i].info;
     struct dims dims = save_shape(save, i);
     enum td_dtype dtype = save_dtype(save, i);
-    shape_text(info->rank, info->shape, shape);
+    layout_shape_text(dims.rank, dims.v, shape, sizeof shape);
     bool good = (save->count == 1 || cJSON_AddStringToObject(head, "name", save->names[i])) &&
                 cJSON_AddStringToObject(head, "dtype", td_dtype_name((int)dtype)) &&
                 cJSON_AddRawToObject(head, "shape", shape);

@@ -15,19 +15,39 @@ static volatile sig_atomic_t line_drawn;
 static const char wipe[] = "\r\033[K";
 static char guarded_path[PATH_MAX]; /* changed only while `guarded` is 0 */
 
+static const char *mapped; /* changed only where nothing reads it */
+static size_t mapped_length;
+
 static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
+
+static __attribute__((noreturn)) void leave(int code, const char *last_words)
+{
+    ssize_t ignored = 0;
+    if (guarded)
+        unlink(guarded_path);
+    if (line_drawn)
+        ignored = write(STDERR_FILENO, wipe, sizeof wipe - 1);
+    ignored = write(STDERR_FILENO, last_words, strlen(last_words));
+    (void)ignored;
+    _exit(code);
+}
 
 static void on_signal(int number)
 {
-    if (gentle && !caught) {
+    if (gentle && !caught)
         caught = number;
-        return;
-    }
-    if (guarded)
-        unlink(guarded_path);
-    ssize_t ignored = line_drawn ? write(STDERR_FILENO, wipe, sizeof wipe - 1) : 0;
-    (void)ignored;
-    _exit(128 + number);
+    else
+        leave(128 + number, "");
+}
+
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    uintptr_t at = (uintptr_t)info->si_addr, begin = (uintptr_t)mapped;
+    (void)context;
+    if (at >= begin && at - begin < mapped_length)
+        leave(EXIT_REFUSED, "tensorctl: the file became shorter while it was read; put it again "
+                            "when it is complete\n");
+    signal(number, SIG_DFL); /* not by the file: the fault comes again, and ends the process */
 }
 
 void signals_setup(void)
@@ -43,6 +63,15 @@ void signals_setup(void)
         sigaction(ending[i], &action, NULL);
     }
     signal(SIGPIPE, SIG_IGN); /* a write then says EPIPE, see cli_finish */
+}
+
+void signals_guard_map(const void *bytes, size_t length)
+{
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+    sigemptyset(&action.sa_mask);
+    mapped = bytes;
+    mapped_length = length;
+    sigaction(SIGBUS, &action, NULL);
 }
 
 void signals_gentle(void)
