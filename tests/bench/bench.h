@@ -1,5 +1,5 @@
-/* bench: what the driver (the measuring client) and the peer (the bare programs that tensord is
- * compared with) share. Programs of one process each, which end with a message at any failure. */
+/* bench: what the driver and the race (the measuring clients) and the peer (the bare programs that
+ * tensord is compared with) share. Programs that end with a message at any failure. */
 #ifndef TESTS_BENCH_BENCH_H
 #define TESTS_BENCH_BENCH_H
 
@@ -32,6 +32,19 @@ _Static_assert(sizeof(struct bare_message) == 64, "the round trip is one of 64 b
 _Noreturn __attribute__((format(printf, 1, 2))) void die(const char *format, ...);
 
 int64_t now_ns(void); /* CLOCK_MONOTONIC */
+
+/* ---- measuring (measuring.c) -------------------------------------------------------------- */
+
+/* Samples are kept back until the end, so that nobody is woken by them. The texts are the caller's
+ * and stay. */
+void sample(const char *metric, const char *side, int64_t nanoseconds);
+/* A line "metric side nanoseconds" for each. */
+void print_samples(void);
+/* Lets what a call has left behind (a release, a free) finish before the other side's turn. */
+void let_settle(void);
+/* A loop in the SCHED_IDLE class on every CPU: it gives way to everything, but no CPU sleeps. */
+void awake_start(void);
+void stay_on(int cpu);
 
 /* ---- memory -------------------------------------------------------------------------------- */
 

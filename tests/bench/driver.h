@@ -16,19 +16,13 @@ struct plan {
     bool awake; /* keep the CPUs from sleeping */
 };
 
-enum side { TENSORD, LIMIT };
+#define TENSORD "tensord" /* the sides of a sample */
+#define LIMIT "limit"
 
-/* Samples are kept back until the end, so that nobody is woken by them. */
-void sample(const char *metric, enum side side, int64_t nanoseconds);
 /* Ends the program with td_last_error unless status is TD_OK. */
 void expect(enum td_status status, const char *what);
-/* Lets what a call has left behind (a release, a free) finish before the other side's turn. */
-void let_settle(void);
 struct td_client *tensord_connect(const struct plan *plan);
 int peer_connect(const struct plan *plan);
-
-/* A loop in the SCHED_IDLE class on every CPU: it gives way to everything, but no CPU sleeps. */
-void awake_start(void);
 
 void measure_map(const struct plan *plan);   /* map, map_unmap, map_first */
 void measure_touch(const struct plan *plan); /* touch, touch_unmap, touch_huge */

@@ -1,5 +1,5 @@
-/* peer KIND SOCKET: serves share, echo or bulk on a Unix socket and on a TCP port, which it prints.
- */
+/* peer KIND SOCKET: serves share, echo, bulk or http on a Unix socket and on a TCP port, which it
+ * prints. */
 #include "peer.h"
 
 #include <pthread.h>
@@ -117,7 +117,7 @@ int main(int argc, char **argv)
 {
     int port;
     if (argc != 3)
-        die("usage: peer share|echo|bulk SOCKET");
+        die("usage: peer share|echo|bulk|http SOCKET");
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* run.py may be killed */
     int unix_fd = listen_unix(argv[2]), tcp_fd = listen_tcp(&port);
     printf("%d\n", port);
@@ -128,5 +128,7 @@ int main(int argc, char **argv)
         serve_echo(unix_fd, tcp_fd);
     if (strcmp(argv[1], "bulk") == 0)
         serve_bulk(unix_fd, tcp_fd);
+    if (strcmp(argv[1], "http") == 0)
+        serve_http(tcp_fd);
     die("there is no peer %s", argv[1]);
 }

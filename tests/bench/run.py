@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Benchmarks of tensord beside what the machine can do: see README.md.
+"""Benchmarks of tensord beside what the machine can do, and beside what others use: see README.md.
 
     tests/bench/run.py                 builds a release in build/bench, measures, judges
+    tests/bench/run.py --peers         the same, and installs the servers that it is compared with
     tests/bench/run.py --smoke         a few seconds, small sizes, no judgement
     tests/bench/run.py --only put      the measurements whose name contains a text
 
@@ -11,36 +12,27 @@ or, with --strict, a wanted figure is missed.
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import platform
-import re
 import shutil
-import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
+from races import RACES, Course, measure_race
+from servers import Daemon, Peers, Rivals, pin
+from table import Row, judge, print_header, print_result
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-START_S = 30
 DRIVER_S = 600
-SMOKE_MIB, SMOKE_REPETITIONS = 8, 10
+SMOKE_MIB, SMOKE_REPETITIONS, SMOKE_RACE_ROUNDS = 8, 10, 3
 C_FLAGS = ["-std=c17", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Wconversion"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of the table. at_most is of times (tensord / limit), at_least of speeds."""
-
-    metric: str
-    title: str
-    at_most: float | None = None
-    at_least: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,86 +119,28 @@ def build_release(folder):
 
 
 def build_programs(build, folder):
-    """The driver, over libtensord, and the peer, over libuv."""
+    """The driver, over libtensord; the peer, over libuv and libmicrohttpd; the race."""
     sources = sorted(HERE.glob("*.c"))
-    shared = [HERE / "common.c"]
+    shared = [HERE / "common.c", HERE / "measuring.c"]
     peer = [s for s in sources if s.name.startswith("peer")]
-    driver = [s for s in sources if s not in peer and s not in shared]
+    race = [s for s in sources if s.name.startswith("race")]
+    driver = [s for s in sources if s not in peer + race + shared]
     include = [f"-I{HERE}", f"-I{ROOT}"]
     compiler = [os.environ.get("CC", "gcc"), *C_FLAGS, *include]
-    libuv = checked(["pkg-config", "--cflags", "--libs", "libuv"]).split()
+    libraries = checked(["pkg-config", "--cflags", "--libs", "libuv", "libmicrohttpd"]).split()
     checked([*compiler, *shared, *driver, "-o", folder / "driver", f"-L{build}", "-ltensord",
              f"-Wl,-rpath,{build}"])
-    checked([*compiler, *shared, *peer, "-o", folder / "peer", *libuv, "-pthread"])
+    checked([*compiler, *shared, *race, "-o", folder / "race"])
+    checked([*compiler, *shared, *peer, "-o", folder / "peer", *libraries, "-pthread"])
 
 
-class Daemon:
-    def __init__(self, binary, folder, *options):
-        self.socket = folder / "tensord.sock"
-        self.log_file = folder / "tensord.log"
-        plain = {key: value for key, value in os.environ.items() if not key.startswith("TENSORD_")}
-        command = [binary, "--socket", self.socket, "--tcp", "127.0.0.1:0"]
-        command += ["--memory-limit", "1GiB", *options]
-        with open(self.log_file, "wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=plain)
-        try:
-            self.tcp_url = f"tcp://127.0.0.1:{self._port()}"
-        except BaseException:
-            self.process.kill()
-            self.process.wait()
-            raise
-        self.unix_url = f"unix://{self.socket}"
-
-    def _port(self):
-        until = time.monotonic() + START_S
-        while time.monotonic() < until:
-            log = self.log_file.read_text(errors="replace")
-            found = re.search(r"ready:.*127\.0\.0\.1:(\d+)", log)
-            if found:
-                return found.group(1)
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.02)
-        sys.exit(f"bench: the daemon does not start:\n{log}")
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        if self.process.wait(START_S) != 0:
-            sys.exit(f"bench: the daemon ended badly:\n{self.log_file.read_text()}")
-
-
-class Peers:
-    """The bare programs; each is started when it is first needed."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.started = {}
-
-    def get(self, kind):
-        """The process, the Unix socket and the TCP port of that peer."""
-        if kind not in self.started:
-            path = self.folder / f"{kind}.sock"
-            process = subprocess.Popen([self.folder / "peer", kind, path], stdout=subprocess.PIPE)
-            port = process.stdout.readline().decode().strip()
-            if not port:
-                sys.exit(f"bench: the peer {kind} does not start")
-            self.started[kind] = process, path, port
-        return self.started[kind]
-
-    def stop(self):
-        for process, _, _ in self.started.values():
-            process.kill()
-            process.wait()
-        self.started.clear()
+def install_rivals():
+    script = f". {ROOT}/deploy/packages.sh && ensure_bench"
+    if subprocess.run(["bash", "-c", script]).returncode != 0:
+        sys.exit("bench: the servers to compare with could not be installed")
 
 
 # ---- measuring ----------------------------------------------------------------------------------
-
-
-def pin(pid, cpu):
-    """All threads of a process. Where the scheduler puts them decides more than anything else."""
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        os.sched_setaffinity(int(thread), {cpu})
 
 
 def measure(run, mib, repetitions, daemon, peers, folder):
@@ -230,72 +164,6 @@ def measure(run, mib, repetitions, daemon, peers, folder):
     return samples
 
 
-def quantile(values, part):
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
-
-
-def summary(values):
-    if not values:
-        return None
-    return {
-        "p10": quantile(values, 0.1),
-        "median": statistics.median(values),
-        "p90": quantile(values, 0.9),
-        "count": len(values),
-    }
-
-
-def ratio_of(row, ours, limit, which):
-    """Of times; of speeds, where more is better, the other way round."""
-    ratio = ours[which] / limit[which]
-    return 1 / ratio if row.at_least else ratio
-
-
-def judge(row, mib, samples):
-    ours, limit = summary(samples["tensord"]), summary(samples["limit"])
-    result = {"title": row.title.format(mib=mib), "ratio": None, "ok": None}
-    result |= {"tensord": ours, "limit": limit}
-    if limit:
-        result["ratio"] = ratio_of(row, ours, limit, "median")
-        result["quiet_ratio"] = ratio_of(row, ours, limit, "p10")
-        if row.at_most:
-            result["wanted"] = f"<= {row.at_most:g}"
-            result["ok"] = result["ratio"] <= row.at_most
-        elif row.at_least:
-            result["wanted"] = f">= {row.at_least:g}"
-            result["ok"] = result["ratio"] >= row.at_least
-    return result
-
-
-# ---- printing -----------------------------------------------------------------------------------
-
-
-def duration(nanoseconds):
-    if nanoseconds is None:
-        return ""
-    if nanoseconds >= 1e6:
-        return f"{nanoseconds / 1e6:.2f} ms"
-    return f"{nanoseconds / 1e3:.1f} us"
-
-
-def print_header():
-    print(f"{'':44} {'tensord':^21} {'limit':^21}  ratio")
-    print(f"{'':44} {'median':>10} {'p90':>10} {'median':>10} {'p90':>10} {'median':>7} {'p10':>6}"
-          "  wanted")
-
-
-def print_result(result, smoke):
-    ours, limit = result["tensord"], result["limit"] or {}
-    times = [ours["median"], ours["p90"], limit.get("median"), limit.get("p90")]
-    line = f"{result['title']:44} " + " ".join(f"{duration(t):>10}" for t in times)
-    if result["ratio"]:
-        line += f" {result['ratio']:7.2f} {result['quiet_ratio']:6.2f}"
-    if result["ok"] is not None and not smoke:
-        line += f"  {result['wanted']:8} {'ok' if result['ok'] else 'MISSED'}"
-    print(line.rstrip(), flush=True)
-
-
 def machine():
     return {
         "kernel": platform.release(),
@@ -311,11 +179,27 @@ def parse_arguments():
     parser.add_argument("--build", type=pathlib.Path, metavar="DIR",
                         help="a build that is there already; else build/bench is made")
     parser.add_argument("--only", default="", metavar="TEXT",
-                        help=f"of {', '.join(run.name for run in RUNS)}")
+                        help=f"of {', '.join(run.name for run in [*RUNS, *RACES])}")
+    parser.add_argument("--peers", action="store_true",
+                        help="install the servers of the races first, where they are missing")
+    parser.add_argument("--http-url", metavar="URL",
+                        help="http://127.0.0.1:PORT of another tensord, for the races over HTTP")
     parser.add_argument("--factor", type=float, default=1, help="of the repetitions")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the results there")
     parser.add_argument("--strict", action="store_true", help="exit code 1 for a missed figure")
     return parser.parse_args()
+
+
+def print_results(run, mib, samples, smoke):
+    results = {}
+    for row in run.rows:
+        if not samples[row.metric][row.against] and row.against != "limit":
+            continue
+        result = judge(row, mib, samples[row.metric]) | {"load": os.getloadavg()[0]}
+        beside = "" if row.against == "limit" else f":{row.against}"
+        results[f"{run.name}:{row.metric}{beside}"] = result
+        print_result(result, smoke)
+    return results
 
 
 def run_and_print(run, arguments, daemon, peers, folder):
@@ -324,36 +208,68 @@ def run_and_print(run, arguments, daemon, peers, folder):
     if arguments.smoke:
         repetitions = SMOKE_REPETITIONS
     samples = measure(run, mib, repetitions, daemon, peers, folder)
+    return print_results(run, mib, samples, arguments.smoke)
+
+
+def race_and_print(race, arguments, course):
+    size = min(race.size, SMOKE_MIB << 20) if arguments.smoke else race.size
+    rounds = max(1, round(race.rounds * arguments.factor))
+    if arguments.smoke:
+        rounds = 1 if race.measurement == "wrk" else SMOKE_RACE_ROUNDS
+    samples = measure_race(race, size, rounds, course)
+    return print_results(race, size >> 20, samples, arguments.smoke) if samples else {}
+
+
+def measure_runs(arguments, binary, folder, peers):
+    """One daemon at a time: the one with a pool first, then the one without."""
     results = {}
-    for row in run.rows:
-        result = results[f"{run.name}:{row.metric}"] = judge(row, mib, samples[row.metric])
-        print_result(result, arguments.smoke)
+    runs = [r for r in RUNS if arguments.only in r.name and (r.smoke or not arguments.smoke)]
+    if runs:
+        print_header("limit")
+    for pool in True, False:
+        todo = [run for run in runs if run.pool == pool]
+        if not todo:
+            continue
+        daemon = Daemon(binary, folder, *([] if pool else ["--pool-limit", "1"]))
+        try:
+            for run in todo:
+                results |= run_and_print(run, arguments, daemon, peers, folder)
+        finally:
+            daemon.stop()
+    return results
+
+
+def measure_races(arguments, binary, folder, peers):
+    """All servers at once; those whose turn it is not only wait."""
+    results = {}
+    races = [race for race in RACES if arguments.only in race.name]
+    if not races:
+        return results
+    print_header("the other")
+    with contextlib.ExitStack() as running:
+        daemon = Daemon(binary, folder, "--io-threads", "1")
+        running.callback(daemon.stop)
+        rivals = Rivals(folder)
+        running.callback(rivals.stop)
+        course = Course(folder, daemon, peers, rivals, arguments.http_url)
+        for race in races:
+            results |= race_and_print(race, arguments, course)
     return results
 
 
 def measure_all(arguments, binary, folder):
-    """One daemon at a time: the one with a pool first, then the one without."""
-    results = {}
     peers = Peers(folder)
-    runs = [r for r in RUNS if arguments.only in r.name and (r.smoke or not arguments.smoke)]
     try:
-        for pool in True, False:
-            todo = [run for run in runs if run.pool == pool]
-            if not todo:
-                continue
-            daemon = Daemon(binary, folder, *([] if pool else ["--pool-limit", "1"]))
-            try:
-                for run in todo:
-                    results |= run_and_print(run, arguments, daemon, peers, folder)
-            finally:
-                daemon.stop()
+        return (measure_runs(arguments, binary, folder, peers)
+                | measure_races(arguments, binary, folder, peers))
     finally:
         peers.stop()
-    return results
 
 
 def main():
     arguments = parse_arguments()
+    if arguments.peers:
+        install_rivals()
     build = arguments.build.resolve() if arguments.build else ROOT / "build/bench"
     if not arguments.build:
         build_release(build)
@@ -365,7 +281,6 @@ def main():
         print(f"Linux {before['kernel']}, {before['cpus']} CPUs, load {before['load']:.2f}")
         if len(os.sched_getaffinity(0)) < 2:
             print("There is one CPU only: where two are written, client and server share it.")
-        print_header()
         results = measure_all(arguments, binary, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
