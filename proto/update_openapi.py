@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Writes openapi.json, the contract of the HTTP door, from the product's tables and the pieces here.
+"""Writes openapi.json, the contract of the HTTP door, from the product's tables and what stands
+here.
 
     update_openapi.py TABLES            writes it anew
     update_openapi.py --check TABLES    exits 1 if it differs from what would be written
 
 TABLES is the program of tests/tools/tables.c: operations, fields, dtypes, statuses and routes come
-from it. What they cannot tell stands here and, as far as it is schemas, in openapi_schemas.py. A new
-operation or field needs nothing here; a new route needs a row in ROUTES, a new parameter one in
-PARAMETERS.
+from it. What they cannot tell stands here and, as far as it is schemas, in openapi_schemas.py. A
+new operation or field needs nothing here; a new route needs a row in ROUTES, a new parameter one
+in PARAMETERS.
 """
 
 import argparse
@@ -25,17 +26,19 @@ TABLES = ("status", "dtypes", "fields", "ops", "routes", "limits")
 
 ABOUT = """tensord holds named tensors and shares them between processes, containers and machines.
 
-Fields of operations mean the same everywhere: in JSON documents, in the queries of URLs, in the frame
-protocol and in the clients. An operation that takes a JSON document also takes each of its fields as
-a parameter of the query instead (`shape=2,3`, `index=0,1:3`, `timeout_ms=30s`). A member that is null
-counts as absent. Integers have up to 64 bits, and neither point nor exponent: read them exactly.
+Fields of operations mean the same everywhere: in JSON documents, in the queries of URLs, in the
+frame protocol and in the clients. An operation that takes a JSON document also takes each of
+its fields as a parameter of the query instead (`shape=2,3`, `index=0,1:3`, `timeout_ms=30s`). A
+member that is null counts as absent. Integers have up to 64 bits, and neither point nor
+exponent: read them exactly.
 
-An operation that makes a tensor publishes it under `output`, or makes an anonymous object (`@17`) of
-a session, which is opened when the request names none: the answer tells its key in Tensord-Session.
+An operation that makes a tensor publishes it under `output`, or makes an anonymous object
+(`@17`) of a session, which is opened when the request names none: the answer tells its key in
+Tensord-Session.
 
-HEAD is answered with the headers of GET, OPTIONS with the methods of an address, which Allow also
-lists with status 405. Errors are problems (RFC 9457) with a `code`; one of status 500 would be a bug
-of the daemon. The token is needed where the daemon has one (--token-file)."""
+HEAD is answered with the headers of GET, OPTIONS with the methods of an address, which Allow
+also lists with status 405. Errors are problems (RFC 9457) with a `code`; one of status 500
+would be a bug of the daemon. The token is needed where the daemon has one (--token-file)."""
 
 
 def takes_elements(op):
@@ -223,8 +226,14 @@ def parameters(tables):
         made[name] = {"name": name.removesuffix("-Any"), "in": "header", "description": meaning,
                       "schema": schema}  # fmt: skip
     for name, field in (("Name", "input"), ("NewName", "output")):
-        made[name] = {"name": "name", "in": "path", "required": True, "schema": fields[field],
-                      "description": "The tensor's name, percent-encoded.", "example": "x"}
+        made[name] = {
+            "name": "name",
+            "in": "path",
+            "required": True,
+            "schema": fields[field],
+            "description": "The tensor's name, percent-encoded.",
+            "example": "x",
+        }
     return made
 
 
@@ -359,9 +368,7 @@ def route_operation(route, tables):
     wanted = [*path.get(name, ()), *queries, *extra]
     wanted = [ref("parameters", each) for each in wanted]
     security = [] if route["open"] else [{"bearer": []}] if name in SESSIONLESS else None
-    return operation(
-        name, tag, route["doc"], replies, errors, wanted, bodies.get(name), security
-    )
+    return operation(name, tag, route["doc"], replies, errors, wanted, bodies.get(name), security)
 
 
 def op_errors(op):
@@ -442,8 +449,8 @@ def contract(tables):
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "security": [{"bearer": []}] + [{"bearer": [], name: []} for name in SECURITY_SCHEMES
-                                        if name != "bearer"],
+        "security": [{"bearer": []}]
+        + [{"bearer": [], name: []} for name in SECURITY_SCHEMES if name != "bearer"],
         "paths": paths(tables),
         "components": components,
     }
@@ -493,7 +500,9 @@ def main():
     tables = {}
     for name in TABLES:
         command = [arguments.tables, "json", name]
-        tables[name] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        tables[name] = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+        )
     fresh = lines(contract(tables)) + "\n"
     try:
         with open(arguments.file, encoding="utf-8") as file:

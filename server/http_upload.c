@@ -225,7 +225,7 @@ static enum td_status spool_grow_in_job(struct exchange *x, struct parked *parke
 static enum td_status spool_body(struct exchange *x, const char *data, size_t *length)
 {
     struct upload *upload = x->upload;
-    if (!upload->spool && next_spool_room(x) <= OP_INLINE_BYTES)
+    if (*length && !upload->spool && next_spool_room(x) <= OP_INLINE_BYTES)
         TRY(spool_grow(x));
     uint64_t room = upload->spool_room - upload->spooled;
     size_t part = *length < room ? *length : (size_t)room;
@@ -302,10 +302,10 @@ static enum td_status recognise(struct upload *upload)
         blanks++;
     if (length >= NPY_MAGIC_BYTES && memcmp(head, NPY_MAGIC, NPY_MAGIC_BYTES) == 0)
         upload->format = FORMAT_NPY;
+    else if (length >= SNIFF_BYTES && safetensors_needed(head, length, &needed) == TD_OK)
+        upload->format = FORMAT_SAFETENSORS; /* before JSON: its length may look like a bracket */
     else if (blanks < length && (head[blanks] == '{' || head[blanks] == '['))
         upload->format = FORMAT_JSON;
-    else if (length >= SNIFF_BYTES && safetensors_needed(head, length, &needed) == TD_OK)
-        upload->format = FORMAT_SAFETENSORS;
     else
         return fail(TD_UNSUPPORTED,
                     "the body is not recognised as npy, safetensors or JSON; raw bytes need "

@@ -23,6 +23,11 @@ enum td_status save_elements(const struct save *save, size_t i)
     return view_read(save->cli, &save->views[i], save->dtype, write_piece, save->file);
 }
 
+enum td_status save_string(const struct save *save, const char *text)
+{
+    return file_out_write(save->file, text, strlen(text));
+}
+
 /* ---- npy, raw, text ------------------------------------------------------------------------ */
 
 static enum td_status save_npy(const struct save *save)
@@ -50,25 +55,33 @@ static enum td_status cast_view(const struct save *save, size_t i, struct td_rep
     return td_op(save->cli->client, "type", args, NULL, 0, cast);
 }
 
-/* As PyTorch prints them. */
+static enum td_status print_view(const struct save *save, size_t i, struct td_reply **printed)
+{
+    _cleanup_(td_reply_freep) struct td_reply *cast = NULL;
+    struct td_info info = {.id = save->views[i].info.id};
+    char id[24];
+    TRY(cast_view(save, i, &cast));
+    if (cast)
+        TRY(td_reply_info(cast, &info));
+    snprintf(id, sizeof id, "@%" PRIu64, info.id);
+    enum td_status status = cli_op_input(save->cli, "print", id, printed);
+    if (cast)
+        td_release(save->cli->client, info.id, td_reply_session(cast));
+    return status;
+}
+
+/* As PyTorch prints them; of several each below its name. */
 static enum td_status save_text(const struct save *save)
 {
     for (size_t i = 0; i < save->count; i++) {
-        _cleanup_(td_reply_freep) struct td_reply *cast = NULL, *reply = NULL;
-        struct td_info info = {.id = save->views[i].info.id};
+        _cleanup_(td_reply_freep) struct td_reply *printed = NULL;
         const char *text = "";
-        char id[24];
-        TRY(cast_view(save, i, &cast));
-        if (cast)
-            TRY(td_reply_info(cast, &info));
-        snprintf(id, sizeof id, "@%" PRIu64, info.id);
-        enum td_status status = cli_op_input(save->cli, "print", id, &reply);
-        if (cast)
-            td_release(save->cli->client, info.id, td_reply_session(cast));
-        TRY(status);
-        (void)td_reply_text(reply, "text", &text);
-        TRY(file_out_write(save->file, text, strlen(text)));
-        TRY(file_out_write(save->file, "\n", 1));
+        TRY(print_view(save, i, &printed));
+        (void)td_reply_text(printed, "text", &text);
+        TRY(save_string(save, save->count > 1 ? save->names[i] : ""));
+        TRY(save_string(save, save->count > 1 ? ":\n" : ""));
+        TRY(save_string(save, text));
+        TRY(save_string(save, "\n"));
     }
     return TD_OK;
 }

@@ -23,6 +23,7 @@ static inline enum td_dtype save_dtype(const struct save *save, size_t i)
 struct dims save_shape(const struct save *save, size_t i);
 /* Writes the elements of number i, in C order. */
 NODISCARD enum td_status save_elements(const struct save *save, size_t i);
+NODISCARD enum td_status save_string(const struct save *save, const char *text);
 
 /* Writes all of it. The file is the caller's to commit. */
 NODISCARD enum td_status save_tensors(const struct save *save, enum format format);

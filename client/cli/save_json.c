@@ -28,11 +28,6 @@ static enum td_status write_values(void *argument, const void *bytes, size_t siz
     return TD_OK;
 }
 
-static enum td_status write_text(const struct save *save, const char *text)
-{
-    return file_out_write(save->file, text, strlen(text));
-}
-
 /* {"name": ..., "dtype": ..., "shape": ..., "data": ...}; the name only where there are several. */
 static enum td_status write_document(const struct save *save, size_t i, struct writing *writing)
 {
@@ -48,16 +43,16 @@ static enum td_status write_document(const struct save *save, size_t i, struct w
     if (!text)
         return fail(TD_OUT_OF_MEMORY, "no memory for the JSON document");
     text[strlen(text) - 1] = '\0'; /* the data comes before its end */
-    enum td_status status = write_text(save, text);
+    enum td_status status = save_string(save, text);
     cJSON_free(text);
     TRY(status);
-    TRY(write_text(save, ",\"data\":"));
+    TRY(save_string(save, ",\"data\":"));
     json_values_begin(&writing->values, dtype, &dims);
     writing->element_bytes = td_dtype_size((int)dtype);
     TRY(view_read(save->cli, &save->views[i], save->dtype, write_values, writing));
     if (!writing->values.ended)
         TRY(write_values(writing, NULL, 0));
-    return write_text(save, "}");
+    return save_string(save, "}");
 }
 
 enum td_status save_json(const struct save *save)
@@ -66,10 +61,10 @@ enum td_status save_json(const struct save *save)
     if (!writing)
         return fail(TD_OUT_OF_MEMORY, "no memory for the JSON document");
     writing->file = save->file;
-    TRY(write_text(save, save->count == 1 ? "" : "["));
+    TRY(save_string(save, save->count == 1 ? "" : "["));
     for (size_t i = 0; i < save->count; i++) {
-        TRY(write_text(save, i > 0 ? ",\n" : ""));
+        TRY(save_string(save, i > 0 ? ",\n" : ""));
         TRY(write_document(save, i, writing));
     }
-    return write_text(save, save->count == 1 ? "\n" : "]\n");
+    return save_string(save, save->count == 1 ? "\n" : "]\n");
 }

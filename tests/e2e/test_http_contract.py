@@ -2,8 +2,8 @@
 
 The product's tables and the contract are compared both ways, the contract's examples are run, and
 Schemathesis makes requests from it, right ones and wrong ones, and checks what is answered: status,
-type, schema and headers of the answer, that wrong requests are refused and right ones are not, other
-methods, and requests without the token. TENSORD_TESTS_FULL asks for more of them.
+type, schema and headers of the answer, that wrong requests are refused and right ones are not,
+other methods, and requests without the token. TENSORD_TESTS_FULL asks for more of them.
 """
 
 import io
@@ -112,7 +112,9 @@ def tables(name):
     program = pathlib.Path(binary()).parent / "tests/tools/tables"
     if not program.exists():
         pytest.skip(f"no tables: build {program}")
-    return json.loads(subprocess.run([program, "json", name], check=True, capture_output=True).stdout)
+    return json.loads(
+        subprocess.run([program, "json", name], check=True, capture_output=True).stdout
+    )
 
 
 def resolve(value):
@@ -285,7 +287,9 @@ def alike():
     """Operations that take the same as another one: the other one stands for them."""
     seen, others = set(), []
     for name, operation in OPS.items():
-        schemas = [content.get("schema") for content in operation["requestBody"]["content"].values()]
+        schemas = [
+            content.get("schema") for content in operation["requestBody"]["content"].values()
+        ]
         takes = "elements" if name in TAKE_ELEMENTS else json.dumps(schemas, sort_keys=True)
         if takes in seen:
             others.append(operation["operationId"])
@@ -332,7 +336,7 @@ SENSELESS = re.compile(
     "step must be nonzero|unsupported range|inconsistent with step sign|over its range|"
     "random_ expects|is out of bounds for|without overflow|go with an output name|"
     "go with a descriptor|takes either|format=text shows the tensor as it is|"
-    "takes elements in C order"
+    "takes elements in C order|has 1 to 512 bytes"
 )
 
 

@@ -128,6 +128,40 @@ def test_an_upload_of_an_ended_session_is_refused_before_its_body(daemon):
     assert answer.startswith(b"HTTP/1.1 404 ")
 
 
+def test_small_requests_do_not_wait_for_what_computes():
+    """The job thread is busy for seconds, and more such work is in the queue."""
+    work = json.dumps({"shape": [8 << 20], "dtype": "float64", "output": "busy"}).encode()
+    with contextlib.ExitStack() as stack, Daemon(*SMALL, "--job-threads", 1) as daemon:
+        with Http(daemon.http_url) as http:
+            for _ in range(8):
+                raw = stack.enter_context(connect(daemon))
+                raw.sendall(b"POST /v1/ops/randn HTTP/1.1\r\nHost: localhost\r\n"
+                            b"Content-Length: %d\r\n\r\n" % len(work) + work)  # fmt: skip
+            assert http.put("list", [1, 2]).status == 201
+            assert http.put("object", {"data": [1], "dtype": "int8", "shape": [1]}).status == 201
+            assert put_chunked(daemon, "/v1/tensors/list", b"[1, 2, 3]").startswith(b"HTTP/1.1 200")
+            assert [entry["name"] for entry in http.get("/v1/tensors").json["entries"]] == [
+                "list", "object"]  # fmt: skip
+            assert http.tensor("list", values="true").json["data"] == [1, 2, 3]
+            raw.settimeout(0.01)
+            with pytest.raises(TimeoutError):
+                raw.recv(1)
+
+
+def test_a_slow_upload_keeps_its_session():
+    with Daemon(*SMALL, "--session-ttl-ms", 1000) as daemon, Http(daemon.http_url) as http:
+        key = http.send("POST", "/v1/session").json["session"]
+        with connect(daemon) as raw:
+            raw.sendall(
+                f"POST /v1/ops/tensor?dtype=uint8&shape=12 HTTP/1.1\r\n"
+                f"Host: localhost\r\nTensord-Session: {key}\r\nContent-Length: 12\r\n\r\n".encode()
+            )
+            for _ in range(12):
+                time.sleep(0.25)
+                raw.sendall(b"x")
+            assert raw.recv(4000).startswith(b"HTTP/1.1 200 ")
+
+
 def test_bytes_received_are_counted_whole(daemon, http):
     body = bytes(3 * MIB)
     before = http.stats()["bytes_received"]
@@ -164,8 +198,11 @@ def test_conditions_hold_when_the_body_has_come(daemon, http):
         for name, header in (("changing", f"If-Match: {tag}"), ("appears", "If-None-Match: *"),
                              ("comes", "X: y")):  # fmt: skip
             raw = stack.enter_context(connect(daemon))
-            raw.sendall(f"PUT /v1/tensors/{name}?dtype=uint8&shape=2 HTTP/1.1\r\n"
-                        f"Host: localhost\r\n{header}\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n".encode())
+            raw.sendall(
+                f"PUT /v1/tensors/{name}?dtype=uint8&shape=2 HTTP/1.1\r\n"
+                f"Host: localhost\r\nContent-Length: 2\r\n{header}\r\n"
+                f"Expect: 100-continue\r\n\r\n".encode()
+            )
             assert raw.recv(100).startswith(b"HTTP/1.1 100 ")
             answers[name] = raw
         assert http.op("fill_", input="changing", value=7).status == 200

@@ -93,6 +93,14 @@ def test_safetensors_there_and_back(http, dtype):
     assert back["st"].reshape(-1).view(torch.uint8).equal(sent.view(torch.uint8))
 
 
+@pytest.mark.parametrize("first", [ord("["), ord("{")])
+def test_safetensors_whose_length_looks_like_json(http, first):
+    header = b'{"t":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}'.ljust(first)
+    put = http.put("st", first.to_bytes(8, "little") + header + b"ab")
+    assert put.status in (200, 201), put.body
+    assert http.tensor("st", format="raw").body == b"ab"
+
+
 def test_safetensors_of_many_is_refused_with_what_to_do(http):
     file = safetensors.numpy.save({"a": np.zeros(2), "b": np.zeros(3)})
     refused = http.put("many", file)

@@ -1,6 +1,7 @@
-"""tensorctl where it is used otherwise than it was meant to be: names that collide, files that change
-or lie about their size, errors about another tensor, limits reached half-way."""
+"""tensorctl where it is used otherwise than it was meant to be: names that collide, files that
+change or lie about their size, errors about another tensor, limits reached half-way."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import safetensors.torch
+import test_tensorctl
 import torch
 from test_tensorctl import PATIENCE_S, binary, ctl, environment  # noqa: F401
 from test_tensorctl_terminal import MIB, SlowWay
@@ -109,16 +111,20 @@ def test_a_file_that_becomes_shorter(ctl, daemon, client, tmp_path):
     assert client.list() == []
 
 
-def test_how_many_were_stored_is_told(tmp_path):
-    import test_tensorctl
+@contextlib.contextmanager
+def daemon_of_its_own(*options):
+    running = Daemon(*options)
+    try:
+        yield test_tensorctl.Ctl(running.url)
+    finally:
+        running.stop()
 
-    small = Daemon("--memory-limit", "64MiB", "--max-names", "3")
-    few = test_tensorctl.Ctl(small.url)
+
+def test_how_many_were_stored_is_told(tmp_path):
     np.savez(tmp_path / "m.npz", **{f"k{i}": np.ones(1) for i in range(5)})
-    said = few("put", "m", tmp_path / "m.npz", code=6).stderr.decode()
+    with daemon_of_its_own("--memory-limit", "64MiB", "--max-names", "3") as few:
+        said = few("put", "m", tmp_path / "m.npz", code=6).stderr.decode()
     assert "3 of the file's 5 tensors are stored, the others not" in said
-    few("rm", "-p", "m/", "-y")
-    small.stop()
 
 
 def test_names_are_checked_before_anything_is_sent(ctl, client, tmp_path):
@@ -159,12 +165,9 @@ def test_only_what_is_missing_is_guessed_at(ctl, client):
 
 
 def test_the_body_of_an_operation_has_an_end():
-    import test_tensorctl
-
-    small = Daemon("--memory-limit", "16MiB")
-    said = test_tensorctl.Ctl(small.url).refuses("op", "ping", "--body", "/dev/zero", code=6)
+    with daemon_of_its_own("--memory-limit", "16MiB") as small:
+        said = small.refuses("op", "ping", "--body", "/dev/zero", code=6)
     assert "more than 16777216 bytes" in said
-    small.stop()
 
 
 def test_rm_tells_every_error_in_its_turn(ctl, client):
@@ -203,3 +206,9 @@ def test_a_field_is_no_option(ctl, client):
         said = ctl.refuses("op", "to", "x", *words, code=2)
         assert "fields of operations are written dtype=..." in said
     assert "did you mean '--body'" in ctl.refuses("op", "to", "x", "--bdoy", "f", code=2)
+
+
+def test_several_tensors_are_shown_by_name(ctl, client):
+    client["a"], client["b"] = np.arange(2), np.ones(1, np.float32)
+    assert ctl.text("show", "a", "b[0]") == "a:\ntensor([0, 1])\nb[0]:\ntensor(1.)\n"
+    assert ctl.text("show", "a") == "tensor([0, 1])\n"
