@@ -172,5 +172,7 @@ const char *field_type_name(enum field_type type);
 
 struct text text_of(const char *string);
 bool text_equal(struct text text, const char *string);
+/* A copy with NUL at its end, which the caller frees; NULL without memory. */
+char *text_dup(struct text text);
 
 #endif

@@ -1,5 +1,6 @@
 #include "core/op_table.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define MAKES_FIELDS (F(output) | F(create_only) | F(if_generation) | F(ttl_ms))
@@ -23,6 +24,16 @@ const struct field_info field_infos[FIELD_END] = {
 struct text text_of(const char *string)
 {
     return (struct text){string, strlen(string)};
+}
+
+char *text_dup(struct text text)
+{
+    char *copy = malloc(text.length + 1);
+    if (copy && text.length)
+        memcpy(copy, text.data, text.length);
+    if (copy)
+        copy[text.length] = '\0';
+    return copy;
 }
 
 bool text_equal(struct text text, const char *string)

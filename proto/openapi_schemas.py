@@ -198,6 +198,7 @@ def schemas(tables):
 # Where an operation wants something else of a field, or of its fields together.
 NARROWER = {
     ("delete", "input"): ref("schemas", "field.output"),
+    ("expire", "input"): ref("schemas", "field.output"),
     ("rename", "input"): ref("schemas", "field.output"),
     ("release", "input"): text(OBJECT),
     ("map", "write"): {"enum": [False, None]},

@@ -392,6 +392,9 @@ enum td_status upload_begin(struct exchange *x, enum op op)
         return fail(TD_OUT_OF_MEMORY, "no memory for an upload");
     upload->op = op;
     TRY(format_sent(x, &upload->format));
+    if (FIELDS_HAS(&x->in, strides) && upload->format != FORMAT_RAW)
+        return fail(TD_INVALID, "strides= is for raw bytes; files and documents have an order of "
+                                "their own");
     upload->head_needed = upload->format == FORMAT_NONE ? SNIFF_BYTES : NPY_MAGIC_BYTES + 4;
     if (upload->format == FORMAT_NONE && x->declared_length < SNIFF_BYTES)
         upload->head_needed = (size_t)x->declared_length; /* such as [1, 2] */

@@ -460,7 +460,7 @@ enum td_status field_from_text(int field, struct text value, struct fields *out)
 /* cJSON copies it, and wants NUL at its end. */
 static cJSON *text_add(cJSON *object, const char *name, struct text text)
 {
-    _cleanup_(freep) char *copy = strndup(text.length > 0 ? text.data : "", text.length);
+    _cleanup_(freep) char *copy = text_dup(text);
     return copy ? cJSON_AddStringToObject(object, name, copy) : NULL;
 }
 

@@ -323,7 +323,7 @@ static enum td_status take_top_member(struct scan *scan, struct safetensors *fil
     size_t start = scan->at, before = scan->names_used;
     TRY(take_metadata(scan));
     scan->names_used = before; /* only looked at */
-    file->metadata = strndup(scan->text + start, scan->at - start);
+    file->metadata = text_dup((struct text){scan->text + start, scan->at - start});
     if (!file->metadata)
         return fail(TD_OUT_OF_MEMORY, "no memory for the metadata of a safetensors file");
     return TD_OK;
