@@ -263,7 +263,7 @@ static enum td_status (*const decoders[])(const struct value *value, void *membe
     [FIELD_TYPE_SCALAR] = scalar_decode, [FIELD_TYPE_INDEX] = index_decode,
 };
 
-/* ---- the sequence ---------------------------------------------------------------------------- */
+/* ---- the sequence: FIELDS is in ascending order, as the wire wants it ------------------------ */
 
 size_t wire_fields_size(const struct fields *fields)
 {
