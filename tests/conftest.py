@@ -78,6 +78,9 @@ class Daemon:
         return self._address("http")
 
     def _address(self, scheme):
+        deadline = time.monotonic() + START_S  # it answers a moment before it says so
+        while "is ready" not in self.log() and time.monotonic() < deadline:
+            time.sleep(0.01)
         found = re.search(scheme + r"://127\.0\.0\.1:\d+", self.log())
         assert found, f"no {scheme} address in the start-up message:\n{self.log()}"
         return found.group()

@@ -166,6 +166,7 @@ stage_checks() {
       python3 proto/update_tables.py --check build/release/tests/tools/tables
   }
   try "tables of PROTOCOL.md" tables_are_fresh
+  try "openapi.json" python3 proto/update_openapi.py --check build/release/tests/tools/tables
 }
 
 stage_compile() {

@@ -61,7 +61,7 @@ def test_a_mixture(daemon):
                     assert http.put("ours", shared).status in (200, 201)
                 elif what == 2:
                     got = http.tensor("ours", values=1)
-                    assert got.status == 404 or len(set(got.json["data"])) <= 2  # a write half done
+                    assert got.status == 404 or len(set(got.json["data"])) == 1
                 elif what == 3:
                     made = http.op("randn", shape=[200, 300], dtype="float64")
                     name = made.json["name"]
@@ -82,7 +82,7 @@ def test_a_mixture(daemon):
                     assert http.tensor(f"batch/{i}", index="99999", values=1).json["data"] == i
                 elif what == 5:
                     assert http.get("/v1/tensors", limit=5).status == 200
-                    assert http.op("fill_", input="ours", value=i).status in (200, 404, 409)
+                    assert http.op("info", input="ours").status in (200, 404)
                 else:
                     http.send("DELETE", "/v1/tensors/ours")
 
