@@ -7,8 +7,8 @@ here.
 
 TABLES is the program of tests/tools/tables.c: operations, fields, dtypes, statuses and routes come
 from it. What they cannot tell stands here and, as far as it is schemas, in openapi_schemas.py. A
-new operation or field needs nothing here; a new route needs a row in ROUTES, a new parameter one
-in PARAMETERS.
+new operation needs at most an example; a new route needs a row in ROUTES, a new parameter one in
+PARAMETERS.
 """
 
 import argparse
@@ -65,7 +65,8 @@ HEADERS = {
     "Tensord-Shape": ("Of raw bytes: the sizes.", r"\[[-0-9, ]*\]"),
     "WWW-Authenticate": ("What is wanted.", "Bearer .*"),
 }  # fmt: skip
-RAW_HEADERS = ("ETag", "Tensord-Dtype", "Tensord-Shape", "Accept-Ranges")
+RAW_HEADERS = ("Tensord-Dtype", "Tensord-Shape")
+READ_HEADERS = ("ETag", "Accept-Ranges", *RAW_HEADERS)
 FILE_TYPES = ("application/x-npy", "application/vnd.safetensors", "application/octet-stream")
 
 # Answers that are JSON and no more: what they are; their schema has the same name.
@@ -103,8 +104,8 @@ def text_reply(description, content_type="text/plain"):
     return {"description": description, "content": {content_type: {"schema": {"type": "string"}}}}
 
 
-def elements_reply(description, *always, as_json=False, as_text=False):
-    made = reply(description, "Elements", headers=headers(*RAW_HEADERS, always=always))
+def elements_reply(description, names, as_json=True, as_text=False):
+    made = reply(description, "Elements", headers=headers(*names))
     if not as_json:
         made["content"] = {}
     made["content"].update({kind: {} for kind in FILE_TYPES})
@@ -122,14 +123,16 @@ def answers():
     return {
         **{name: reply(what, name) for name, what in DOCUMENTS.items()},
         "Made": reply("The result.", "Made", headers=headers("Tensord-Session", "Set-Cookie")),
-        "Elements": elements_reply("The elements, in the format asked for.", as_json=True),
+        "Elements": elements_reply("The elements, in the format asked for.", RAW_HEADERS),
         "Formatted": elements_reply(
-            "The tensor, in the format asked for.", as_json=True, as_text=True
+            "The tensor, in the format asked for.", READ_HEADERS, as_text=True
         ),
-        "Part": elements_reply("The bytes asked for.", "Content-Range"),
+        "Part": elements_reply(
+            "The bytes asked for.", (*READ_HEADERS, "Content-Range"), as_json=False
+        ),
         "NotModified": {
             "description": "It still is what If-None-Match names.",
-            "headers": headers(*RAW_HEADERS),
+            "headers": headers(*READ_HEADERS),
         },
         "Replaced": reply("Stored in place of what had the name.", "Made", **stored),
         "Created": reply("Stored; the name is new.", "Made", **stored),
@@ -201,6 +204,8 @@ REQUEST_HEADERS = {
 
 def query(name, tables, required=False):
     field = next((row for row in tables["fields"] if row["name"] == name), None)
+    if not field and name not in PARAMETERS:
+        sys.exit(f"update_openapi.py: the parameter {name} needs a row in PARAMETERS")
     if name in PARAMETERS:
         meaning, schema = PARAMETERS[name]
     else:
@@ -279,8 +284,13 @@ BATCH = {"operations": [{"op": "transpose", "input": "x", "dim0": 0, "dim1": 1},
 
 
 def example_of(op):
-    names = op["required"] + (["output"] if "makes" in op["traits"] else [])
-    return EXAMPLES.get(op["name"]) or {name: EXAMPLE[name] for name in dict.fromkeys(names)}
+    if op["name"] in EXAMPLES:
+        return EXAMPLES[op["name"]]
+    names = dict.fromkeys(op["required"] + (["output"] if "makes" in op["traits"] else []))
+    for name in names:
+        if name not in EXAMPLE:
+            sys.exit(f"update_openapi.py: {op['name']} needs {name}, of which EXAMPLE has no value")
+    return {name: EXAMPLE[name] for name in names}
 
 
 def json_body(schema, example, required=True):
@@ -380,7 +390,7 @@ def op_errors(op):
     if "if_generation" in fields:
         errors |= {412}
     if gives_elements(op):
-        errors |= {406, 412, 416}
+        errors |= {406}
     if {"bytes", "body_in"} & {*op["traits"]} or fields & FITTING or op["name"] == "item":
         errors |= {422}
     return errors
@@ -401,8 +411,8 @@ def op_operation(op, tables):
         wanted = []
         body = json_body(op_schema(op), example_of(op), bool(op["required"]))
     if gives_elements(op):
-        replies = {200: "Elements", **PARTS}
-        wanted = [ref("parameters", name) for name in ("query.format", *READING)]
+        replies = {200: "Elements"}
+        wanted = [ref("parameters", "query.format")]
     return operation(
         "op_" + op["name"], "operations", op["doc"], replies, op_errors(op), wanted, body
     )
