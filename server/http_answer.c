@@ -78,53 +78,56 @@ enum td_status answer_response(struct exchange *x, unsigned http_status,
 /* ---- small bodies ------------------------------------------------------------------------------
  */
 
-/* Takes over `body`, which is malloc'd. */
-static enum td_status answer_owned(struct exchange *x, unsigned http_status,
-                                   const char *content_type, char *body, size_t length)
-{
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer(length, body, MHD_RESPMEM_MUST_FREE);
-    if (!response) {
-        free(body);
-        return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
-    }
-    answer_header(response, "Content-Type", content_type);
-    answer_header(response, "Cache-Control", "no-store");
-    atomic_fetch_add_explicit(&x->server->options.engine->bytes_sent, length, memory_order_relaxed);
-    return answer_response(x, http_status, response);
-}
-
 enum td_status answer_text(struct exchange *x, unsigned http_status, const char *content_type,
                            struct text body)
 {
-    char *copy = malloc(body.length + 1);
-    if (!copy)
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        body.length, (void *)(uintptr_t)body.data, MHD_RESPMEM_MUST_COPY);
+    if (!response)
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
-    memcpy(copy, body.data, body.length);
-    return answer_owned(x, http_status, content_type, copy, body.length);
+    answer_header(response, "Content-Type", content_type);
+    answer_header(response, "Cache-Control", "no-store");
+    atomic_fetch_add_explicit(&x->server->options.engine->bytes_sent, body.length,
+                              memory_order_relaxed);
+    return answer_response(x, http_status, response);
 }
 
-static enum td_status answer_value(struct exchange *x, unsigned http_status,
-                                   const char *content_type, const cJSON *value)
+struct MHD_Response *answer_json_response(struct exchange *x, char *text)
 {
-    char *text = cJSON_PrintUnformatted(value);
+    size_t length = text ? strlen(text) : 0;
     if (!text)
+        return NULL;
+    text[length] = '\n'; /* in the place of the NUL, for who reads it in a terminal */
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(length + 1, text, MHD_RESPMEM_MUST_FREE);
+    if (!response) {
+        free(text);
+        return NULL;
+    }
+    atomic_fetch_add_explicit(&x->server->options.engine->bytes_sent, length + 1,
+                              memory_order_relaxed);
+    return response;
+}
+
+/* Takes over the text. */
+static enum td_status answer_json_text(struct exchange *x, unsigned http_status, char *text)
+{
+    struct MHD_Response *response = answer_json_response(x, text);
+    if (!response)
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
-    size_t length = strlen(text);
-    text[length] = '\n'; /* for who reads it in a terminal; cJSON's NUL makes room */
-    return answer_owned(x, http_status, content_type, text, length + 1);
+    answer_header(response, "Content-Type", "application/json");
+    answer_header(response, "Cache-Control", "no-store");
+    return answer_response(x, http_status, response);
 }
 
 enum td_status answer_json(struct exchange *x, unsigned http_status, const cJSON *value)
 {
-    return answer_value(x, http_status, "application/json", value);
+    return answer_json_text(x, http_status, cJSON_PrintUnformatted(value));
 }
 
 enum td_status answer_printed(struct exchange *x, unsigned http_status)
 {
-    size_t length = strlen(x->text);
-    x->text[length] = '\n'; /* in the place of the NUL */
-    return answer_owned(x, http_status, "application/json", take(&x->text), length + 1);
+    return answer_json_text(x, http_status, take(&x->text));
 }
 
 enum td_status answer_empty(struct exchange *x, unsigned http_status)
@@ -177,16 +180,9 @@ enum td_status answer_problem(struct exchange *x, enum td_status status)
     cJSON *value = answer_problem_value(status);
     char *text = value ? cJSON_PrintUnformatted(value) : NULL;
     cJSON_Delete(value);
-    if (!text)
+    struct MHD_Response *response = answer_json_response(x, text);
+    if (!response)
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
-    size_t length = strlen(text);
-    text[length] = '\n';
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer(length + 1, text, MHD_RESPMEM_MUST_FREE);
-    if (!response) {
-        free(text);
-        return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
-    }
     answer_header(response, "Content-Type", "application/problem+json");
     answer_header(response, "Cache-Control", "no-store");
     if (status == TD_UNAUTHORIZED)

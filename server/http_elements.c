@@ -273,13 +273,9 @@ static enum td_status answer_document(struct exchange *x, const struct elements 
         free(text);
         return status;
     }
-    text[length] = '\n';
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer(length + 1, text, MHD_RESPMEM_MUST_FREE);
-    if (!response) {
-        free(text);
+    struct MHD_Response *response = answer_json_response(x, text);
+    if (!response)
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
-    }
     add_headers(response, what, etag);
     return answer_response(x, MHD_HTTP_OK, response);
 }

@@ -206,6 +206,9 @@ bool guard_origin_allowed(const struct exchange *x);
 /* Each queues the answer; an error is one of libmicrohttpd's memory, after which the connection is
  * cut. */
 NODISCARD enum td_status answer_json(struct exchange *x, unsigned http_status, const cJSON *value);
+/* What cJSON printed, which it takes over (NULL: there was no memory), with a newline behind it;
+ * NULL without memory. */
+struct MHD_Response *answer_json_response(struct exchange *x, char *text);
 /* x->text, which is JSON. */
 NODISCARD enum td_status answer_printed(struct exchange *x, unsigned http_status);
 NODISCARD enum td_status answer_text(struct exchange *x, unsigned http_status,

@@ -224,16 +224,9 @@ static enum td_status answer_put(struct exchange *x)
     cJSON *value = answer_fields_value(&x->call.out);
     char *text = value ? cJSON_PrintUnformatted(value) : NULL;
     cJSON_Delete(value);
-    if (!text)
+    struct MHD_Response *response = answer_json_response(x, text);
+    if (!response)
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
-    size_t length = strlen(text);
-    text[length] = '\n';
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer(length + 1, text, MHD_RESPMEM_MUST_FREE);
-    if (!response) {
-        free(text);
-        return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
-    }
     encode_path(x->rest, location + strlen(location));
     /* Of the generation alone: no representation was sent. */
     snprintf(etag, sizeof etag, "\"%" PRIu64 "\"", x->call.out.generation);
