@@ -87,7 +87,32 @@
     X(61, session, UINT, "the session's id")                                                       \
     X(62, boot, TEXT, "a new one each time the daemon starts")                                     \
     X(63, ttl_ms, UINT,                                                                            \
-      "milliseconds until the name is removed; without it the name stays until it is deleted")
+      "milliseconds until the name is removed, or the lease ends; without it they stay until "     \
+      "that is asked for")                                                                         \
+    X(64, queue, TEXT, "the name of a queue; queues have names of their own")                      \
+    X(65, tensors, TEXT,                                                                           \
+      "the tensors of an item, one a line: KEY=NAME or KEY=@ID; KEY= may be left out")             \
+    X(66, meta, TEXT, "a small text that goes with an item, such as JSON; at most 4096 bytes")     \
+    X(67, item, UINT, "an item's number in its queue")                                             \
+    X(68, deliveries, UINT, "how often the item has been handed out")                              \
+    X(69, max_items, UINT, "items that wait in a queue at most")                                   \
+    X(70, max_bytes, UINT, "bytes of the items that wait in a queue at most")                      \
+    X(71, when_full, TEXT, "what a put does then: block (default), fail or drop_oldest")           \
+    X(72, visibility_ms, UINT,                                                                     \
+      "milliseconds that a consumer has to acknowledge an item before it goes back")               \
+    X(73, wait_ms, UINT,                                                                           \
+      "milliseconds to wait for writers to let go of the memory before it is copied instead")      \
+    X(74, since, UINT, "the revision up to which all is known already")                            \
+    X(75, revision, UINT, "the store's revision")                                                  \
+    X(76, lost, BOOL, "events after `since` are not kept any more")                                \
+    X(77, event, TEXT, "publish or remove")                                                        \
+    X(78, pid, UINT, "the process at the other end of the socket; 0 over TCP and HTTP")            \
+    X(79, uid, UINT, "its user")                                                                   \
+    X(80, principal, TEXT, "whose quota it counts against: uid:N, tcp or token")                   \
+    X(81, age_ms, UINT, "milliseconds since it began")                                             \
+    X(82, closed, BOOL, "the queue takes no more items")                                           \
+    X(83, parked, BOOL, "of the items set aside after too many deliveries")                        \
+    X(84, key, TEXT, "what an item calls the tensor")
 
 enum field {
 #define FIELD_ENUM(number, name, type, meaning) FIELD_##name = number,

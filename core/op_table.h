@@ -20,6 +20,7 @@ enum op_trait {
     OP_ONE_WAY = 64,     /* may be sent without wanting a reply */
     OP_CONNECTION = 128, /* belongs to the connection itself; answered by the transport */
     OP_IN_PLACE = 256,   /* changes the input's bytes while it runs */
+    OP_WAITS = 512,      /* may wait for what others do, until its timeout_ms; see ops.h */
 };
 
 #define F(name) FIELD_BIT(name)

@@ -13,7 +13,8 @@ static const op_handler handlers[OP_END] = {
 void op_init(struct op_call *call, struct engine *engine, struct session *session, enum op op,
              const struct fields *in)
 {
-    memset(call, 0, sizeof *call);
+    memset(call, 0, offsetof(struct op_call, out));
+    call->out.present = 0;
     call->engine = engine;
     call->session = session;
     call->op = op;
@@ -335,8 +336,16 @@ enum td_status op_commit(struct op_call *call)
     return TD_OK;
 }
 
+void op_stop_waiting(struct op_call *call)
+{
+    if (call->stop_waiting)
+        call->stop_waiting(call);
+    call->stop_waiting = NULL;
+}
+
 void op_end(struct op_call *call)
 {
+    op_stop_waiting(call);
     closep(&call->fd);
     call->fd = call->share_fd = -1;
     storage_unref(take(&call->body_in));

@@ -6,6 +6,10 @@
  *     op_commit    publishes or hands out the result, and describes it; never long
  *     op_end       always, at the end
  *
+ * Some operations wait (OP_WAITS): op_run then returns TD_OK with call->waits set. The door comes back
+ * to it, with op_run again, when call->wake was called, at wait_until_ms, or, with timed_out set, when
+ * the request's timeout_ms is over; then it does not wait any more. op_stop_waiting gives it up.
+ *
  * A door fills in the first part of struct op_call, calls these in order (from any thread, one at a
  * time), stops at the first that fails, and sends what the second part holds.
  */
@@ -14,6 +18,7 @@
 
 #include "core/engine.h"
 #include "core/op_table.h"
+#include "core/waiter.h"
 
 /* More bytes than this are worked on in the job pool. */
 #define OP_INLINE_BYTES ((uint64_t)256 << 10)
@@ -29,12 +34,17 @@ struct op_call {
     bool local; /* descriptors can be passed */
     enum td_status (*emit)(void *sink, const struct fields *entry); /* takes entries of a list */
     void *sink;
+    /* Of an operation that waits: comes from any thread, at most once after each op_run that has set
+     * `waits`, maybe before that has returned; only signals. NULL: it does not wait. */
+    void (*wake)(struct op_call *call);
+    bool timed_out; /* its time is over: op_run ends it, one way or the other */
 
     /* To the door. */
-    struct fields out;       /* texts live until op_end */
     struct storage *body_in; /* where the body goes: body_length bytes at the start of its data */
     struct tensor *body_out; /* C-contiguous: its bytes are the reply's body; NULL: none */
     int share_fd;            /* borrowed while the call lives, or -1: goes out with the reply */
+    bool waits;              /* it is not done: op_run is to be called again, see above */
+    uint64_t wait_until_ms;  /* then, of CLOCK_MONOTONIC, at the latest; 0: none */
 
     /* In between. */
     struct tensor *input, *other;
@@ -42,9 +52,14 @@ struct op_call {
     uint64_t input_ttl_ms;     /* that the input's name had left; 0: it stays */
     struct device *device;     /* the field's, or the cpu */
     struct tensor *result;     /* what the reply describes */
-    struct layout layout;      /* of a body that comes in; of what `get` reads of its input */
     char *text;                /* malloc'd, that out.text points into */
     size_t text_charged;       /* of it in the ledger */
+    struct waiter waiter;      /* while it waits */
+    void (*stop_waiting)(struct op_call *call); /* takes the waiter out of its list; NULL: in none */
+
+    /* Large, and written before they are read: op_init does not clear them. */
+    struct fields out;    /* to the door; texts live until op_end */
+    struct layout layout; /* of a body that comes in; of what `get` reads of its input */
 };
 
 void op_init(struct op_call *call, struct engine *engine, struct session *session, enum op op,
@@ -54,6 +69,10 @@ NODISCARD enum td_status op_receive(struct op_call *call);
 NODISCARD enum td_status op_run(struct op_call *call);
 NODISCARD enum td_status op_commit(struct op_call *call);
 void op_end(struct op_call *call);
+
+/* Of an operation that waits and is given up: after this call->wake is not running and not called
+ * any more. op_end does it as well. */
+void op_stop_waiting(struct op_call *call);
 
 /* Whether op_receive or op_run belongs into the job pool. After op_begin. */
 bool op_receive_is_long(const struct op_call *call);

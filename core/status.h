@@ -38,7 +38,10 @@
     X(FORBIDDEN, 23, 403, "the request comes from where it is not allowed")                        \
     X(BAD_METHOD, 24, 405, "this address takes other methods")                                     \
     X(NOT_ACCEPTABLE, 25, 406, "the tensor cannot be had in the format asked for")                 \
-    X(BAD_RANGE, 26, 416, "the range lies outside of the representation")
+    X(BAD_RANGE, 26, 416, "the range lies outside of the representation")                          \
+    X(FULL, 27, 429, "the queue is full")                                                          \
+    X(EMPTY, 28, 404, "the queue has nothing to hand out")                                         \
+    X(CLOSED, 29, 410, "the queue is closed")
 
 enum td_status {
 #define TD_STATUS_ENUM(name, number, http, meaning) TD_##name = number,
