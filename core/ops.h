@@ -6,9 +6,10 @@
  *     op_commit    publishes or hands out the result, and describes it; never long
  *     op_end       always, at the end
  *
- * Some operations wait (OP_WAITS): op_run then returns TD_OK with call->waits set. The door comes back
- * to it, with op_run again, when call->wake was called, at wait_until_ms, or, with timed_out set, when
- * the request's timeout_ms is over; then it does not wait any more. op_stop_waiting gives it up.
+ * Some operations wait (OP_WAITS): op_run then returns TD_OK with call->waits set. The door comes
+ * back to it, with op_run again, when call->wake was called, at wait_until_ms, or, with timed_out
+ * set, when the request's timeout_ms is over; then it does not wait any more. op_stop_waiting gives
+ * it up.
  *
  * A door fills in the first part of struct op_call, calls these in order (from any thread, one at a
  * time), stops at the first that fails, and sends what the second part holds.
@@ -27,6 +28,7 @@ struct op_call {
     /* From the door. */
     struct engine *engine;
     struct session *session;
+    struct account *account; /* who asks, for quotas: the session's, or the door's */
     enum op op;
     const struct fields *in;
     uint64_t body_length;
@@ -34,8 +36,8 @@ struct op_call {
     bool local; /* descriptors can be passed */
     enum td_status (*emit)(void *sink, const struct fields *entry); /* takes entries of a list */
     void *sink;
-    /* Of an operation that waits: comes from any thread, at most once after each op_run that has set
-     * `waits`, maybe before that has returned; only signals. NULL: it does not wait. */
+    /* Of an operation that waits: comes from any thread, at most once after each op_run that has
+     * set `waits`, maybe before that has returned; only signals. NULL: it does not wait. */
     void (*wake)(struct op_call *call);
     bool timed_out; /* its time is over: op_run ends it, one way or the other */
 
@@ -44,7 +46,8 @@ struct op_call {
     struct tensor *body_out; /* C-contiguous: its bytes are the reply's body; NULL: none */
     int share_fd;            /* borrowed while the call lives, or -1: goes out with the reply */
     bool waits;              /* it is not done: op_run is to be called again, see above */
-    uint64_t wait_until_ms;  /* then, of CLOCK_MONOTONIC, at the latest; 0: none */
+    void (*undo)(struct op_call *call); /* takes back what was given, see op_undo; NULL: nothing */
+    uint64_t wait_until_ms;             /* then, of CLOCK_MONOTONIC, at the latest; 0: none */
 
     /* In between. */
     struct tensor *input, *other;
@@ -55,7 +58,9 @@ struct op_call {
     char *text;                /* malloc'd, that out.text points into */
     size_t text_charged;       /* of it in the ledger */
     struct waiter waiter;      /* while it waits */
-    void (*stop_waiting)(struct op_call *call); /* takes the waiter out of its list; NULL: in none */
+    uint64_t patience_ms;      /* until then, of lease_now, it waits for writers; 0: not begun */
+    void (*stop_waiting)(
+        struct op_call *call); /* takes the waiter out of its list; NULL: in none */
 
     /* Large, and written before they are read: op_init does not clear them. */
     struct fields out;    /* to the door; texts live until op_end */

@@ -214,7 +214,7 @@ static inline int open_engine_with(uint64_t memory_bytes, uint64_t pool_bytes)
     request.present = 0;
     if (engine_create(&options, &engine) != TD_OK)
         return 1;
-    return session_open(engine->sessions, &session) != TD_OK;
+    return session_open(engine->sessions, NULL, 0, &session) != TD_OK;
 }
 
 static inline int open_engine(void **state)
