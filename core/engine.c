@@ -48,6 +48,7 @@ enum td_status engine_create(const struct engine_options *options, struct engine
     if (!engine)
         return fail(TD_OUT_OF_MEMORY, "no memory for the engine");
     ledger_init(&engine->ledger, &options->ledger);
+    engine->max_watches = options->max_watches;
     enum td_status status = engine_open(engine, options);
     if (status != TD_OK) {
         engine_destroy(engine);

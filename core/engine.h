@@ -16,6 +16,7 @@ struct engine_options {
     uint64_t quotas[QUOTA_COUNT]; /* of a principal; 0: as much as there is */
     uint64_t pool_bytes;
     unsigned job_threads, max_queued;
+    unsigned max_watches; /* operations that wait for names at a time */
 };
 
 struct engine {
@@ -25,6 +26,8 @@ struct engine {
     struct accounts *accounts;
     struct session_table *sessions;
     struct job_pool *jobs;
+    unsigned max_watches;
+    atomic_uint watches; /* of operations, that the store has to look at */
     char boot[BOOT_ID_LENGTH + 1];
     /* Counted by the doors. */
     atomic_ullong connections, requests, errors, bytes_received, bytes_sent;

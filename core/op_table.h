@@ -60,8 +60,9 @@ enum op_trait {
       "Stores a copy of the elements under another name.")                                         \
     X(18, delete, F(input), F(if_generation), 0,                                                   \
       "Removes the name. Whoever maps or holds the tensor keeps it.")                              \
-    X(19, touch, F(input), 0, 0,                                                                   \
-      "Tells that the bytes were changed through a mapping: raises epoch and version.")            \
+    X(19, touch, F(input), F(output), 0,                                                           \
+      "Tells that the bytes were changed through a mapping: raises epoch and version, and the "    \
+      "generation of its name: the input's, or output if that is the same memory.")                \
     X(20, empty, F(shape), NEW_TENSOR, OP_MAKES | OP_BYTES, "A tensor to be filled.")              \
     X(21, zeros, F(shape), NEW_TENSOR, OP_MAKES | OP_BYTES, "A tensor of zeros.")                  \
     X(22, ones, F(shape), NEW_TENSOR, OP_MAKES | OP_BYTES, "A tensor of ones.")                    \
@@ -103,6 +104,12 @@ enum op_trait {
       "are more.")                                                                                 \
     X(37, principals, 0, 0, OP_BODY_OUT,                                                           \
       "What each user holds, and may: an entry with name, count and limit for each quota.")        \
+    X(38, wait, F(input), F(generation), OP_WAITS,                                                 \
+      "Describes the tensor as soon as the name is there; with generation, as soon as it has "     \
+      "another one.")                                                                              \
+    X(39, watch, 0, F(prefix) | F(since) | F(limit), OP_BODY_OUT | OP_WAITS,                       \
+      "What was published and removed after the revision since (now unless given), oldest first, " \
+      "one entry each, as soon as there is something.")                                            \
     X(40, to, F(input), F(dtype) | F(device) | F(other) | F(copy) | CAST, OP_MAKES | OP_BYTES,     \
       "The same tensor when it already has that dtype and device, else a copy.")                   \
     X(41, type, F(input), F(dtype) | CAST, OP_MAKES | OP_BYTES, "to with a dtype.")                \

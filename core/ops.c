@@ -1,5 +1,6 @@
 #include "core/ops_internal.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -92,7 +93,8 @@ static enum td_status begin_body(struct op_call *call)
 /* What these take need not be a tensor that is still there, or is no tensor at all. */
 static bool takes_names_only(enum op op)
 {
-    return op == OP_release || op == OP_delete || op == OP_rename || op == OP_expire;
+    return op == OP_release || op == OP_delete || op == OP_rename || op == OP_expire ||
+           op == OP_wait;
 }
 
 /* Memory that its client still fills is nobody else's, and shows nothing yet. */
@@ -291,9 +293,33 @@ enum td_status op_run_ping(struct op_call *call)
     return of_the_connection(call);
 }
 
+static void stop_waiting(struct op_call *call, bool given_up)
+{
+    if (!call->stop_waiting)
+        return;
+    call->given_up = given_up;
+    call->stop_waiting(call);
+    call->stop_waiting = NULL;
+}
+
+void op_stop_waiting(struct op_call *call)
+{
+    stop_waiting(call, true);
+}
+
 enum td_status op_run(struct op_call *call)
 {
-    return handlers[call->op](call);
+    stop_waiting(call, false);
+    call->waits = false;
+    call->wait_until_ms = 0;
+    enum td_status status = handlers[call->op](call);
+    call->begun = true;
+    assert(!call->waits || op_may_wait(call));
+    if (status != TD_OK)
+        call->waits = false;
+    if (!call->waits) /* it has what it wanted, or will never get it */
+        stop_waiting(call, status != TD_OK);
+    return status;
 }
 
 void op_undo(struct op_call *call)
@@ -353,13 +379,6 @@ enum td_status op_commit(struct op_call *call)
         op_describe_name(out, call->in->input, call->input_generation, call->input_ttl_ms);
     tensor_describe(call->result, out);
     return TD_OK;
-}
-
-void op_stop_waiting(struct op_call *call)
-{
-    if (call->stop_waiting)
-        call->stop_waiting(call);
-    call->stop_waiting = NULL;
 }
 
 void op_end(struct op_call *call)

@@ -18,6 +18,13 @@ static inline bool op_saturate(const struct op_call *call)
     return FIELDS_HAS(call->in, saturate) && call->in->saturate;
 }
 
+/* Whether the operation may still wait; else it answers with what there is. */
+static inline bool op_may_wait(const struct op_call *call)
+{
+    bool at_once = FIELDS_HAS(call->in, timeout_ms) && call->in->timeout_ms == 0;
+    return call->wake && !call->timed_out && !at_once;
+}
+
 /* The tensor a field names, as a reference: a name, or @id of the session, which has generation 0
  * and ttl_ms 0. */
 NODISCARD enum td_status op_resolve(struct op_call *call, struct text name, struct tensor **out,

@@ -55,7 +55,7 @@ static bool waits_for_writers(struct op_call *call)
     uint64_t wait_ms = FIELDS_HAS(in, wait_ms) ? in->wait_ms : WRITERS_WAIT_MS;
     if (!call->patience_ms)
         call->patience_ms = now + (wait_ms < STORE_TTL_MAX_MS ? wait_ms : STORE_TTL_MAX_MS);
-    if (!call->wake || call->timed_out || now >= call->patience_ms)
+    if (!op_may_wait(call) || now >= call->patience_ms)
         return false;
     call->waiter.wake = writers_woken;
     if (!storage_writers_wait(call->input->storage, &call->waiter))

@@ -190,12 +190,25 @@ enum td_status op_run_delete(struct op_call *call)
     return store_remove(call->engine->store, call->in->input, &condition);
 }
 
+/* Lets who waits for the name, or watches it, see that its bytes changed. */
+static void touch_name(struct op_call *call)
+{
+    const struct fields *in = call->in;
+    struct text name = FIELDS_HAS(in, output) ? in->output : in->input;
+    bool is_name = FIELDS_HAS(in, output) || call->input_generation; /* and no @id */
+    uint64_t generation, ttl_ms;
+    if (is_name &&
+        store_touch(call->engine->store, name, call->input->storage, &generation, &ttl_ms))
+        op_describe_name(&call->out, name, generation, ttl_ms);
+}
+
 enum td_status op_run_touch(struct op_call *call)
 {
     if (storage_mode_of(call->input->storage) == STORAGE_FROZEN)
         return fail(TD_FROZEN, "the tensor's memory is frozen: nobody can have changed it");
     storage_touch(call->input->storage);
     tensor_bump_version(call->input);
+    touch_name(call);
     return op_run_info(call);
 }
 

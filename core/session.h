@@ -1,9 +1,9 @@
 /* session: an owner's references, all let go when the owner is gone.
  *
  * A session holds anonymous objects (results without a name, as often as they were handed out) and
- * leases (core/lease.h: mappings, items of queues). Several connections of one principal may share
- * it by its key; it ends with the last of them. Operations that still run then keep the head alive,
- * but can add nothing.
+ * leases (core/lease.h: mappings, items of queues). Several connections may share it by its key; it
+ * ends with the last of them. Operations that still run then keep the head alive, but can add
+ * nothing.
  *
  * Threads: every function, from any thread.
  */
@@ -39,10 +39,10 @@ void session_table_count(struct session_table *table, struct session_counts *out
  * counts against, NULL for none; pid: the process that opens it, 0 if that is not known. */
 NODISCARD enum td_status session_open(struct session_table *table, struct account *account,
                                       int32_t pid, struct session **out);
-/* One connection more for the session with that key; NOT_FOUND if it has ended, FORBIDDEN if it is
- * another principal's. */
+/* One connection more for the session with that key, which is a secret: whoever has it is who
+ * opened the session, also for its quota. NOT_FOUND if it has ended. */
 NODISCARD enum td_status session_join(struct session_table *table, struct text key,
-                                      const struct account *account, struct session **out);
+                                      struct session **out);
 /* One connection less; the last one ends the session, which takes the longer the more it holds. */
 void session_leave(struct session *session);
 /* Objects and leases that it holds. */

@@ -180,6 +180,14 @@ static bool watch_matches(const struct store_watch *watch, struct text name)
            (!watch->exact || name.length == watch->prefix.length);
 }
 
+static void wake_locked(struct store *store, struct store_watch *watch)
+{
+    if (!watch->woken)
+        watch->quiet_until = store->revision - 1;
+    watch->woken = true;
+    watch->wake(watch);
+}
+
 /* Takes the next revision for what has happened to the name, and wakes who watches it. */
 static uint64_t note_locked(struct store *store, enum store_event_kind kind, struct text name)
 {
@@ -190,7 +198,7 @@ static uint64_t note_locked(struct store *store, enum store_event_kind kind, str
     event->name[name.length] = '\0';
     for (struct store_watch *watch = store->watches; watch; watch = watch->next)
         if (watch_matches(watch, name))
-            watch->wake(watch);
+            wake_locked(store, watch);
     return store->revision;
 }
 
@@ -397,6 +405,21 @@ enum td_status store_set_ttl(struct store *store, struct text name, uint64_t ttl
     return status;
 }
 
+bool store_touch(struct store *store, struct text name, const struct storage *storage,
+                 uint64_t *generation, uint64_t *ttl_ms)
+{
+    struct visit visit = {0};
+    visit_begin(store, &visit);
+    struct entry *entry = find_locked(store, &visit, name);
+    bool same = entry && entry->tensor->storage == storage;
+    if (same) {
+        *generation = entry->generation = note_locked(store, STORE_PUBLISHED, name);
+        *ttl_ms = ttl_left(&visit, entry);
+    }
+    visit_end(store, &visit);
+    return same;
+}
+
 enum td_status store_remove(struct store *store, struct text name,
                             const struct store_condition *condition)
 {
@@ -495,6 +518,7 @@ size_t store_list(struct store *store, struct text prefix, struct text cursor, s
 void store_watch_add(struct store *store, struct store_watch *watch)
 {
     pthread_mutex_lock(&store->lock);
+    watch->woken = false;
     watch->next = store->watches;
     watch->link = &store->watches;
     if (watch->next)
@@ -510,6 +534,8 @@ void store_watch_remove(struct store *store, struct store_watch *watch)
     if (watch->next)
         watch->next->link = watch->link;
     watch->link = NULL;
+    if (!watch->woken)
+        watch->quiet_until = store->revision;
     pthread_mutex_unlock(&store->lock);
 }
 

@@ -41,6 +41,11 @@ NODISCARD enum td_status store_lookup(struct store *store, struct text name, str
                                       uint64_t *generation);
 NODISCARD enum td_status store_remove(struct store *store, struct text name,
                                       const struct store_condition *condition);
+/* The bytes of `storage` were changed in place: a publish of the same tensor, so that who waits for
+ * the name, or watches it, notices. False, and nothing happens, unless the name refers to a tensor
+ * over that storage. ttl_ms: as of store_lookup_timed. */
+bool store_touch(struct store *store, struct text name, const struct storage *storage,
+                 uint64_t *generation, uint64_t *ttl_ms);
 /* The new name has the time that the old one had left. */
 NODISCARD enum td_status store_rename(struct store *store, struct text from, struct text to,
                                       const struct store_condition *condition,
@@ -110,6 +115,10 @@ struct store_watch {
     /* Something happened to such a name. Called with the store locked, from any thread: only
      * signals, takes no lock under which the store is called, and does not call the store. */
     void (*wake)(struct store_watch *watch);
+    /* From the store, at the first wake and when the watch is removed: from when it was added up to
+     * this revision nothing happened to such a name. */
+    uint64_t quiet_until;
+    bool woken;
     struct store_watch *next, **link; /* the store's */
 };
 

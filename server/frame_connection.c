@@ -160,6 +160,7 @@ void connection_close(struct connection *connection)
         next = request->parked_next;
         request_cancel(request, fail(TD_CANCELLED, "the client went away"));
     }
+    connection_stop_waiting(connection);
     while (connection->sending) {
         struct request *request = connection->sending;
         connection->sending = request->next;
@@ -188,6 +189,7 @@ void connection_end(struct connection *connection)
 {
     connection->reading = READ_END;
     connection->input_start = connection->input_end = 0;
+    connection_end_waits(connection);
 }
 
 int connection_claim(struct connection *connection)
@@ -426,7 +428,7 @@ static void settle(struct connection *connection)
 
 /* Before the loop waits again, but after the other sockets that are readable were read from: who
  * has requests on several connections then is woken once for all of them. */
-static void settle_soon(struct connection *connection)
+void connection_settle_soon(struct connection *connection)
 {
     struct loop *loop = connection->loop;
     if (connection->unsettled)
@@ -477,5 +479,5 @@ static void on_event(uv_poll_t *poll, int status, int events)
             break;
         consume(connection);
     }
-    settle_soon(connection);
+    connection_settle_soon(connection);
 }

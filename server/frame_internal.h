@@ -3,6 +3,7 @@
  *   frame_server.c      threads, accepting, timeouts, draining
  *   frame_connection.c  a socket: bytes in, bytes to frames, closing
  *   frame_request.c     a request: meta to fields, to the engine, to a reply
+ *   frame_wait.c        requests that wait for what others do
  *   frame_send.c        replies to bytes out
  *
  * Everything here belongs to the loop's thread, except what says otherwise.
@@ -27,6 +28,7 @@
 #define OUTPUT_BODY_MAX 4096  /* larger bodies are sent from where they lie */
 #define TURN_REQUESTS 32      /* begun before other connections get their turn */
 #define UNSETTLED_MAX 16      /* connections whose replies wait to be sent */
+#define WOKEN_AT_ONCE 256     /* run again before sockets get their turn */
 #define TICK_MS 1000
 #define LINGER_MS 2000
 
@@ -36,8 +38,9 @@ struct loop {
     uv_loop_t uv;
     uv_async_t wake;     /* requests are done, or it is time to stop; sent from any thread */
     uv_timer_t tick;     /* looks for connections that stand still */
-    uv_timer_t deadline; /* of the parked request that is due first */
-    uv_check_t check;    /* after the sockets' turns: sends what came of them */
+    uv_timer_t deadline; /* of the parked or waiting request that is due first */
+    uv_check_t check;    /* after the sockets' turns: runs and sends what came of them */
+    uv_prepare_t before; /* the same after timers, before the loop sleeps */
     uv_poll_t accepting[2];
     bool accept_paused, draining;
     uint64_t drain_until_ms;
@@ -46,9 +49,10 @@ struct loop {
     int unsettled_count;
     struct request *spare; /* memory for requests */
     int spare_count;
+    struct request *woken, **woken_last; /* waited, and are to be run again; the first one first */
 
     pthread_mutex_t lock; /* of what follows, which other threads write */
-    struct request *done;
+    struct request *done; /* with those that other threads woke; the last one first */
     bool stop;
 };
 
@@ -91,8 +95,9 @@ struct connection {
     size_t input_start, input_end;
     int unclaimed[UNCLAIMED_MAX], unclaimed_count;
 
-    unsigned inflight; /* requests that exist */
-    struct request *parked;
+    unsigned inflight;       /* requests that exist */
+    struct request *parked;  /* in the job pool */
+    struct request *waiting; /* for what others do */
     /* Replies, in the order in which they go out: first the bytes of small ones, whose requests are
      * done with, then those that are sent from a request. */
     size_t output_start, output_end;
@@ -106,16 +111,26 @@ struct phase {
     struct request *request;
 };
 
+/* Of an operation that may wait. Who takes it from WAITING to WOKEN, hands it to the loop: once. */
+enum wait_state {
+    WAIT_NONE,    /* runs, or has nothing to do with this */
+    WAIT_WAITING, /* in connection->waiting, and nobody has woken it */
+    WAIT_WOKEN,   /* there too, and in loop->woken or loop->done; or woken before it waited */
+};
+
 struct request {
     atomic_uint refs; /* the loop's, and the job pool's while it is parked */
+    atomic_int wait;  /* enum wait_state */
     struct connection *connection;
     struct loop *loop;
-    struct request *next; /* in connection->sending, or loop->done */
-    struct request *parked_next, **parked_link;
+    struct request *next; /* in connection->sending, loop->woken or loop->done */
+    struct request *parked_next, **parked_link; /* in connection->parked or ->waiting */
     struct wire_header header;
     uint64_t deadline_ms;  /* 0: none */
     enum td_status status; /* set once, by who completes it */
-    bool receiving;        /* which of the two is parked */
+    bool waiting;          /* in connection->waiting */
+    bool ran_in_job;
+    struct phase *phase; /* that is, or was, parked */
     struct phase receive, run;
     char message[FAIL_DETAIL_SIZE];
     struct op_call call;
@@ -140,6 +155,8 @@ void connection_close(struct connection *connection);
 void connection_resume(struct connection *connection);
 /* Sends, closes, and waits anew, for all connections that were read from. */
 void connections_settle(struct loop *loop);
+/* Has this connection among them: before the loop waits again. */
+void connection_settle_soon(struct connection *connection);
 /* True if nothing has begun that is not finished. */
 bool connection_is_idle(const struct connection *connection);
 /* No more is read; closes after the replies. */
@@ -159,6 +176,11 @@ void request_begin(struct request *request);
 void request_body_complete(struct request *request);
 /* A parked phase has ended; on the loop's thread. */
 void request_done(struct request *request);
+/* Runs the operation, here or in the job pool, and answers or lets it wait. */
+void request_execute(struct request *request);
+/* Into and out of a list of the connection's, parked or waiting. */
+void request_link(struct request *request, struct request **list);
+void request_unlink(struct request *request);
 /* Answers with the error whose detail this thread wrote last. */
 void request_fail(struct request *request, enum td_status status);
 void request_unref(struct request *request);
@@ -171,6 +193,24 @@ void request_expire(struct request *request);
 /* Cancels it if it is parked and its outcome is open. */
 void request_cancel(struct request *request, enum td_status status);
 
+/* frame_wait.c */
+/* op_call's wake. Any thread. */
+void request_wake(struct op_call *call);
+/* op_run lets it wait; or answers it if nobody may any more. */
+void request_wait(struct request *request);
+/* Its time has come: wakes it unless somebody was faster. */
+void request_wake_now(struct request *request);
+/* When it is to be run again at the latest, 0: never. */
+uint64_t request_due_ms(const struct request *request);
+/* Hands a request that is woken to its loop, which is the caller's. */
+void request_woken(struct request *request);
+/* Runs those again that were woken. */
+void requests_run_woken(struct loop *loop);
+/* The connection has closed: its waiting requests end, those that are woken as soon as they run. */
+void connection_stop_waiting(struct connection *connection);
+/* Nobody will get an answer by waiting: they are told that. */
+void connection_end_waits(struct connection *connection);
+
 /* frame_send.c */
 /* Encodes the reply and queues it; the reference goes with it. */
 void reply_queue(struct request *request);
@@ -181,5 +221,9 @@ bool replies_flush(struct connection *connection);
 
 /* frame_server.c */
 void loop_arm_deadline(struct loop *loop, uint64_t deadline_ms);
+/* Whether the caller is the loop's thread. */
+bool loop_is_here(const struct loop *loop);
+/* Any thread: has the loop take the request up again. */
+void loop_post(struct loop *loop, struct request *request);
 
 #endif

@@ -156,8 +156,7 @@ static enum td_status hello_session(struct request *request)
                                                   : "this daemon needs a token; give the one of "
                                                     "its --token-file");
     if (FIELDS_HAS(in, session_key))
-        return session_join(options->engine->sessions, in->session_key, connection->account,
-                            &connection->session);
+        return session_join(options->engine->sessions, in->session_key, &connection->session);
     return session_open(options->engine->sessions, connection->account, connection->pid,
                         &connection->session);
 }
@@ -201,7 +200,16 @@ static enum td_status begin_ping(struct request *request)
 /* ---- the engine's operations -------------------------------------------------------------------
  */
 
-static void unpark(struct request *request)
+void request_link(struct request *request, struct request **list)
+{
+    request->parked_next = *list;
+    request->parked_link = list;
+    if (request->parked_next)
+        request->parked_next->parked_link = &request->parked_next;
+    *list = request;
+}
+
+void request_unlink(struct request *request)
 {
     *request->parked_link = request->parked_next;
     if (request->parked_next)
@@ -218,30 +226,36 @@ static void skip_body(struct request *request)
     connection->wanted = request->header.body_length;
 }
 
+/* One that is not the request's own is made for a run after waiting. */
+static void phase_free(struct phase *phase)
+{
+    struct request *request = phase->request;
+    if (phase != &request->receive && phase != &request->run)
+        free(phase);
+}
+
 /* Hands the request to the job pool; answers it if that is full. */
 static void park(struct request *request, struct phase *phase, const struct parked_ops *ops)
 {
     struct connection *connection = request->connection;
-    request->receiving = phase == &request->receive;
+    bool receiving = phase == &request->receive;
+    request->phase = phase;
     atomic_fetch_add(&request->refs, 1);
-    request->parked_next = connection->parked;
-    request->parked_link = &connection->parked;
-    if (request->parked_next)
-        request->parked_next->parked_link = &request->parked_next;
-    connection->parked = request;
-    if (request->receiving)
+    request_link(request, &connection->parked);
+    if (receiving)
         connection->reading = READ_HOLD;
     enum td_status status =
         parked_submit(connection->loop->server->options.engine->jobs, &phase->parked, ops,
-                      request->receiving ? PARKED_AHEAD : PARKED_IN_TURN);
+                      receiving ? PARKED_AHEAD : PARKED_IN_TURN);
     if (status == TD_OK) {
         if (request->deadline_ms) /* one that passed between two phases is noticed now */
             loop_arm_deadline(connection->loop, request->deadline_ms);
         return;
     }
-    unpark(request);
+    request_unlink(request);
+    phase_free(phase);
     atomic_fetch_sub(&request->refs, 1);
-    if (request->receiving)
+    if (receiving)
         skip_body(request);
     request_fail(request, status);
 }
@@ -249,16 +263,33 @@ static void park(struct request *request, struct phase *phase, const struct park
 static void run_inline(struct request *request)
 {
     enum td_status status = op_run(&request->call);
+    if (status == TD_OK && request->call.waits) {
+        request_wait(request);
+        return;
+    }
     if (status == TD_OK)
         status = op_commit(&request->call);
     note_failure(request, status);
     reply_queue(request);
 }
 
-static void execute(struct request *request)
+/* The job pool may still hold the phase that ran before the request waited. */
+static void run_in_pool(struct request *request)
+{
+    struct phase *phase = request->ran_in_job ? malloc(sizeof *phase) : &request->run;
+    if (!phase) {
+        request_fail(request, fail(TD_OUT_OF_MEMORY, "no memory for an operation"));
+        return;
+    }
+    request->ran_in_job = true;
+    phase->request = request;
+    park(request, phase, &run_ops);
+}
+
+void request_execute(struct request *request)
 {
     if (op_run_is_long(&request->call))
-        park(request, &request->run, &run_ops);
+        run_in_pool(request);
     else
         run_inline(request);
 }
@@ -268,7 +299,7 @@ void request_body_complete(struct request *request)
     if (request->header.opcode == OP_ping)
         reply_queue(request);
     else
-        execute(request);
+        request_execute(request);
 }
 
 /* The body may come: into the storage that was made for it. */
@@ -312,12 +343,15 @@ static enum td_status begin_op(struct request *request)
         return begin_ping(request);
     call->op = (enum op)opcode;
     call->session = session_ref(connection->session);
-    call->account = connection->account;
+    call->account = session_account(connection->session);
     call->body_length = request->header.body_length;
     call->local = connection->local;
     call->emit = emit;
     call->sink = request;
-    if (FIELDS_HAS(&request->in, timeout_ms)) {
+    bool may_wait = op_infos[opcode].traits & OP_WAITS;
+    if (may_wait)
+        call->wake = request_wake;
+    if (FIELDS_HAS(&request->in, timeout_ms) && !(may_wait && request->in.timeout_ms == 0)) {
         uint64_t limit = UINT32_MAX, wanted = request->in.timeout_ms;
         request->deadline_ms = uv_now(&connection->loop->uv) + (wanted < limit ? wanted : limit);
         loop_arm_deadline(connection->loop, request->deadline_ms);
@@ -375,27 +409,30 @@ void request_expire(struct request *request)
     connection_resume(connection);
 }
 
+static struct phase *phase_of(struct parked *parked)
+{
+    return (struct phase *)(void *)((char *)parked - offsetof(struct phase, parked));
+}
+
 static struct request *request_of(struct parked *parked)
 {
-    return ((struct phase *)(void *)((char *)parked - offsetof(struct phase, parked)))->request;
+    return phase_of(parked)->request;
 }
 
 /* Any thread: tells the loop. */
 static void complete(struct parked *parked, enum td_status status)
 {
     struct request *request = request_of(parked);
-    struct loop *loop = request->loop;
     note_failure(request, status);
-    pthread_mutex_lock(&loop->lock);
-    request->next = loop->done;
-    loop->done = request;
-    uv_async_send(&loop->wake); /* under the lock: without it the loop might be gone by now */
-    pthread_mutex_unlock(&loop->lock);
+    loop_post(request->loop, request);
 }
 
 static void destroy(struct parked *parked)
 {
-    request_unref(request_of(parked));
+    struct phase *phase = phase_of(parked);
+    struct request *request = phase->request;
+    phase_free(phase);
+    request_unref(request);
 }
 
 static enum td_status receive_in_job(struct parked *parked)
@@ -410,6 +447,8 @@ static enum td_status run_in_job(struct parked *parked)
     if (!late)
         TRY(parked_commit(parked));
     TRY(op_run(call));
+    if (call->waits)
+        return TD_OK;
     enum td_status status = late ? parked_commit(parked) : TD_OK;
     if (status != TD_OK)
         op_undo(call);
@@ -421,16 +460,15 @@ static const struct parked_ops run_ops = {run_in_job, complete, destroy};
 
 void request_cancel(struct request *request, enum td_status status)
 {
-    struct phase *phase = request->receiving ? &request->receive : &request->run;
-    (void)parked_cancel(&phase->parked, status);
+    (void)parked_cancel(&request->phase->parked, status);
 }
 
 void request_done(struct request *request)
 {
     struct connection *connection = request->connection;
-    struct phase *phase = request->receiving ? &request->receive : &request->run;
-    bool receiving = request->receiving;
-    unpark(request);
+    struct phase *phase = request->phase;
+    bool receiving = phase == &request->receive;
+    request_unlink(request);
     if (connection->closed) {
         request_undo(request);
         parked_unref(&phase->parked);
@@ -438,7 +476,9 @@ void request_done(struct request *request)
         connection_free_if_done(connection);
         return;
     }
-    if (!receiving) {
+    if (!receiving && request->status == TD_OK && request->call.waits) {
+        request_wait(request);
+    } else if (!receiving) {
         reply_queue(request);
     } else if (request->status == TD_OK) {
         body_begin(request);

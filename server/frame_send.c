@@ -74,8 +74,7 @@ static bool fits_output(const struct request *request, size_t head_length)
     const struct connection *connection = request->connection;
     uint16_t opcode = request->header.opcode;
     unsigned traits = opcode < OP_END ? op_infos[opcode].traits : 0;
-    bool gives = request->status == TD_OK &&
-                 ((traits & (OP_MAKES | OP_FD_OUT)) || (opcode && request->call.undo));
+    bool gives = request->status == TD_OK && (traits & (OP_MAKES | OP_FD_OUT | OP_WAITS));
     return !gives && !connection->sending && request->body_length <= OUTPUT_BODY_MAX &&
            head_length + request->body_length <= OUTPUT_BYTES - connection->output_end;
 }

@@ -157,17 +157,18 @@ static void on_tick(uv_timer_t *timer)
         uv_close((uv_handle_t *)&loop->deadline, NULL);
         uv_close((uv_handle_t *)&loop->wake, NULL);
         uv_close((uv_handle_t *)&loop->check, NULL);
+        uv_close((uv_handle_t *)&loop->before, NULL);
     }
 }
 
-/* Whether the deadline has passed; if it is yet to come, the timer is set for it. */
-static bool is_due(const struct request *request, uint64_t now)
+/* Whether a time (0: none) has passed; if it is yet to come, the timer is set for it. */
+static bool is_due(struct loop *loop, uint64_t due_ms, uint64_t now)
 {
-    if (!request->deadline_ms)
+    if (!due_ms)
         return false;
-    if (request->deadline_ms > now)
-        loop_arm_deadline(request->loop, request->deadline_ms);
-    return request->deadline_ms <= now;
+    if (due_ms > now)
+        loop_arm_deadline(loop, due_ms);
+    return due_ms <= now;
 }
 
 static void on_deadline(uv_timer_t *timer)
@@ -176,9 +177,12 @@ static void on_deadline(uv_timer_t *timer)
     uint64_t now = uv_now(&loop->uv);
     for (struct connection *c = loop->connections; c; c = c->next) {
         for (struct request *r = c->parked; r; r = r->parked_next)
-            if (is_due(r, now))
+            if (is_due(loop, r->deadline_ms, now))
                 request_cancel(r, fail(TD_DEADLINE, "the request's timeout_ms passed"));
-        if (c->reading == READ_BODY && is_due(c->incoming, now))
+        for (struct request *r = c->waiting; r; r = r->parked_next)
+            if (is_due(loop, request_due_ms(r), now))
+                request_wake_now(r);
+        if (c->reading == READ_BODY && is_due(loop, c->incoming->deadline_ms, now))
             request_expire(c->incoming);
     }
 }
@@ -203,19 +207,39 @@ static void drain_begin(struct loop *loop)
         uv_close((uv_handle_t *)&loop->accepting[i], NULL);
     /* Not at once: requests that are in the sockets' buffers already are read and answered. */
     uv_timer_start(&loop->tick, on_tick, DRAIN_TICK_MS, DRAIN_TICK_MS);
+    for (struct connection *c = loop->connections; c; c = c->next)
+        connection_end_waits(c);
+}
+
+/* What other threads handed in, in that order. */
+static struct request *take_done(struct loop *loop, bool *stop)
+{
+    struct request *first = NULL;
+    pthread_mutex_lock(&loop->lock);
+    struct request *done = take(&loop->done);
+    *stop = loop->stop;
+    pthread_mutex_unlock(&loop->lock);
+    while (done) {
+        struct request *request = done;
+        done = done->next;
+        request->next = first;
+        first = request;
+    }
+    return first;
 }
 
 static void on_wake(uv_async_t *wake)
 {
     struct loop *loop = wake->data;
-    pthread_mutex_lock(&loop->lock);
-    struct request *done = take(&loop->done);
-    bool stop = loop->stop;
-    pthread_mutex_unlock(&loop->lock);
+    bool stop;
+    struct request *done = take_done(loop, &stop);
     while (done) {
         struct request *request = done;
         done = done->next;
-        request_done(request);
+        if (request->waiting)
+            request_woken(request);
+        else
+            request_done(request);
     }
     for (struct connection *c = loop->connections; c; c = c->next)
         if (c->more)
@@ -224,14 +248,46 @@ static void on_wake(uv_async_t *wake)
         drain_begin(loop);
 }
 
+/* Runs what was woken, and sends what came of all. */
+static void settle(struct loop *loop)
+{
+    requests_run_woken(loop);
+    connections_settle(loop);
+    if (loop->woken) /* too many for one turn, or woken by a connection's end just now */
+        uv_async_send(&loop->wake);
+}
+
 static void on_check(uv_check_t *check)
 {
-    connections_settle(check->data);
+    settle(check->data);
+}
+
+/* A name's time to live, or a queue's, may have woken somebody in a timer's turn. */
+static void before_sleep(uv_prepare_t *before)
+{
+    settle(before->data);
+}
+
+static _Thread_local const struct loop *loop_here;
+
+bool loop_is_here(const struct loop *loop)
+{
+    return loop == loop_here;
+}
+
+void loop_post(struct loop *loop, struct request *request)
+{
+    pthread_mutex_lock(&loop->lock);
+    request->next = loop->done;
+    loop->done = request;
+    uv_async_send(&loop->wake); /* under the lock: without it the loop might be gone by now */
+    pthread_mutex_unlock(&loop->lock);
 }
 
 static void *loop_thread(void *argument)
 {
     struct loop *loop = argument;
+    loop_here = loop;
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     return NULL;
 }
@@ -243,7 +299,11 @@ static int loop_init(struct loop *loop)
     int error = uv_loop_init(&loop->uv);
     if (error)
         return error;
+    loop->woken_last = &loop->woken;
     loop->wake.data = loop->tick.data = loop->deadline.data = loop->check.data = loop;
+    loop->before.data = loop;
+    uv_prepare_init(&loop->uv, &loop->before);
+    uv_prepare_start(&loop->before, before_sleep);
     uv_check_init(&loop->uv, &loop->check);
     uv_check_start(&loop->check, on_check);
     uv_timer_init(&loop->uv, &loop->tick);

@@ -313,10 +313,10 @@ enum td_status exchange_call(struct exchange *x, enum op op)
     x->call.emit = emit;
     x->call.sink = x;
     TRY(op_check_cast(&x->call, TD_BOOL, TD_BOOL)); /* a wrong rule, also where nothing is cast */
-    if (FIELDS_HAS(&x->in, timeout_ms)) {
-        uint64_t limit = HTTP_WAIT_MAX_MS, wanted = x->in.timeout_ms;
+    bool may_wait = op_infos[op].traits & OP_WAITS, timed = FIELDS_HAS(&x->in, timeout_ms);
+    uint64_t limit = HTTP_WAIT_MAX_MS, wanted = timed ? x->in.timeout_ms : limit;
+    if (may_wait ? wanted > 0 : timed) /* what need not wait at all is in no hurry for that */
         x->op_deadline_ms = exchange_now() + (wanted < limit ? wanted : limit);
-    }
     if (!x->list && !(op_infos[op].traits & OP_BYTES) && (op_infos[op].traits & OP_BODY_OUT))
         x->list = cJSON_CreateArray();
     return TD_OK;
@@ -329,6 +329,8 @@ static enum td_status run_in_job(struct exchange *x, struct parked *parked)
     if (!late)
         TRY(parked_commit(parked));
     TRY(op_run(call));
+    if (call->waits)
+        return TD_OK;
     enum td_status status = late ? parked_commit(parked) : TD_OK;
     if (status != TD_OK)
         op_undo(call);
@@ -344,14 +346,73 @@ static bool list_is_long(const struct op_call *call)
     return call->op == OP_list && !few && store_count(call->engine->store) > LIST_INLINE;
 }
 
-enum td_status exchange_run(struct exchange *x, enum td_status (*then)(struct exchange *x))
+/* Of an operation that may wait. */
+enum http_wait {
+    WAIT_NONE,    /* it runs */
+    WAIT_WAITING, /* it is suspended */
+    WAIT_WOKEN,
+};
+
+/* Any thread. */
+static void wake_call(struct op_call *call)
 {
-    x->next = then;
+    struct exchange *x =
+        (struct exchange *)(void *)((char *)call - offsetof(struct exchange, call));
+    if (atomic_exchange(&x->wait, WAIT_WOKEN) == WAIT_WAITING)
+        exchange_wake(x, TD_OK);
+}
+
+static enum td_status run_again(struct exchange *x);
+
+static enum td_status wait_suspended(struct exchange *x)
+{
+    int running = WAIT_NONE;
+    uint64_t until_ms = x->call.wait_until_ms, deadline_ms = x->op_deadline_ms;
+    if (atomic_load(&x->server->draining))
+        return fail(TD_UNAVAILABLE, "the daemon is stopping");
+    x->next = run_again;
+    exchange_suspend(x,
+                     until_ms && (!deadline_ms || until_ms < deadline_ms) ? until_ms : deadline_ms);
+    if (!atomic_compare_exchange_strong(&x->wait, &running, WAIT_WAITING))
+        exchange_wake(x, TD_OK); /* since op_run began */
+    return TD_OK;
+}
+
+static enum td_status run_end(struct exchange *x)
+{
+    if (x->call.waits)
+        return wait_suspended(x);
+    x->next = x->then;
+    return x->then(x);
+}
+
+static enum td_status run(struct exchange *x)
+{
+    x->next = run_end;
     if (op_run_is_long(&x->call))
         return exchange_park(x, run_in_job, PARKED_IN_TURN);
     if (list_is_long(&x->call))
         return exchange_park(x, run_in_job, PARKED_AHEAD);
     TRY(op_run(&x->call));
-    TRY(op_commit(&x->call));
-    return then(x);
+    if (!x->call.waits)
+        TRY(op_commit(&x->call));
+    return run_end(x);
+}
+
+static enum td_status run_again(struct exchange *x)
+{
+    atomic_store(&x->wait, WAIT_NONE);
+    if (x->op_deadline_ms && exchange_now() >= x->op_deadline_ms) {
+        x->call.timed_out = true;
+        x->op_deadline_ms = 0;
+    }
+    return run(x);
+}
+
+enum td_status exchange_run(struct exchange *x, enum td_status (*then)(struct exchange *x))
+{
+    x->then = then;
+    if (op_infos[x->call.op].traits & OP_WAITS)
+        x->call.wake = wake_call;
+    return run(x);
 }

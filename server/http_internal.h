@@ -19,7 +19,8 @@
  *   http_about.c     probes, the contract, the first page
  *
  * Threads: an exchange belongs to the libmicrohttpd thread of its connection. While it is suspended
- * it belongs to whoever will wake it (one job, one watch); exchange_wake hands it back.
+ * it belongs to whoever will wake it (one job, one watch, an operation's waiter); exchange_wake
+ * hands it back.
  */
 #ifndef SERVER_HTTP_INTERNAL_H
 #define SERVER_HTTP_INTERNAL_H
@@ -127,7 +128,9 @@ struct exchange {
     struct session *session; /* a reference */
     bool session_is_new;     /* the answer tells its key */
     uint64_t op_deadline_ms; /* of the request's timeout_ms; 0: none */
+    atomic_int wait;         /* enum http_wait */
     bool call_begun;
+    enum td_status (*then)(struct exchange *x); /* what follows the operation */
     struct fields in;
     struct op_call call;
     struct upload *upload; /* owned */
@@ -187,7 +190,8 @@ NODISCARD enum td_status exchange_open_session(struct exchange *x);
 
 /* Sets up x->call for an operation over x->in, with the session found. */
 NODISCARD enum td_status exchange_call(struct exchange *x, enum op op);
-/* op_run and op_commit, in the job pool if they are long; then `then`. */
+/* op_run and op_commit, in the job pool if they are long; then `then`. An operation that waits
+ * suspends the exchange until it is woken or its time is over, and is run again. */
 NODISCARD enum td_status exchange_run(struct exchange *x,
                                       enum td_status (*then)(struct exchange *x));
 

@@ -65,6 +65,8 @@ static enum td_status begin(struct exchange *x, const char *method, const char *
 /* What only the answer would have told of, which nobody gets: an object, a session. */
 static void take_back(struct exchange *x)
 {
+    if (x->call_begun)
+        op_stop_waiting(&x->call);
     if (x->undo && x->call_begun && x->call.session)
         op_undo(&x->call);
     x->undo = false; /* once: an object may have been handed out before */

@@ -58,6 +58,7 @@ static enum td_status open_engine(struct daemon *daemon)
         .pool_bytes = o->pool_limit < o->memory_limit ? o->pool_limit : o->memory_limit,
         .job_threads = (unsigned)o->job_threads,
         .max_queued = (unsigned)o->max_queued,
+        .max_watches = (unsigned)o->max_watches,
     };
     if (*o->token_file)
         TRY(token_read(o->token_file, &daemon->token));

@@ -72,6 +72,8 @@ struct option_row {
       "connections of one user; 0: all but a sixteenth")                                           \
     X("max-inflight", max_inflight, COUNT, "64", "N", "requests of a connection at a time")        \
     X("max-queued", max_queued, COUNT, "4096", "N", "operations that wait for a job thread")       \
+    X("max-watches", max_watches, COUNT, "4096", "N",                                              \
+      "requests that wait for names, or watch them, at a time")                                    \
     X("io-threads", io_threads, COUNT, "2", "N", "threads that serve connections")                 \
     X("http-threads", http_threads, COUNT, "1", "N", "threads that serve HTTP")                    \
     X("job-threads", job_threads, COUNT, "2", "N", "threads for casts and copies")                 \

@@ -35,7 +35,8 @@ static inline enum td_status list_entry(void *sink, const struct fields *entry)
 {
     (void)sink;
     if (listed.count < 128) {
-        snprintf(listed.names[listed.count], 64, "%.*s", TEXT_ARGS(entry->name));
+        if (FIELDS_HAS(entry, name))
+            snprintf(listed.names[listed.count], 64, "%.*s", TEXT_ARGS(entry->name));
         listed.counts[listed.count] = FIELDS_HAS(entry, count) ? entry->count : 0;
     }
     listed.count++;
@@ -203,6 +204,7 @@ static inline struct ledger_limits used_now(void)
 static inline int open_engine_with(uint64_t memory_bytes, uint64_t pool_bytes)
 {
     struct engine_options options = {
+        .max_watches = 8,
         .ledger = {.memory_bytes = memory_bytes, .descriptors = 64, .names = 256},
         .sessions = {.sessions = 4, .objects = 512, .leases = 64},
         .pool_bytes = pool_bytes,

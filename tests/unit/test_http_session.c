@@ -234,7 +234,7 @@ static void shared_with_a_connection(void **state)
     (void)state;
     struct tensor *tensor = bytes_tensor(engine->devices.list[0], 8);
     struct text text = open_session(key);
-    assert_ok(session_join(engine->sessions, text, NULL, &joined));
+    assert_ok(session_join(engine->sessions, text, &joined));
     assert_ok(session_hold(joined, tensor));
     assert_ok(http_session_close(sessions, text));
     assert_false(lives(text));

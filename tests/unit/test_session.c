@@ -141,14 +141,14 @@ static void join_and_leave(void **state)
     (void)state;
     struct session *session = open_session();
     memcpy(key, session_key(session), sizeof key);
-    assert_ok(session_join(table, text_of(key), NULL, &again));
+    assert_ok(session_join(table, text_of(key), &again));
     assert_ptr_equal(again, session);
     assert_ok(session_hold(session, tensor));
     session_leave(session);
     assert_counts(1, 1, 0); /* one connection is left */
     session_leave(again);
     assert_counts(0, 0, 0);
-    assert_refused(session_join(table, text_of(key), NULL, &late), TD_NOT_FOUND, "has ended");
+    assert_refused(session_join(table, text_of(key), &late), TD_NOT_FOUND, "has ended");
 }
 
 static void wrong_keys(void **state)
@@ -158,15 +158,15 @@ static void wrong_keys(void **state)
     (void)state;
     struct session *session = open_session();
     memcpy(key, session_key(session), sizeof key);
-    assert_refused(session_join(table, text_of(""), NULL, &joined), TD_NOT_FOUND, "");
-    assert_refused(session_join(table, (struct text){key, SESSION_KEY_LENGTH - 1}, NULL, &joined),
+    assert_refused(session_join(table, text_of(""), &joined), TD_NOT_FOUND, "");
+    assert_refused(session_join(table, (struct text){key, SESSION_KEY_LENGTH - 1}, &joined),
                    TD_NOT_FOUND, "");
-    assert_refused(session_join(table, (struct text){key, SESSION_KEY_LENGTH + 1}, NULL, &joined),
+    assert_refused(session_join(table, (struct text){key, SESSION_KEY_LENGTH + 1}, &joined),
                    TD_NOT_FOUND, "");
     key[0] = key[0] == '0' ? '1' : '0';
-    assert_refused(session_join(table, text_of(key), NULL, &joined), TD_NOT_FOUND, "");
+    assert_refused(session_join(table, text_of(key), &joined), TD_NOT_FOUND, "");
     session_leave(session);
-    assert_refused(session_join(table, text_of(key), NULL, &joined), TD_NOT_FOUND, "");
+    assert_refused(session_join(table, text_of(key), &joined), TD_NOT_FOUND, "");
 }
 
 /* An operation that still runs keeps the head, and adds nothing any more. */
@@ -218,8 +218,7 @@ static void limit_of_sessions(void **state)
     for (int i = 0; i < 3; i++)
         sessions[i] = open_session();
     assert_refused(session_open(table, NULL, 0, &more), TD_UNAVAILABLE, "3 sessions are open");
-    assert_ok(
-        session_join(table, text_of(session_key(sessions[0])), NULL, &more)); /* is no new one */
+    assert_ok(session_join(table, text_of(session_key(sessions[0])), &more)); /* is no new one */
     session_leave(more);
     session_leave(sessions[0]);
     sessions[0] = open_session();

@@ -73,7 +73,7 @@ static void *join_work_leave(void *argument)
 {
     int self = *(int *)argument;
     struct session *session;
-    enum td_status status = session_join(table, text_of(key), NULL, &session);
+    enum td_status status = session_join(table, text_of(key), &session);
     if (status == TD_OK) {
         work(session, self);
         session_leave(session);
