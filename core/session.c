@@ -352,6 +352,12 @@ void session_unpin(struct session *session, uint64_t id)
     (void)drop(session, id, true); /* a session that has ended has let it go */
 }
 
+void session_disown(struct session *session, uint64_t id)
+{
+    while (drop(session, id, false))
+        ;
+}
+
 void session_drop_all(struct session *session)
 {
     struct held_object *object, *next, *gone = NULL;

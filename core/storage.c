@@ -188,6 +188,8 @@ void storage_unref(struct storage *storage)
         return;
     known_remove(storage);
     pay_end(storage);
+    if (storage->freed)
+        storage->freed(storage);
     storage->device->ops->free(storage->device, &storage->memory);
     storage_delete(storage);
 }
@@ -257,12 +259,14 @@ bool storage_is_exposed(const struct storage *storage)
 enum td_status storage_share_building(struct storage *storage, int *fd)
 {
     assert(storage_mode_of(storage) == STORAGE_BUILDING);
-    storage->filled = true;
     pthread_rwlock_wrlock(&storage->lock);
     enum td_status status =
         storage->device->ops->share(storage->device, &storage->memory, STORAGE_BUILDING, true, fd);
-    if (status == TD_OK && !storage->inode)
-        known_add(storage);
+    if (status == TD_OK) {
+        storage->filled = true;
+        if (!storage->inode)
+            known_add(storage);
+    }
     pthread_rwlock_unlock(&storage->lock);
     return status;
 }

@@ -255,6 +255,7 @@ SECURITY_SCHEMES = {
 EXAMPLE = {
     "input": "x", "other": "y", "output": "z", "dtype": "float16", "shape": [3, 2], "value": 0.5,
     "end": 10, "high": 10, "dim": 0, "dim0": 0, "dim1": 1, "dims": [1, 0], "index": "0, 1:",
+    "queue": "q", "tensors": "image=x\nlabel=y", "lease": 7,
 }  # fmt: skip
 # Where the fields that are needed (and an output) make no good example.
 EXAMPLES = {

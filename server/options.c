@@ -52,6 +52,7 @@ struct option_row {
     X("max-body", max_body, SIZE, NULL, "BYTES", "of one request")                                 \
     X("max-descriptors", max_descriptors, COUNT, NULL, "N", "memory descriptors held")             \
     X("max-names", max_names, COUNT, "1000000", "N", "names in the store")                         \
+    X("max-queues", max_queues, COUNT, "1024", "N", "queues")                                      \
     X("max-connections", max_connections, COUNT, "1024", "N", "open connections, and sessions")    \
     X("http-connections", http_connections, COUNT, "4096", "N", "open HTTP connections")           \
     X("http-per-address", http_per_address, COUNT, "4096", "N",                                    \
