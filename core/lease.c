@@ -238,14 +238,18 @@ static void describe_locked(const struct lease *lease, uint64_t now_ms, struct l
         .age_ms = now_ms - lease->since_ms,
         .ttl_ms = lease->expires_ms > now_ms ? lease->expires_ms - now_ms : 0,
         .kind = lease->kind,
-        .uid = account ? account->principal.uid : UID_UNKNOWN,
+        .has_uid = account && account->principal.kind == PRINCIPAL_UID,
+        .uid = account ? account->principal.uid : 0,
         .pid = owner->pid,
     };
     snprintf(out->principal, sizeof out->principal, "%s", account ? account->name : "");
     if (!lease->storage)
         return;
+    enum storage_mode mode = storage_mode_of(lease->storage);
+    if (lease->kind == LEASE_FILL && mode != STORAGE_BUILDING) /* it is published */
+        out->kind = mode == STORAGE_FROZEN ? LEASE_READ : LEASE_WRITE;
     out->storage = lease->storage->id;
-    out->mode = storage_mode_name(storage_mode_of(lease->storage));
+    out->mode = storage_mode_name(mode);
     out->deleted = storage_is_deleted(lease->storage);
 }
 

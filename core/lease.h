@@ -65,7 +65,8 @@ struct lease_entry {
     enum lease_kind kind;
     const char *mode; /* of the storage; NULL without one */
     bool deleted;     /* no name leads to the storage */
-    uint32_t uid;     /* with the principal's name */
+    bool has_uid;     /* the principal is a user */
+    uint32_t uid;
     int32_t pid;
     char principal[24];
 };
