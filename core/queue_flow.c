@@ -22,18 +22,31 @@ static void unlink_item(struct queue *queue, struct queue_item *item)
     queue->bytes -= item->bytes;
 }
 
-static void link_item(struct queue *queue, struct queue_item *item, bool first)
+/* By number: what comes back stands ahead of all that were put later, and behind what was put
+ * before and came back, too. */
+static void link_item(struct queue *queue, struct queue_item *item)
 {
-    if (first)
-        TAILQ_INSERT_HEAD(&queue->items, item, link);
-    else
+    struct queue_item *last = TAILQ_LAST(&queue->items, item_list), *at;
+    if (!last || last->id < item->id) {
         TAILQ_INSERT_TAIL(&queue->items, item, link);
+    } else {
+        for (at = TAILQ_FIRST(&queue->items); at->id < item->id; at = TAILQ_NEXT(at, link))
+            ;
+        TAILQ_INSERT_BEFORE(at, item, link);
+    }
     queue->count++;
     queue->bytes += item->bytes;
 }
 
 /* ---- items that come back ----------------------------------------------------------------------
  */
+
+/* Its memory is not to be waited for by its producer. */
+static void retire_segments(const struct queue_item *item)
+{
+    for (size_t i = 0; i < item->count; i++)
+        ring_retire(item->tensors[i].tensor->storage);
+}
 
 /* What was in flight goes back to the front, aside after too many deliveries, or, if the queue is
  * no more, to those that are gone. */
@@ -49,27 +62,22 @@ static void come_back_locked(struct queue *queue, struct delivery *delivery, str
     } else if (atomic_load(&item->deliveries) >= QUEUE_DELIVERIES_MAX) {
         TAILQ_INSERT_TAIL(&queue->parked, item, link);
         queue->parked_count++;
+        retire_segments(item);
     } else {
-        link_item(queue, item, true);
+        link_item(queue, item);
         (void)waiter_wake_one(&queue->getters);
     }
 }
 
-/* The latest first, so that the oldest of several stands at the front afterwards. */
 static void expire_locked(struct queue *queue, struct item_list *gone)
 {
-    struct delivery *last = NULL, *delivery;
     uint64_t now_ms = lease_now();
-    TAILQ_FOREACH(delivery, &queue->flying, link)
-    {
-        if (delivery->due_ms > now_ms)
-            break;
-        last = delivery;
-    }
-    for (; last; last = delivery) {
-        delivery = TAILQ_PREV(last, delivery_list, link);
+    for (struct delivery *first; (first = TAILQ_FIRST(&queue->flying));) {
+        if (first->due_ms > now_ms)
+            return;
         queue->expired++;
-        come_back_locked(queue, last, gone);
+        retire_segments(first->item); /* who is as slow as that may hold it for ever */
+        come_back_locked(queue, first, gone);
     }
 }
 
@@ -140,7 +148,7 @@ static enum td_status put_locked(struct queue *queue, struct queue_item *item,
     if (*waits)
         return TD_OK;
     item->id = ++queue->last_item;
-    link_item(queue, queue_item_ref(item), false);
+    link_item(queue, queue_item_ref(item));
     queue->puts++;
     (void)waiter_wake_one(&queue->getters);
     if (queue->putters.first && has_room(queue, 0))
@@ -205,6 +213,8 @@ static void delivery_end(struct delivery *delivery)
         come_back_locked(queue, delivery, &gone);
     }
     pthread_mutex_unlock(&queue->lock);
+    if (delivery->lease.cut) /* the client may be there still, and read */
+        retire_segments(delivery->item);
     queue_items_free(&gone);
     delivery_free(delivery);
 }

@@ -245,6 +245,25 @@ bool ring_drop_free(struct ring *ring)
     return gone != NULL;
 }
 
+void ring_retire(struct storage *storage)
+{
+    if (!ring_owns(storage))
+        return;
+    struct ring *ring = storage->idle_argument;
+    bool here = false;
+    pthread_mutex_lock(&ring->lock);
+    for (size_t i = 0; i < ring->count && !here; i++)
+        if (ring->segments[i].storage == storage) {
+            here = true;
+            ring->bytes -= storage->size_bytes;
+            ring->segments[i] = ring->segments[--ring->count];
+            (void)waiter_wake_one(&ring->waiting); /* another may be made in its place */
+        }
+    pthread_mutex_unlock(&ring->lock);
+    if (here)
+        segment_leave(storage);
+}
+
 static enum td_status make_segment(struct ring *ring, struct device *device, uint64_t size_bytes,
                                    struct storage **out)
 {

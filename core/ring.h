@@ -44,6 +44,10 @@ bool ring_is_ready(struct ring *ring, uint64_t size_bytes);
 /* Frees the segment that has not been wanted for longest; false if all are in use. */
 bool ring_drop_free(struct ring *ring);
 void ring_forget(struct ring *ring, struct waiter *waiter, bool given_up);
+/* The storage, if it is a segment of a ring, is not to be filled again: somebody may go on reading
+ * who is not waited for, or it may be a long time before it comes back. It goes with its last
+ * reference, which the caller has one of. */
+void ring_retire(struct storage *storage);
 /* Whether the storage is a segment of a ring. */
 static inline bool ring_owns(const struct storage *storage)
 {

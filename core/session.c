@@ -3,6 +3,7 @@
 #include "core/account.h"
 #include "core/hash.h"
 #include "core/random_id.h"
+#include "core/ring.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -170,6 +171,7 @@ static void session_end(struct session *session)
     HASH_ITER(hh, objects, object, next)
     {
         HASH_DEL(objects, object);
+        ring_retire(object->tensor->storage); /* the client may be there still, and read */
         object_end(session, object);
     }
 }
