@@ -222,15 +222,20 @@ static bool is_repeatable(enum op op)
     case OP_list:
     case OP_print:
     case OP_item:
+    case OP_wait:
+    case OP_watch:
         return true;
     default:
         return false;
     }
 }
 
+/* What waits for others waits for ever, unless it says how long. */
 static int64_t call_deadline(const struct td_client *client, const struct call *call)
 {
     int64_t timeout_ms = client->timeout_ms;
+    if ((op_infos[call->op].traits & OP_WAITS) && !FIELDS_HAS(call->fields, timeout_ms))
+        return DEADLINE_NEVER;
     if (timeout_ms >= 0 && FIELDS_HAS(call->fields, timeout_ms)) {
         uint64_t asked = call->fields->timeout_ms;
         if (asked > INT64_MAX - TIMEOUT_GRACE_MS)
@@ -251,7 +256,8 @@ static enum td_status call_once(struct td_client *client, const struct call *cal
 
     *again = false;
     TRY(reply_new(&reply));
-    TRY(pool_take(client, deadline, &connection));
+    int64_t connect_deadline = deadline_after(client->timeout_ms);
+    TRY(pool_take(client, deadline == DEADLINE_NEVER ? connect_deadline : deadline, &connection));
     bool fresh = connection->fresh;
     reply->session = connection->session;
     enum td_status status = connection_exchange(connection, call, deadline, reply, &exchange);

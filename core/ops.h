@@ -6,14 +6,15 @@
  *     op_commit    publishes or hands out the result, and describes it; never long
  *     op_end       always, at the end
  *
- * Some operations wait (OP_WAITS): op_run then returns TD_OK with call->waits set. The door comes back
- * to it, with op_run again, when call->wake was called, at wait_until_ms, or, with timed_out set, when
- * the request's timeout_ms is over; then it does not wait any more. op_stop_waiting gives it up.
+ * Some operations wait (OP_WAITS): op_run then returns TD_OK with call->waits set. The door comes
+ * back to it, with op_run again, when call->wake was called, at wait_until_ms, or, with timed_out
+ * set, when the request's timeout_ms is over; then it does not wait any more. op_stop_waiting gives
+ * it up.
  *
  * What such an operation does: it looks; if what it wants is not there and op_may_wait (in
- * ops_internal.h), it registers a waiter whose wake leads to call->wake, sets stop_waiting, looks once
- * more if something may have come in between, and sets `waits`. op_run takes the waiter out of its
- * list before it runs the operation again, and also when the operation turns out not to wait.
+ * ops_internal.h), it registers a waiter whose wake leads to call->wake, sets stop_waiting, looks
+ * once more if something may have come in between, and sets `waits`. op_run takes the waiter out of
+ * its list before it runs the operation again, and also when the operation turns out not to wait.
  *
  * A door fills in the first part of struct op_call, calls these in order (from any thread, one at a
  * time), stops at the first that fails, and sends what the second part holds.
@@ -39,9 +40,9 @@ struct op_call {
     bool local; /* descriptors can be passed */
     enum td_status (*emit)(void *sink, const struct fields *entry); /* takes entries of a list */
     void *sink;
-    /* Of an operation that waits: comes from any thread, at most once for each time that a waiter was
-     * registered, maybe before op_run has returned; only signals, and may come for nothing. NULL: it
-     * does not wait. */
+    /* Of an operation that waits: comes from any thread, at most once for each time that a waiter
+     * was registered, maybe before op_run has returned; only signals, and may come for nothing.
+     * NULL: it does not wait. */
     void (*wake)(struct op_call *call);
     bool timed_out; /* its time is over: op_run ends it, one way or the other */
 
@@ -64,10 +65,10 @@ struct op_call {
     struct store_watch watch;  /* or in the store's */
     uint64_t since;            /* of `watch`: all up to this revision is known */
     bool begun;                /* op_run was called before */
-    /* Takes the waiter out of its list: then `wake` is not running and not called any more. NULL: it
-     * is in none. */
+    /* Takes the waiter out of its list: then `wake` is not running and not called any more. NULL:
+     * it is in none. */
     void (*stop_waiting)(struct op_call *call);
-    bool given_up; /* stop_waiting: op_run does not follow, so a wake that it had goes to the next */
+    bool given_up; /* stop_waiting: op_run does not follow; a wake that it had goes to the next */
 
     /* Large, and written before they are read: op_init does not clear them. */
     struct fields out;    /* to the door; texts live until op_end */

@@ -189,7 +189,8 @@ static void touch_name(struct op_call *call)
     struct text name = FIELDS_HAS(in, output) ? in->output : in->input;
     bool is_name = FIELDS_HAS(in, output) || call->input_generation; /* and no @id */
     uint64_t generation, ttl_ms;
-    if (is_name && store_touch(call->engine->store, name, call->input->storage, &generation, &ttl_ms))
+    if (is_name &&
+        store_touch(call->engine->store, name, call->input->storage, &generation, &ttl_ms))
         op_describe_name(&call->out, name, generation, ttl_ms);
 }
 

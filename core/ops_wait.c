@@ -33,10 +33,11 @@ static enum td_status begin_watching(struct op_call *call, struct text prefix, b
     struct engine *engine = call->engine;
     if (atomic_fetch_add(&engine->watches, 1) >= engine->max_watches) {
         atomic_fetch_sub(&engine->watches, 1);
-        return fail(TD_UNAVAILABLE,
-                    "%u requests wait for names or watch them, which is the limit; try again later, "
-                    "or raise --max-watches",
-                    engine->max_watches);
+        return fail(
+            TD_UNAVAILABLE,
+            "%u requests wait for names or watch them, which is the limit; try again later, "
+            "or raise --max-watches",
+            engine->max_watches);
     }
     call->watch.prefix = prefix;
     call->watch.exact = exact;

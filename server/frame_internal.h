@@ -93,7 +93,7 @@ struct connection {
     size_t input_start, input_end;
     int unclaimed[UNCLAIMED_MAX], unclaimed_count;
 
-    unsigned inflight; /* requests that exist */
+    unsigned inflight;       /* requests that exist */
     struct request *parked;  /* in the job pool */
     struct request *waiting; /* for what others do */
     /* Replies, in the order in which they go out: first the bytes of small ones, whose requests are

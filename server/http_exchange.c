@@ -355,7 +355,8 @@ enum http_wait {
 /* Any thread. */
 static void wake_call(struct op_call *call)
 {
-    struct exchange *x = (struct exchange *)(void *)((char *)call - offsetof(struct exchange, call));
+    struct exchange *x =
+        (struct exchange *)(void *)((char *)call - offsetof(struct exchange, call));
     if (atomic_exchange(&x->wait, WAIT_WOKEN) == WAIT_WAITING)
         exchange_wake(x, TD_OK);
 }
@@ -369,8 +370,8 @@ static enum td_status wait_suspended(struct exchange *x)
     if (atomic_load(&x->server->draining))
         return fail(TD_UNAVAILABLE, "the daemon is stopping");
     x->next = run_again;
-    exchange_suspend(x, until_ms && (!deadline_ms || until_ms < deadline_ms) ? until_ms
-                                                                             : deadline_ms);
+    exchange_suspend(x,
+                     until_ms && (!deadline_ms || until_ms < deadline_ms) ? until_ms : deadline_ms);
     if (!atomic_compare_exchange_strong(&x->wait, &running, WAIT_WAITING))
         exchange_wake(x, TD_OK); /* since op_run began */
     return TD_OK;

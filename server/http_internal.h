@@ -19,8 +19,8 @@
  *   http_about.c     probes, the contract, the first page
  *
  * Threads: an exchange belongs to the libmicrohttpd thread of its connection. While it is suspended
- * it belongs to whoever will wake it (one job, one watch, an operation's waiter); exchange_wake hands
- * it back.
+ * it belongs to whoever will wake it (one job, one watch, an operation's waiter); exchange_wake
+ * hands it back.
  */
 #ifndef SERVER_HTTP_INTERNAL_H
 #define SERVER_HTTP_INTERNAL_H

@@ -367,7 +367,11 @@ class Session:
         )
         return Reply(out[0])
 
-    def touch(self, name: str) -> None:
+    def touch(self, name: str, output: "str | None" = None) -> None:
+        """output: a name that shows the change, if it still is that memory's."""
+        if output is not None:
+            self.op("touch", input=name, output=output)
+            return
         check(lib.td_touch(self.connection(), text_argument(name, "name")))
 
     def release(self, object_id: int, count: int) -> None:

@@ -287,5 +287,7 @@ class Handle:
 
     def touch(self) -> None:
         """Tells the daemon that the elements were changed through a NumPy array or PyTorch tensor
-        over them: raises epoch and version, so that watchers and caches notice."""
-        self._ask(self._session.touch)
+        over them: raises epoch and version, so that watchers and caches notice. The name that the
+        handle has gets a new generation, if it still refers to this memory: so Client.wait and
+        Client.watch notice, too."""
+        self._ask(self._session.touch, self._name)
