@@ -91,7 +91,8 @@ static enum td_status make_room(const struct blocks *blocks, struct device *devi
     uint64_t elements = (uint64_t)(blocks->rows * blocks->row);
     if (*storage)
         return TD_OK;
-    return storage_create(device, elements * dtype_infos[blocks->dtype].size_bytes, false, storage);
+    return storage_create(device, NULL, elements * dtype_infos[blocks->dtype].size_bytes, false,
+                          storage);
 }
 
 /* The part's elements, cast and in C order, at the start of the buffer. */

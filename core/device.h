@@ -32,6 +32,7 @@ struct memory {
     int fd;                        /* the memfd, -1 on the heap */
     int read_fd;                   /* the same opened O_RDONLY for readers; -1 until shared */
     bool exported;        /* a descriptor of it has left the daemon, or came from a client */
+    bool imported;        /* the latter: its seals are the giver's */
     atomic_bool sealed;   /* the seals of its mode are set */
     bool read_only;       /* the daemon's own mapping cannot be written */
     void *retired;        /* a heap block that was promoted; late readers may still use it */
@@ -56,7 +57,8 @@ struct device_ops {
     enum td_status (*alloc)(struct device *, size_t size, bool clear, struct memory *out);
     void (*free)(struct device *, struct memory *);
     /* Readies the memory for other processes: moves it into a descriptor of its own and sets the
-     * seals of the mode. *fd is borrowed, for writing if `write`. The caller holds the lock. */
+     * seals of the mode; none of BUILDING. *fd is borrowed, for writing if `write`. CONFLICT while
+     * somebody else has mapped for writing what is to be FROZEN. The caller holds the lock. */
     enum td_status (*share)(struct device *, struct memory *, enum storage_mode, bool write,
                             int *fd);
     /* Takes over fd, memory that a client made; *out's fd is closed on failure too. */

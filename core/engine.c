@@ -15,12 +15,28 @@ static enum td_status begin_ids(void)
     return TD_OK;
 }
 
+static void who_holds(void *accounts, enum ledger_resource resource, char *out, size_t size)
+{
+    static const enum quota quotas[] = {
+        [LEDGER_BYTES] = QUOTA_BYTES,
+        [LEDGER_DESCRIPTORS] = QUOTA_DESCRIPTORS,
+        [LEDGER_NAMES] = QUOTA_NAMES,
+    };
+    accounts_describe(accounts, quotas[resource], out, size);
+}
+
 static enum td_status engine_open(struct engine *engine, const struct engine_options *options)
 {
+    uint64_t quotas[QUOTA_COUNT];
+    for (int i = 0; i < QUOTA_COUNT; i++)
+        quotas[i] = options->quotas[i] ? options->quotas[i] : UINT64_MAX;
     struct device_options devices = {.ledger = &engine->ledger, .pool_bytes = options->pool_bytes};
     TRY(random_id(BOOT_ID_LENGTH, engine->boot));
     TRY(begin_ids());
     TRY(devices_open(&devices, &engine->devices));
+    TRY(accounts_create(quotas, &engine->accounts));
+    engine->ledger.who = who_holds;
+    engine->ledger.who_argument = engine->accounts;
     TRY(store_create(&engine->ledger, &engine->store));
     TRY(session_table_create(&engine->ledger, &options->sessions, &engine->sessions));
     return job_pool_create(options->job_threads, options->max_queued, &engine->jobs);
@@ -50,6 +66,7 @@ void engine_destroy(struct engine *engine)
     session_table_destroy(engine->sessions);
     store_destroy(engine->store);
     devices_close(&engine->devices);
+    accounts_destroy(engine->accounts);
     ledger_finish(&engine->ledger);
     free(engine);
 }

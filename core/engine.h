@@ -2,6 +2,7 @@
 #ifndef CORE_ENGINE_H
 #define CORE_ENGINE_H
 
+#include "core/account.h"
 #include "core/device.h"
 #include "core/parked.h"
 #include "core/session.h"
@@ -12,6 +13,7 @@
 struct engine_options {
     struct ledger_limits ledger;
     struct session_limits sessions;
+    uint64_t quotas[QUOTA_COUNT]; /* of a principal; 0: as much as there is */
     uint64_t pool_bytes;
     unsigned job_threads, max_queued;
     unsigned max_watches; /* operations that wait for names at a time */
@@ -21,6 +23,7 @@ struct engine {
     struct ledger ledger;
     struct devices devices;
     struct store *store;
+    struct accounts *accounts;
     struct session_table *sessions;
     struct job_pool *jobs;
     unsigned max_watches;

@@ -19,35 +19,47 @@ void ledger_finish(struct ledger *ledger)
     pthread_mutex_destroy(&ledger->lock);
 }
 
-static enum td_status reserve_locked(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
-                                     uint64_t names)
+/* Whether it fits; if not, what of. */
+static bool fits(const struct ledger *ledger, const uint64_t wanted[3], enum ledger_resource *what)
 {
-    const struct ledger_limits *limits = &ledger->limits;
-    struct ledger_limits *used = &ledger->used;
-    if (ledger->fail_after && --ledger->fail_after == 0)
-        return fail(TD_OUT_OF_MEMORY, "a reservation of %" PRIu64 " bytes was refused for a test",
-                    bytes);
-    if (bytes > limits->memory_bytes || used->memory_bytes > limits->memory_bytes - bytes)
+    const struct ledger_limits *limits = &ledger->limits, *used = &ledger->used;
+    const uint64_t in_use[3] = {used->memory_bytes, used->descriptors, used->names};
+    const uint64_t most[3] = {limits->memory_bytes, limits->descriptors, limits->names};
+    for (int i = 0; i < 3; i++) {
+        *what = (enum ledger_resource)i;
+        if (wanted[i] > most[i] || in_use[i] > most[i] - wanted[i])
+            return false;
+    }
+    return true;
+}
+
+static enum td_status refuse(struct ledger *ledger, const uint64_t wanted[3],
+                             enum ledger_resource what)
+{
+    char holders[96] = "", by[128] = "";
+    struct ledger now;
+    ledger_read(ledger, &now);
+    if (ledger->who)
+        ledger->who(ledger->who_argument, what, holders, sizeof holders);
+    if (holders[0])
+        snprintf(by, sizeof by, " (most by %s)", holders);
+    switch (what) {
+    case LEDGER_BYTES:
         return fail(TD_OUT_OF_MEMORY,
                     "%" PRIu64 " bytes do not fit: %" PRIu64 " of %" PRIu64
-                    " bytes are in use; delete tensors, or raise --memory-limit",
-                    bytes, used->memory_bytes, limits->memory_bytes);
-    if (descriptors > limits->descriptors || used->descriptors > limits->descriptors - descriptors)
+                    " bytes are in use%s; delete tensors, or raise --memory-limit",
+                    wanted[what], now.used.memory_bytes, now.limits.memory_bytes, by);
+    case LEDGER_DESCRIPTORS:
         return fail(TD_OUT_OF_MEMORY,
                     "%" PRIu64 " of %" PRIu64
-                    " memory descriptors are in use; delete tensors, or raise --max-descriptors",
-                    used->descriptors, limits->descriptors);
-    if (names > limits->names || used->names > limits->names - names)
-        return fail(TD_OUT_OF_MEMORY,
-                    "%" PRIu64 " of %" PRIu64
-                    " names are in use; delete some, or raise --max-names",
-                    used->names, limits->names);
-    used->memory_bytes += bytes;
-    used->descriptors += descriptors;
-    used->names += names;
-    if (used->memory_bytes > ledger->peak_bytes)
-        ledger->peak_bytes = used->memory_bytes;
-    return TD_OK;
+                    " memory descriptors are in use%s; delete tensors, or raise --max-descriptors",
+                    now.used.descriptors, now.limits.descriptors, by);
+    case LEDGER_NAMES:
+        break;
+    }
+    return fail(TD_OUT_OF_MEMORY,
+                "%" PRIu64 " of %" PRIu64 " names are in use%s; delete some, or raise --max-names",
+                now.used.names, now.limits.names, by);
 }
 
 /* Whether the reservation would fit without the pool. */
@@ -62,15 +74,31 @@ static bool reclaim_helps(const struct ledger *ledger, uint64_t bytes, uint64_t 
 enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
                               uint64_t names)
 {
+    const uint64_t wanted[3] = {bytes, descriptors, names};
+    enum ledger_resource what;
     for (;;) {
         pthread_mutex_lock(&ledger->lock);
-        enum td_status status = reserve_locked(ledger, bytes, descriptors, names);
-        bool again = status != TD_OK && reclaim_helps(ledger, bytes, names);
-        if (status != TD_OK && !again)
+        bool refused_for_a_test = ledger->fail_after && --ledger->fail_after == 0;
+        bool good = !refused_for_a_test && fits(ledger, wanted, &what);
+        if (good) {
+            ledger->used.memory_bytes += bytes;
+            ledger->used.descriptors += descriptors;
+            ledger->used.names += names;
+            if (ledger->used.memory_bytes > ledger->peak_bytes)
+                ledger->peak_bytes = ledger->used.memory_bytes;
+        }
+        bool again = !good && reclaim_helps(ledger, bytes, names);
+        if (!good && !again)
             ledger->refused++;
         pthread_mutex_unlock(&ledger->lock);
-        if (!again || !ledger->reclaim(ledger->reclaim_argument))
-            return status;
+        if (good)
+            return TD_OK;
+        if (again && ledger->reclaim(ledger->reclaim_argument))
+            continue;
+        if (refused_for_a_test)
+            return fail(TD_OUT_OF_MEMORY,
+                        "a reservation of %" PRIu64 " bytes was refused for a test", bytes);
+        return refuse(ledger, wanted, what);
     }
 }
 

@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct ledger_limits {
@@ -20,6 +21,8 @@ struct ledger_limits {
     uint64_t descriptors; /* memfds held, each with its mapping */
     uint64_t names;
 };
+
+enum ledger_resource { LEDGER_BYTES, LEDGER_DESCRIPTORS, LEDGER_NAMES };
 
 struct ledger {
     pthread_mutex_t lock;
@@ -31,6 +34,9 @@ struct ledger {
     /* Gives memory back that nobody uses; false if there is none. Called without the lock. */
     bool (*reclaim)(void *argument);
     void *reclaim_argument;
+    /* Writes who holds most of it, for the message of an error. Called without the lock. */
+    void (*who)(void *argument, enum ledger_resource resource, char *out, size_t size);
+    void *who_argument;
     uint64_t fail_after; /* for tests: refuse the nth reservation from now, 0 never */
 };
 

@@ -43,12 +43,14 @@ enum op_trait {
     X(11, get, F(input), F(dtype) | F(index) | F(force) | CAST, OP_BODY_OUT | OP_BYTES,            \
       "The elements in C order as the reply's body, of a slice when index is given, cast on the "  \
       "way when dtype is.")                                                                        \
-    X(12, map, F(input), F(write) | F(known_storage), OP_FD_OUT | OP_BODY_OUT | OP_BYTES,          \
+    X(12, map, F(input), F(write) | F(known_storage) | F(ttl_ms),                                  \
+      OP_FD_OUT | OP_BODY_OUT | OP_BYTES,                                                          \
       "Hands out the tensor's own memory under a lease: a descriptor of its storage. Small "       \
       "frozen "                                                                                    \
       "tensors, and everything over TCP, come as a body instead, and the reply says copied.")      \
     X(13, release, 0, F(input) | F(lease), OP_ONE_WAY,                                             \
-      "Gives back one reference of the session: an anonymous object (@id) or a lease.")            \
+      "Gives back one reference of the session: an anonymous object (@id) or a lease; without "    \
+      "either all of its anonymous objects.")                                                      \
     X(14, info, F(input), 0, 0, "Describes a tensor without touching its bytes.")                  \
     X(15, list, 0, F(prefix) | F(limit) | F(cursor), OP_BODY_OUT,                                  \
       "The names in byte order, one entry each; cursor in the reply when there are more.")         \
@@ -85,6 +87,23 @@ enum op_trait {
       "A tensor over the client's own memory, given as a sealed memfd; or a copy of the body.")    \
     X(32, expire, F(input), F(ttl_ms), 0,                                                          \
       "Sets the time that the name has left; without ttl_ms it stays until it is deleted.")        \
+    X(33, allocate, F(dtype) | F(shape), F(device), OP_FD_OUT | OP_BYTES,                          \
+      "Memory for the client to fill in place, zeroed, under a lease: an object that nobody else " \
+      "sees before it is published. It goes when the session ends. Unix socket only.")             \
+    X(34, publish, F(input) | F(output), F(mode) | F(requires_grad) | F(wait_ms),                  \
+      OP_MAKES | OP_BYTES | OP_WAITS,                                                              \
+      "Publishes what was allocated and filled, without a copy: frozen, unless mode is "           \
+      "single-writer or mutable. Frozen needs the client's writable mapping gone; one that is "    \
+      "left is waited for, wait_ms (1000) at most, then the elements are copied.")                 \
+    X(35, seal, F(input), F(wait_ms), OP_MAKES | OP_BYTES | OP_WAITS,                              \
+      "Freezes a tensor's memory; a copy of it where others have seen it, after waiting for "      \
+      "those "                                                                                     \
+      "who may write, wait_ms (1000) at most. A name then leads to what is frozen.")               \
+    X(36, leases, 0, F(lease) | F(limit), OP_BODY_OUT,                                             \
+      "Who holds what: the leases after `lease`, one entry each; lease in the reply when there "   \
+      "are more.")                                                                                 \
+    X(37, principals, 0, 0, OP_BODY_OUT,                                                           \
+      "What each user holds, and may: an entry with name, count and limit for each quota.")        \
     X(38, wait, F(input), F(generation), OP_WAITS,                                                 \
       "Describes the tensor as soon as the name is there; with generation, as soon as it has "     \
       "another one.")                                                                              \

@@ -18,6 +18,7 @@ void op_init(struct op_call *call, struct engine *engine, struct session *sessio
     call->out.present = 0;
     call->engine = engine;
     call->session = session;
+    call->account = session ? session_account(session) : NULL;
     call->op = op;
     call->in = in;
     call->fd = call->share_fd = -1;
@@ -96,6 +97,15 @@ static bool takes_names_only(enum op op)
            op == OP_wait;
 }
 
+/* Memory that its client still fills is nobody else's, and shows nothing yet. */
+static enum td_status check_published(const struct op_call *call, const struct tensor *tensor)
+{
+    bool fills = call->op == OP_publish || call->op == OP_info || call->op == OP_map;
+    if (!tensor || fills || storage_mode_of(tensor->storage) != STORAGE_BUILDING)
+        return TD_OK;
+    return fail(TD_CONFLICT, "the tensor is not published yet: publish it before others use it");
+}
+
 static enum td_status begin_names(struct op_call *call)
 {
     const struct fields *in = call->in;
@@ -115,7 +125,8 @@ static enum td_status begin_names(struct op_call *call)
                        &call->input_ttl_ms));
     if (FIELDS_HAS(in, other))
         TRY(op_resolve(call, in->other, &call->other, &generation, &ttl_ms));
-    return TD_OK;
+    TRY(check_published(call, call->input));
+    return check_published(call, call->other);
 }
 
 /* What `get` reads. */
@@ -148,7 +159,7 @@ enum td_status op_receive(struct op_call *call)
 {
     if (!(op_infos[call->op].traits & OP_BODY_IN) || call->fd >= 0)
         return TD_OK;
-    return storage_create(call->device, call->body_length, false, &call->body_in);
+    return storage_create(call->device, call->account, call->body_length, false, &call->body_in);
 }
 
 bool op_receive_is_long(const struct op_call *call)
@@ -313,6 +324,9 @@ enum td_status op_run(struct op_call *call)
 
 void op_undo(struct op_call *call)
 {
+    if (call->undo)
+        call->undo(call);
+    call->undo = NULL;
     /* Neither can fail but for a session that has ended, and let everything go by itself. */
     if (FIELDS_HAS(&call->out, lease) && session_release(call->session, call->out.lease) != TD_OK)
         return;
@@ -334,17 +348,22 @@ static enum td_status commit_made(struct op_call *call)
 {
     const struct fields *in = call->in;
     struct fields *out = &call->out;
-    if (!FIELDS_HAS(in, output))
+    /* seal without an output gives the name that it was asked for to what is frozen now. */
+    bool again = call->op == OP_seal && !FIELDS_HAS(in, output) && call->input_generation;
+    if (!FIELDS_HAS(in, output) && !again)
         return session_hold(call->session, call->result);
     struct store_condition condition = {
         .create_only = FIELDS_HAS(in, create_only) && in->create_only,
-        .has_generation = FIELDS_HAS(in, if_generation),
-        .generation = in->if_generation,
+        .has_generation = again || FIELDS_HAS(in, if_generation),
+        .generation = again ? call->input_generation : in->if_generation,
     };
+    struct text output = again ? in->input : in->output;
     uint64_t generation, ttl_ms = FIELDS_HAS(in, ttl_ms) ? in->ttl_ms : 0;
-    TRY(store_publish_for(call->engine->store, in->output, call->result, &condition, ttl_ms,
-                          &generation));
-    op_describe_name(out, in->output, generation, ttl_ms);
+    if (again)
+        ttl_ms = call->input_ttl_ms;
+    TRY(store_publish_for(call->engine->store, output, call->result, &condition, ttl_ms,
+                          call->account, &generation));
+    op_describe_name(out, output, generation, ttl_ms);
     return TD_OK;
 }
 
@@ -398,13 +417,13 @@ struct dims dims_of_layout(const struct layout *layout)
     return dims;
 }
 
-enum td_status op_new_tensor(struct device *device, enum td_dtype dtype, const struct dims *shape,
-                             bool clear, struct tensor **out)
+enum td_status op_new_tensor(struct device *device, struct account *payer, enum td_dtype dtype,
+                             const struct dims *shape, bool clear, struct tensor **out)
 {
     _cleanup_(storage_unrefp) struct storage *storage = NULL;
     struct layout layout;
     TRY(layout_contiguous(dtype, shape, &layout));
-    TRY(storage_create(device, (uint64_t)layout_nbytes(&layout), clear, &storage));
+    TRY(storage_create(device, payer, (uint64_t)layout_nbytes(&layout), clear, &storage));
     return tensor_create(storage, &layout, out);
 }
 
@@ -413,6 +432,12 @@ void op_finish_new(struct op_call *call, struct tensor *tensor, bool mutable_by_
     const struct fields *in = call->in;
     bool writable = FIELDS_HAS(in, mutable) ? in->mutable : mutable_by_default;
     storage_finish(tensor->storage, writable ? STORAGE_MUTABLE : STORAGE_FROZEN);
+    op_set_grad_asked(call, tensor);
+}
+
+void op_set_grad_asked(struct op_call *call, struct tensor *tensor)
+{
+    const struct fields *in = call->in;
     if (FIELDS_HAS(in, requires_grad) && in->requires_grad) {
         tensor->is_variable = true;
         atomic_store(&tensor->requires_grad, true);

@@ -33,6 +33,7 @@ struct op_call {
     /* From the door. */
     struct engine *engine;
     struct session *session;
+    struct account *account; /* who asks, for quotas: the session's, or the door's */
     enum op op;
     const struct fields *in;
     uint64_t body_length;
@@ -51,7 +52,8 @@ struct op_call {
     struct tensor *body_out; /* C-contiguous: its bytes are the reply's body; NULL: none */
     int share_fd;            /* borrowed while the call lives, or -1: goes out with the reply */
     bool waits;              /* it is not done: op_run is to be called again, see above */
-    uint64_t wait_until_ms;  /* then, of CLOCK_MONOTONIC, at the latest; 0: none */
+    void (*undo)(struct op_call *call); /* takes back what was given, see op_undo; NULL: nothing */
+    uint64_t wait_until_ms;             /* then, of CLOCK_MONOTONIC, at the latest; 0: none */
 
     /* In between. */
     struct tensor *input, *other;
@@ -61,6 +63,7 @@ struct op_call {
     struct tensor *result;     /* what the reply describes */
     char *text;                /* malloc'd, that out.text points into */
     size_t text_charged;       /* of it in the ledger */
+    uint64_t patience_ms;      /* until then, of lease_now, it waits for writers; 0: not begun */
     struct waiter waiter;      /* while it waits, in the list of whoever it waits for */
     struct store_watch watch;  /* or in the store's */
     uint64_t since;            /* of `watch`: all up to this revision is known */

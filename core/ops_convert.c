@@ -26,7 +26,7 @@ static enum td_status result_copy(struct op_call *call, enum td_dtype dtype, str
 {
     _cleanup_(tensor_unrefp) struct tensor *copy = NULL;
     TRY(op_check_cast(call, call->input->layout.dtype, dtype));
-    TRY(op_copy_of(call->input, dtype, device, op_saturate(call), &copy));
+    TRY(op_copy_of(call->input, call->account, dtype, device, op_saturate(call), &copy));
     bool same_dtype = dtype == call->input->layout.dtype;
     if (same_dtype || dtype_is_differentiable(dtype))
         TRY(tensor_record(copy, grad_fn, call->input, call->in->input, call->input_generation));
@@ -93,7 +93,8 @@ enum td_status op_run_copy(struct op_call *call)
 {
     _cleanup_(tensor_unrefp) struct tensor *copy = NULL;
     struct tensor *input = call->input;
-    TRY(op_copy_of(input, input->layout.dtype, input->storage->device, false, &copy));
+    TRY(op_copy_of(input, call->account, input->layout.dtype, input->storage->device, false,
+                   &copy));
     copy->is_variable = input->is_variable;
     atomic_store(&copy->requires_grad, tensor_requires_grad(input)); /* a leaf of its own */
     op_finish_new(call, copy, storage_mode_of(input->storage) != STORAGE_FROZEN);

@@ -46,22 +46,22 @@ enum td_status op_copy_elements(const struct tensor *src, const struct layout *s
     /* Cast and gather where the elements are, cross, and scatter where they go. */
     _cleanup_(tensor_unrefp) struct tensor *gathered = NULL, *arrived = NULL;
     struct dims shape = dims_of_layout(src_layout);
-    TRY(op_new_tensor(from, dst_layout->dtype, &shape, false, &gathered));
+    TRY(op_new_tensor(from, NULL, dst_layout->dtype, &shape, false, &gathered));
     TRY(convert_on(from, src, src_layout, gathered, &gathered->layout, saturate));
     uint64_t size = (uint64_t)layout_nbytes(dst_layout);
     if (layout_is_contiguous(dst_layout))
         return copy_across(gathered, 0, dst, (uint64_t)dst_layout->offset_bytes, size);
-    TRY(op_new_tensor(to, dst_layout->dtype, &shape, false, &arrived));
+    TRY(op_new_tensor(to, NULL, dst_layout->dtype, &shape, false, &arrived));
     TRY(copy_across(gathered, 0, arrived, 0, size));
     return convert_on(to, arrived, &arrived->layout, dst, dst_layout, false);
 }
 
-enum td_status op_copy_of(struct tensor *src, enum td_dtype dtype, struct device *device,
-                          bool saturate, struct tensor **out)
+enum td_status op_copy_of(struct tensor *src, struct account *payer, enum td_dtype dtype,
+                          struct device *device, bool saturate, struct tensor **out)
 {
     _cleanup_(tensor_unrefp) struct tensor *copy = NULL;
     struct dims shape = dims_of_layout(&src->layout);
-    TRY(op_new_tensor(device, dtype, &shape, false, &copy));
+    TRY(op_new_tensor(device, payer, dtype, &shape, false, &copy));
     TRY(op_copy_elements(src, &src->layout, copy, &copy->layout, saturate));
     *out = take(&copy);
     return TD_OK;
@@ -75,5 +75,6 @@ enum td_status op_host_contiguous(struct op_call *call, struct tensor *src, enum
         *out = tensor_ref(src);
         return TD_OK;
     }
-    return op_copy_of(src, dtype, call->engine->devices.list[0], op_saturate(call), out);
+    return op_copy_of(src, call->account, dtype, call->engine->devices.list[0], op_saturate(call),
+                      out);
 }

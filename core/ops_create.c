@@ -30,7 +30,8 @@ static enum td_status fill(struct tensor *tensor, const struct layout *layout,
 enum td_status op_run_zeros(struct op_call *call)
 {
     _cleanup_(tensor_unrefp) struct tensor *tensor = NULL;
-    TRY(op_new_tensor(call->device, dtype_or(call, TD_FLOAT32), &call->in->shape, true, &tensor));
+    TRY(op_new_tensor(call->device, call->account, dtype_or(call, TD_FLOAT32), &call->in->shape,
+                      true, &tensor));
     return made(call, &tensor);
 }
 
@@ -44,7 +45,7 @@ static enum td_status make_full(struct op_call *call, enum td_dtype dtype,
 {
     _cleanup_(tensor_unrefp) struct tensor *tensor = NULL;
     TRY(scalar_check(value, dtype));
-    TRY(op_new_tensor(call->device, dtype, &call->in->shape, false, &tensor));
+    TRY(op_new_tensor(call->device, call->account, dtype, &call->in->shape, false, &tensor));
     TRY(fill(tensor, &tensor->layout, value));
     return made(call, &tensor);
 }
@@ -74,7 +75,8 @@ enum td_status op_run_eye(struct op_call *call)
     if (shape.rank != 2)
         return fail(TD_BAD_SHAPE, "eye makes a matrix: its shape is [n] or [n, m], not of rank %d",
                     shape.rank);
-    TRY(op_new_tensor(call->device, dtype_or(call, TD_FLOAT32), &shape, true, &tensor));
+    TRY(op_new_tensor(call->device, call->account, dtype_or(call, TD_FLOAT32), &shape, true,
+                      &tensor));
     int64_t diagonal = shape.v[0] < shape.v[1] ? shape.v[0] : shape.v[1];
     struct scalar one = {.kind = SCALAR_INT, .i = 1};
     struct dims length = {.rank = 1, .v = {diagonal}}, stride = {.rank = 1, .v = {shape.v[1] + 1}};
@@ -173,7 +175,7 @@ enum td_status op_run_arange(struct op_call *call)
         cut_to_integer(&start);
         cut_to_integer(&step);
     }
-    TRY(op_new_tensor(call->device, dtype, &shape, false, &tensor));
+    TRY(op_new_tensor(call->device, call->account, dtype, &shape, false, &tensor));
     TRY(call->device->ops->arange(call->device, &start, &step, &tensor->layout,
                                   &tensor->storage->memory));
     return made(call, &tensor);
@@ -212,7 +214,7 @@ static enum td_status make_random(struct op_call *call, enum td_dtype dtype,
 {
     _cleanup_(tensor_unrefp) struct tensor *tensor = NULL;
     struct device *device = call->device;
-    TRY(op_new_tensor(device, dtype, &call->in->shape, false, &tensor));
+    TRY(op_new_tensor(device, call->account, dtype, &call->in->shape, false, &tensor));
     struct memory *memory = &tensor->storage->memory;
     struct layout real = real_layout(&tensor->layout);
     TRY(device->ops->random(device, spec, &real, memory));
@@ -307,7 +309,7 @@ static enum td_status from_descriptor(struct op_call *call)
     TRY(layout_contiguous(in->dtype, &in->shape, &layout)); /* before anything is mapped */
     struct dims strides = {.rank = layout.rank};
     memcpy(strides.v, layout.strides, sizeof strides.v);
-    TRY(storage_import(call->device, take_fd(&call->fd), &storage));
+    TRY(storage_import(call->device, call->account, take_fd(&call->fd), &storage));
     TRY(layout_strided(in->dtype, &in->shape, FIELDS_HAS(in, strides) ? &in->strides : &strides,
                        FIELDS_HAS(in, offset_bytes) ? in->offset_bytes : 0, storage->size_bytes,
                        &layout));

@@ -36,11 +36,17 @@ void op_result(struct op_call *call, struct tensor *tensor, const char *copied_b
 /* The same for a tensor whose elements were computed: nothing was shared or copied. */
 void op_result_new(struct op_call *call, struct tensor *tensor);
 
-/* A new tensor, BUILDING: C order, on `device`; see device_ops.alloc for clear. */
-NODISCARD enum td_status op_new_tensor(struct device *device, enum td_dtype dtype,
-                                       const struct dims *shape, bool clear, struct tensor **out);
+/* A new tensor, BUILDING: C order, on `device`; see device_ops.alloc for clear, and storage_create
+ * for payer. */
+NODISCARD enum td_status op_new_tensor(struct device *device, struct account *payer,
+                                       enum td_dtype dtype, const struct dims *shape, bool clear,
+                                       struct tensor **out);
 /* Ends BUILDING with the mode the request asks for, and sets requires_grad if it asks for that. */
 void op_finish_new(struct op_call *call, struct tensor *tensor, bool mutable_by_default);
+/* The latter alone. */
+void op_set_grad_asked(struct op_call *call, struct tensor *tensor);
+/* Hands the tensor's memory out under a lease, or its elements: see map in the table. */
+NODISCARD enum td_status op_map_tensor(struct op_call *call, struct tensor *tensor);
 
 /* dst = cast(src) for equal shapes, across devices; dst is not visible yet or locked for writing,
  * and shares no bytes with src. */
@@ -48,8 +54,8 @@ NODISCARD enum td_status op_copy_elements(const struct tensor *src, const struct
                                           struct tensor *dst, const struct layout *dst_layout,
                                           bool saturate);
 /* A copy of its own in C order with another dtype and device, still BUILDING. */
-NODISCARD enum td_status op_copy_of(struct tensor *src, enum td_dtype dtype, struct device *device,
-                                    bool saturate, struct tensor **out);
+NODISCARD enum td_status op_copy_of(struct tensor *src, struct account *payer, enum td_dtype dtype,
+                                    struct device *device, bool saturate, struct tensor **out);
 /* The tensor itself if it is C-contiguous on the cpu with that dtype, else a copy that is. */
 NODISCARD enum td_status op_host_contiguous(struct op_call *call, struct tensor *src,
                                             enum td_dtype dtype, struct tensor **out);

@@ -31,7 +31,7 @@ enum td_status op_run_get(struct op_call *call)
     return body_out(call, part, dtype, dtype == have ? "transport" : "dtype");
 }
 
-static enum td_status map_tensor(struct op_call *call, struct tensor *tensor)
+enum td_status op_map_tensor(struct op_call *call, struct tensor *tensor)
 {
     const struct fields *in = call->in;
     struct storage *storage = tensor->storage;
@@ -46,9 +46,12 @@ static enum td_status map_tensor(struct op_call *call, struct tensor *tensor)
     if (!call->local || (frozen && !write && storage->memory.fd < 0))
         return body_out(call, tensor, tensor->layout.dtype, call->local ? "small" : "transport");
     /* The lease first: if it is refused, the memory stays as it is. */
-    uint64_t lease;
-    TRY(session_lease(call->session, storage, &lease));
-    enum td_status status = storage_share(storage, write, &call->share_fd);
+    uint64_t lease, ttl_ms = FIELDS_HAS(in, ttl_ms) ? in->ttl_ms : 0;
+    bool fills = storage_mode_of(storage) == STORAGE_BUILDING && (write || call->op == OP_allocate);
+    enum lease_kind kind = fills ? LEASE_FILL : write ? LEASE_WRITE : LEASE_READ;
+    TRY(session_lease(call->session, kind, storage, ttl_ms, &lease));
+    enum td_status status = fills ? storage_share_building(storage, &call->share_fd)
+                                  : storage_share(storage, write, &call->share_fd);
     if (status != TD_OK)
         return session_release(call->session, lease) == TD_OK ? status : TD_INTERNAL;
     if (FIELDS_HAS(in, known_storage) && in->known_storage == storage->id)
@@ -60,7 +63,7 @@ static enum td_status map_tensor(struct op_call *call, struct tensor *tensor)
 
 enum td_status op_run_map(struct op_call *call)
 {
-    return map_tensor(call, call->input);
+    return op_map_tensor(call, call->input);
 }
 
 enum td_status op_run_numpy(struct op_call *call)
@@ -78,10 +81,11 @@ enum td_status op_run_numpy(struct op_call *call)
         return fail(TD_REQUIRES_GRAD, "Can't call numpy() on Tensor that requires grad. Use "
                                       "tensor.detach().numpy() instead.");
     if (device_is_cpu(device))
-        return map_tensor(call, input);
-    TRY(op_copy_of(input, input->layout.dtype, call->engine->devices.list[0], false, &forced));
+        return op_map_tensor(call, input);
+    TRY(op_copy_of(input, call->account, input->layout.dtype, call->engine->devices.list[0], false,
+                   &forced));
     storage_finish(forced->storage, STORAGE_MUTABLE);
-    TRY(map_tensor(call, forced));
+    TRY(op_map_tensor(call, forced));
     FIELDS_SET(&call->out, memory, text_of("copied"));
     FIELDS_SET(&call->out, reason, text_of("device"));
     return TD_OK;
@@ -90,8 +94,12 @@ enum td_status op_run_numpy(struct op_call *call)
 enum td_status op_run_release(struct op_call *call)
 {
     const struct fields *in = call->in;
-    if (FIELDS_HAS(in, lease) == FIELDS_HAS(in, input))
+    if (FIELDS_HAS(in, lease) && FIELDS_HAS(in, input))
         return fail(TD_INVALID, "release takes either a lease or an object as its input");
+    if (!FIELDS_HAS(in, lease) && !FIELDS_HAS(in, input)) {
+        session_drop_all(call->session);
+        return TD_OK;
+    }
     if (FIELDS_HAS(in, lease))
         return session_release(call->session, in->lease);
     if (in->input.length == 0 || in->input.data[0] != '@')

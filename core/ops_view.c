@@ -24,7 +24,8 @@ enum td_status op_run_reshape(struct op_call *call)
     TRY(layout_view(&input->layout, &call->in->shape, &possible, &layout));
     if (possible)
         return op_result_view(call, &layout, "ViewBackward0");
-    TRY(op_copy_of(input, input->layout.dtype, input->storage->device, false, &copy));
+    TRY(op_copy_of(input, call->account, input->layout.dtype, input->storage->device, false,
+                   &copy));
     TRY(layout_view(&copy->layout, &call->in->shape, &possible, &layout));
     TRY(tensor_view(copy, &layout, &shaped));
     TRY(tensor_record(shaped, "UnsafeViewBackward0", input, call->in->input,

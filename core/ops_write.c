@@ -38,7 +38,8 @@ static enum td_status source_for(struct op_call *call, const struct layout *targ
     *held = tensor_ref(source);
     if (source->storage == call->input->storage) {
         tensor_unref(take(held));
-        TRY(op_copy_of(source, source->layout.dtype, source->storage->device, false, held));
+        TRY(op_copy_of(source, call->account, source->layout.dtype, source->storage->device, false,
+                       held));
     }
     struct layout from = (*held)->layout;
     while (call->op == OP_setitem && from.rank > shape.rank && from.shape[0] == 1)
@@ -128,7 +129,8 @@ static enum td_status arithmetic(struct op_call *call, enum arithmetic op, const
     const struct scalar *value = &call->in->value;
     struct device *device = input->storage->device;
     struct dims shape = dims_of_layout(&input->layout);
-    TRY(op_new_tensor(device, promote(input->layout.dtype, value->kind), &shape, false, &result));
+    TRY(op_new_tensor(device, call->account, promote(input->layout.dtype, value->kind), &shape,
+                      false, &result));
     TRY(device->ops->arithmetic(device, op, &input->layout, &input->storage->memory, value,
                                 &result->layout, &result->storage->memory));
     TRY(tensor_record(result, grad_fn, input, call->in->input, call->input_generation));

@@ -74,6 +74,7 @@ static void memory_move(struct memory *to, const struct memory *from)
     to->fd = from->fd;
     to->read_fd = from->read_fd;
     to->exported = from->exported;
+    to->imported = from->imported;
     to->sealed = from->sealed;
     to->read_only = from->read_only;
     to->retired = from->retired;
@@ -302,7 +303,7 @@ static enum td_status open_read_only(struct memory *memory)
     memory->read_fd = open(path, O_RDONLY | O_CLOEXEC);
     /* A giver of another user may have kept the file's mode to itself; the seals are what counts.
      */
-    if (memory->read_fd < 0 && errno == EACCES && memory->exported)
+    if (memory->read_fd < 0 && errno == EACCES && memory->imported)
         memory->read_fd = fcntl(memory->fd, F_DUPFD_CLOEXEC, 0);
     if (memory->read_fd < 0)
         return fail(errno == EMFILE || errno == ENFILE ? TD_OUT_OF_MEMORY : TD_UNAVAILABLE,
@@ -364,7 +365,7 @@ enum td_status segment_import(struct segment_pool *pool, int given_fd, struct me
     TRY(ledger_reserve(pool->ledger, size, 1, 0));
     out->fd = take_fd(&fd);
     out->charged_bytes = size;
-    out->exported = true;
+    out->exported = out->imported = true;
     out->read_only = (fcntl(out->fd, F_GET_SEALS) & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0;
     enum td_status status = map_imported(out, size);
     if (status != TD_OK) {
@@ -391,6 +392,19 @@ static enum td_status remap_read_only(struct memory *memory)
     return TD_OK;
 }
 
+/* A client that was to fill the memory may have sealed it itself, and against further seals. */
+static enum td_status add_seals(int fd, int seals)
+{
+    if (fcntl(fd, F_ADD_SEALS, seals) == 0)
+        return TD_OK;
+    int error = errno, there = fcntl(fd, F_GET_SEALS);
+    if (error == EPERM && there >= 0 && (there & seals) == seals)
+        return TD_OK;
+    if (error == EBUSY || error == EPERM)
+        return fail(TD_CONFLICT, "the memory is still mapped for writing by who filled it");
+    return fail(TD_UNAVAILABLE, "sealing shared memory: %s; try again", strerror(error));
+}
+
 enum td_status segment_seal(struct memory *memory, enum storage_mode mode)
 {
     static const int seals[] = {
@@ -398,15 +412,20 @@ enum td_status segment_seal(struct memory *memory, enum storage_mode mode)
         [STORAGE_SINGLE_WRITER] = F_SEAL_FUTURE_WRITE | F_SEAL_SEAL,
         [STORAGE_MUTABLE] = F_SEAL_SEAL,
     };
-    assert(mode != STORAGE_BUILDING && memory->fd >= 0);
+    assert(memory->fd >= 0);
     if (memory->sealed)
         return TD_OK;
     TRY(open_read_only(memory));
-    bool imported = memory->exported; /* its seals are the giver's, and made its mode */
-    if (mode == STORAGE_FROZEN && !imported)
+    if (mode == STORAGE_BUILDING) {
+        memory->exported = true;
+        return TD_OK;
+    }
+    /* Who has filled it is the one writer, not the daemon. */
+    bool others_write = mode == STORAGE_SINGLE_WRITER && memory->exported;
+    if (!memory->imported && (mode == STORAGE_FROZEN || others_write))
         TRY(remap_read_only(memory));
-    if (!imported && fcntl(memory->fd, F_ADD_SEALS, seals[mode]) != 0)
-        return fail(TD_UNAVAILABLE, "sealing shared memory: %s; try again", strerror(errno));
+    if (!memory->imported) /* those of a giver are its own, and made the mode */
+        TRY(add_seals(memory->fd, seals[mode]));
     memory->sealed = memory->exported = true;
     return TD_OK;
 }

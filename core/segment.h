@@ -32,7 +32,8 @@ NODISCARD enum td_status segment_promote(struct segment_pool *pool, struct memor
 /* Takes over a client's descriptor: INVALID unless it is a memfd sealed against shrinking and
  * growing, fully allocated, without huge-TLB pages. Charged before it is mapped. */
 NODISCARD enum td_status segment_import(struct segment_pool *pool, int fd, struct memory *out);
-/* Sets the seals that `mode` promises, once. */
+/* Sets the seals that `mode` promises, once; for BUILDING only notes that a client may write now.
+ * CONFLICT while a client has mapped for writing what is to be FROZEN. */
 NODISCARD enum td_status segment_seal(struct memory *memory, enum storage_mode mode);
 
 #endif

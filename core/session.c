@@ -1,5 +1,6 @@
 #include "core/session.h"
 
+#include "core/account.h"
 #include "core/hash.h"
 #include "core/random_id.h"
 
@@ -12,13 +13,9 @@
 struct held_object {
     uint64_t id;
     struct tensor *tensor;
-    uint64_t times;
-    UT_hash_handle hh;
-};
-
-struct lease {
-    uint64_t id;
-    struct storage *storage;
+    uint64_t times; /* handed out to the client */
+    uint64_t pins;  /* by items that the session has in hand */
+    struct held_object *next_gone;
     UT_hash_handle hh;
 };
 
@@ -31,8 +28,8 @@ struct session {
     pthread_mutex_t lock; /* of all that follows */
     bool ended;
     struct held_object *objects;
-    struct lease *leases;
-    UT_hash_handle hh; /* in the table, by key */
+    struct lease_owner leases; /* under the lease table's lock */
+    UT_hash_handle hh;         /* in the table, by key */
 };
 
 struct session_table {
@@ -41,7 +38,8 @@ struct session_table {
     pthread_mutex_t lock;
     struct session *sessions;
     uint64_t last_id;
-    atomic_ullong last_lease, objects, leases;
+    struct lease_table *leases;
+    atomic_ullong objects;
 };
 
 enum td_status session_table_create(struct ledger *ledger, const struct session_limits *limits,
@@ -52,6 +50,11 @@ enum td_status session_table_create(struct ledger *ledger, const struct session_
         return fail(TD_OUT_OF_MEMORY, "no memory for the sessions");
     table->ledger = ledger;
     table->limits = *limits;
+    enum td_status status = lease_table_create(ledger, &table->leases);
+    if (status != TD_OK) {
+        free(table);
+        return status;
+    }
     pthread_mutex_init(&table->lock, NULL);
     *out = table;
     return TD_OK;
@@ -61,8 +64,14 @@ void session_table_destroy(struct session_table *table)
 {
     if (!table)
         return;
+    lease_table_destroy(table->leases);
     pthread_mutex_destroy(&table->lock);
     free(table);
+}
+
+struct lease_table *session_leases(struct session_table *table)
+{
+    return table->leases;
 }
 
 void session_table_count(struct session_table *table, struct session_counts *out)
@@ -71,10 +80,11 @@ void session_table_count(struct session_table *table, struct session_counts *out
     out->sessions = HASH_COUNT(table->sessions);
     pthread_mutex_unlock(&table->lock);
     out->objects = atomic_load(&table->objects);
-    out->leases = atomic_load(&table->leases);
+    out->leases = lease_count(table->leases);
 }
 
-static enum td_status session_new(struct session_table *table, struct session **out)
+static enum td_status session_new(struct session_table *table, struct account *account, int32_t pid,
+                                  struct session **out)
 {
     struct session *session = calloc(1, sizeof *session);
     if (!session)
@@ -87,6 +97,8 @@ static enum td_status session_new(struct session_table *table, struct session **
     atomic_init(&session->refs, 1);
     session->table = table;
     session->connections = 1;
+    session->leases = (struct lease_owner){
+        .account = account_ref(account), .pid = pid, .limit = table->limits.leases};
     pthread_mutex_init(&session->lock, NULL);
     *out = session;
     return TD_OK;
@@ -99,17 +111,18 @@ static enum td_status table_add_locked(struct session_table *table, struct sessi
                     "%" PRIu64 " sessions are open; close some, or raise "
                     "--max-connections",
                     table->limits.sessions);
-    session->id = ++table->last_id;
+    session->id = session->leases.session = ++table->last_id;
     HASH_ADD_STR(table->sessions, key, session);
     if (!session->hh.tbl)
         return fail(TD_OUT_OF_MEMORY, "no memory for a session");
     return TD_OK;
 }
 
-enum td_status session_open(struct session_table *table, struct session **out)
+enum td_status session_open(struct session_table *table, struct account *account, int32_t pid,
+                            struct session **out)
 {
     _cleanup_(session_unrefp) struct session *session = NULL;
-    TRY(session_new(table, &session));
+    TRY(session_new(table, account, pid, &session));
     pthread_mutex_lock(&table->lock);
     enum td_status status = table_add_locked(table, session);
     pthread_mutex_unlock(&table->lock);
@@ -132,31 +145,32 @@ enum td_status session_join(struct session_table *table, struct text key, struct
                    : fail(TD_NOT_FOUND, "the session has ended; say hello without a session_key");
 }
 
-/* Lets everything go. Nothing can be added any more. */
+/* Lets go of one that has left the session's table. */
+static void object_end(struct session *session, struct held_object *object)
+{
+    atomic_fetch_sub(&session->table->objects, 1);
+    ledger_release(session->table->ledger, ENTRY_BYTES, 0, 0);
+    storage_hold_end(object->tensor->storage, session->leases.account);
+    tensor_unref(object->tensor);
+    free(object);
+}
+
+/* Lets everything go. Nothing can be added any more. Leases first: an item that goes back to its
+ * queue still has its objects. */
 static void session_end(struct session *session)
 {
-    struct held_object *object, *next_object;
-    struct lease *lease, *next_lease;
     pthread_mutex_lock(&session->lock);
     session->ended = true;
-    struct held_object *objects = take(&session->objects);
-    struct lease *leases = take(&session->leases);
     pthread_mutex_unlock(&session->lock);
-    uint64_t entries = HASH_COUNT(objects) + HASH_COUNT(leases);
-    atomic_fetch_sub(&session->table->objects, HASH_COUNT(objects));
-    atomic_fetch_sub(&session->table->leases, HASH_COUNT(leases));
-    ledger_release(session->table->ledger, entries * ENTRY_BYTES, 0, 0);
-    HASH_ITER(hh, objects, object, next_object)
+    (void)lease_end_all(session->table->leases, &session->leases);
+    pthread_mutex_lock(&session->lock);
+    struct held_object *objects = take(&session->objects);
+    pthread_mutex_unlock(&session->lock);
+    struct held_object *object, *next;
+    HASH_ITER(hh, objects, object, next)
     {
         HASH_DEL(objects, object);
-        tensor_unref(object->tensor);
-        free(object);
-    }
-    HASH_ITER(hh, leases, lease, next_lease)
-    {
-        HASH_DEL(leases, lease);
-        storage_unref(lease->storage);
-        free(lease);
+        object_end(session, object);
     }
 }
 
@@ -176,9 +190,9 @@ void session_leave(struct session *session)
 uint64_t session_entries(struct session *session)
 {
     pthread_mutex_lock(&session->lock);
-    uint64_t entries = HASH_COUNT(session->objects) + HASH_COUNT(session->leases);
+    uint64_t objects = HASH_COUNT(session->objects);
     pthread_mutex_unlock(&session->lock);
-    return entries;
+    return objects + lease_owner_count(session->table->leases, &session->leases);
 }
 
 struct session *session_ref(struct session *session)
@@ -192,7 +206,18 @@ void session_unref(struct session *session)
     if (!session || atomic_fetch_sub_explicit(&session->refs, 1, memory_order_acq_rel) != 1)
         return;
     pthread_mutex_destroy(&session->lock);
+    account_unref(session->leases.account);
     free(session);
+}
+
+struct account *session_account(const struct session *session)
+{
+    return session->leases.account;
+}
+
+int32_t session_pid(const struct session *session)
+{
+    return session->leases.pid;
 }
 
 uint64_t session_id(const struct session *session)
@@ -205,60 +230,70 @@ const char *session_key(const struct session *session)
     return session->key;
 }
 
-/* Memory for one more entry, which the caller has charged, if the session lives and `count` is
- * below the limit. */
-static enum td_status entry_create(struct session *session, size_t size, uint64_t count,
-                                   uint64_t limit, const char *what, void *out)
+static enum td_status object_create(struct session *session, struct tensor *tensor,
+                                    struct held_object **out)
 {
-    if (session->ended)
-        return fail(TD_CANCELLED, "the session has ended");
+    uint64_t count = HASH_COUNT(session->objects), limit = session->table->limits.objects;
     if (count >= limit)
-        return fail(TD_OUT_OF_MEMORY, "the session holds %" PRIu64 " %s, which is the limit (%s)",
-                    count, what, "see --help for limits; release what is not used any more");
-    void *entry = calloc(1, size);
-    if (!entry)
-        return fail(TD_OUT_OF_MEMORY, "no memory for one more of the session's %s", what);
-    *(void **)out = entry;
+        return fail(TD_OUT_OF_MEMORY,
+                    "the session holds %" PRIu64
+                    " anonymous objects, which is the limit (--max-objects); release what is not "
+                    "used any more",
+                    count);
+    struct held_object *object = calloc(1, sizeof *object);
+    if (!object)
+        return fail(TD_OUT_OF_MEMORY, "no memory for one more of the session's objects");
+    object->id = tensor->id;
+    HASH_ADD(hh, session->objects, id, sizeof object->id, object);
+    if (!object->hh.tbl) {
+        free(object);
+        return fail(TD_OUT_OF_MEMORY, "no memory for a session's table");
+    }
+    object->tensor = tensor_ref(tensor);
+    storage_hold_begin(tensor->storage, session->leases.account);
+    atomic_fetch_add(&session->table->objects, 1);
+    *out = object;
     return TD_OK;
 }
 
-static enum td_status entry_refuse(void *entry)
-{
-    free(entry);
-    return fail(TD_OUT_OF_MEMORY, "no memory for a session's table");
-}
-
-/* *charged: the entry is new. */
-static enum td_status hold_locked(struct session *session, struct tensor *tensor, bool *charged)
+/* One more time, or one more pin. *charged: the entry is new. */
+static enum td_status hold_locked(struct session *session, struct tensor *tensor, bool pin,
+                                  bool *charged)
 {
     struct held_object *object = NULL;
+    if (session->ended)
+        return fail(TD_CANCELLED, "the session has ended");
     HASH_FIND(hh, session->objects, &tensor->id, sizeof tensor->id, object);
     if (!object) {
-        TRY(entry_create(session, sizeof *object, HASH_COUNT(session->objects),
-                         session->table->limits.objects, "anonymous objects", &object));
-        object->id = tensor->id;
-        HASH_ADD(hh, session->objects, id, sizeof object->id, object);
-        if (!object->hh.tbl)
-            return entry_refuse(object);
-        object->tensor = tensor_ref(tensor);
-        atomic_fetch_add(&session->table->objects, 1);
+        TRY(object_create(session, tensor, &object));
         *charged = true;
     }
-    object->times++;
+    object->times += !pin;
+    object->pins += pin;
     return TD_OK;
 }
 
-enum td_status session_hold(struct session *session, struct tensor *tensor)
+static enum td_status hold(struct session *session, struct tensor *tensor, bool pin)
 {
     bool charged = false;
     /* Before the lock: reserving may give pooled memory back to the kernel. */
     TRY(ledger_reserve(session->table->ledger, ENTRY_BYTES, 0, 0));
     pthread_mutex_lock(&session->lock);
-    enum td_status status = hold_locked(session, tensor, &charged);
+    enum td_status status = hold_locked(session, tensor, pin, &charged);
     pthread_mutex_unlock(&session->lock);
     if (!charged)
         ledger_release(session->table->ledger, ENTRY_BYTES, 0, 0);
     return status;
+}
+
+enum td_status session_hold(struct session *session, struct tensor *tensor)
+{
+    return hold(session, tensor, false);
+}
+
+enum td_status session_pin(struct session *session, struct tensor *tensor)
+{
+    return hold(session, tensor, true);
 }
 
 static enum td_status object_missing(uint64_t id)
@@ -280,67 +315,116 @@ enum td_status session_find(struct session *session, uint64_t id, struct tensor 
     return object ? TD_OK : object_missing(id);
 }
 
-enum td_status session_drop(struct session *session, uint64_t id)
+/* Takes a time or a pin back. False if there was none of them; *gone: that was the last of both. */
+static bool drop_locked(struct session *session, uint64_t id, bool pin, struct held_object **gone)
 {
     struct held_object *object = NULL;
-    struct tensor *gone = NULL;
-    pthread_mutex_lock(&session->lock);
     HASH_FIND(hh, session->objects, &id, sizeof id, object);
-    if (object && --object->times == 0) {
+    if (!object || (pin ? object->pins : object->times) == 0)
+        return false;
+    object->times -= !pin;
+    object->pins -= pin;
+    if (!object->times && !object->pins) {
         HASH_DEL(session->objects, object);
-        gone = object->tensor;
+        *gone = object;
     }
-    pthread_mutex_unlock(&session->lock);
-    if (!object)
-        return object_missing(id);
-    if (gone) {
-        atomic_fetch_sub(&session->table->objects, 1);
-        ledger_release(session->table->ledger, ENTRY_BYTES, 0, 0);
-        tensor_unref(gone);
-        free(object);
-    }
-    return TD_OK;
+    return true;
 }
 
-static enum td_status lease_locked(struct session *session, struct storage *storage, uint64_t *out)
+static bool drop(struct session *session, uint64_t id, bool pin)
 {
-    struct lease *lease;
-    TRY(entry_create(session, sizeof *lease, HASH_COUNT(session->leases),
-                     session->table->limits.leases, "leases", &lease));
-    lease->id = atomic_fetch_add(&session->table->last_lease, 1) + 1;
-    HASH_ADD(hh, session->leases, id, sizeof lease->id, lease);
-    if (!lease->hh.tbl)
-        return entry_refuse(lease);
-    lease->storage = storage_ref(storage);
-    atomic_fetch_add(&session->table->leases, 1);
-    *out = lease->id;
-    return TD_OK;
-}
-
-enum td_status session_lease(struct session *session, struct storage *storage, uint64_t *out)
-{
-    TRY(ledger_reserve(session->table->ledger, ENTRY_BYTES, 0, 0));
+    struct held_object *gone = NULL;
     pthread_mutex_lock(&session->lock);
-    enum td_status status = lease_locked(session, storage, out);
+    bool found = drop_locked(session, id, pin, &gone);
     pthread_mutex_unlock(&session->lock);
+    if (gone)
+        object_end(session, gone);
+    return found;
+}
+
+enum td_status session_drop(struct session *session, uint64_t id)
+{
+    return drop(session, id, false) ? TD_OK : object_missing(id);
+}
+
+void session_unpin(struct session *session, uint64_t id)
+{
+    (void)drop(session, id, true); /* a session that has ended has let it go */
+}
+
+void session_drop_all(struct session *session)
+{
+    struct held_object *object, *next, *gone = NULL;
+    pthread_mutex_lock(&session->lock);
+    HASH_ITER(hh, session->objects, object, next)
+    {
+        object->times = 0;
+        if (object->pins)
+            continue;
+        HASH_DEL(session->objects, object);
+        object->next_gone = gone;
+        gone = object;
+    }
+    pthread_mutex_unlock(&session->lock);
+    for (; gone; gone = next) {
+        next = gone->next_gone;
+        object_end(session, gone);
+    }
+}
+
+/* ---- leases ------------------------------------------------------------------------------------
+ */
+
+enum td_status session_lease_begin(struct session *session, struct lease *lease, uint64_t *id)
+{
+    TRY(lease_begin(session->table->leases, &session->leases, lease));
+    *id = lease->id;
+    return TD_OK;
+}
+
+/* What a mapping stands for: that the storage is held, and may be written to. */
+static void map_let_go(struct lease *lease, struct account *account)
+{
+    if (lease->kind != LEASE_READ)
+        storage_writer_end(lease->storage);
+    storage_hold_end(lease->storage, account);
+    storage_unref(lease->storage);
+    free(lease);
+}
+
+static void map_end(struct lease *lease)
+{
+    map_let_go(lease, lease->account);
+}
+
+enum td_status session_lease(struct session *session, enum lease_kind kind, struct storage *storage,
+                             uint64_t ttl_ms, uint64_t *out)
+{
+    struct lease *lease = calloc(1, sizeof *lease);
+    if (!lease)
+        return fail(TD_OUT_OF_MEMORY, "no memory for a lease");
+    lease->kind = kind;
+    lease->storage = storage_ref(storage);
+    lease->bytes = storage_mapped_bytes(storage);
+    lease->expires_ms = ttl_ms ? lease_now() + ttl_ms : 0;
+    lease->end = map_end;
+    storage_hold_begin(storage, session->leases.account);
+    if (kind != LEASE_READ)
+        storage_writer_begin(storage);
+    enum td_status status = session_lease_begin(session, lease, out);
     if (status != TD_OK)
-        ledger_release(session->table->ledger, ENTRY_BYTES, 0, 0);
+        map_let_go(lease, session->leases.account);
     return status;
 }
 
 enum td_status session_release(struct session *session, uint64_t id)
 {
-    struct lease *lease = NULL;
-    pthread_mutex_lock(&session->lock);
-    HASH_FIND(hh, session->leases, &id, sizeof id, lease);
-    if (lease)
-        HASH_DEL(session->leases, lease);
-    pthread_mutex_unlock(&session->lock);
-    if (!lease)
-        return fail(TD_NOT_FOUND, "the session has no lease %" PRIu64, id);
-    atomic_fetch_sub(&session->table->leases, 1);
-    ledger_release(session->table->ledger, ENTRY_BYTES, 0, 0);
-    storage_unref(lease->storage);
-    free(lease);
-    return TD_OK;
+    return lease_release(session->table->leases, &session->leases, id);
+}
+
+enum td_status session_lease_use(struct session *session, uint64_t id,
+                                 enum td_status (*use)(struct lease *lease, void *argument),
+                                 void *argument)
+{
+    return lease_use(session->table->leases, &session->leases, id, use, argument);
 }

@@ -79,23 +79,58 @@ static enum td_status storage_new(struct device *device, struct storage **out)
     storage->device = device;
     atomic_init(&storage->mode, STORAGE_BUILDING);
     pthread_rwlock_init(&storage->lock, NULL);
+    pthread_mutex_init(&storage->holders_lock, NULL);
     *out = storage;
     return TD_OK;
 }
 
 static void storage_delete(struct storage *storage)
 {
+    for (struct holder *holder = storage->holders.next, *next; holder; holder = next) {
+        next = holder->next;
+        free(holder);
+    }
+    pthread_mutex_destroy(&storage->holders_lock);
     pthread_rwlock_destroy(&storage->lock);
     free(storage);
 }
 
-enum td_status storage_create(struct device *device, uint64_t size_bytes, bool clear,
-                              struct storage **out)
+/* ---- who pays ----------------------------------------------------------------------------------
+ */
+
+/* A descriptor is counted with the storage for all of its life: small memory may get one later. */
+static enum td_status pay_begin(struct storage *storage, struct account *payer)
+{
+    TRY(account_reserve(payer, QUOTA_BYTES, storage->size_bytes));
+    bool has_descriptor = storage->size_bytes >= MEMFD_MIN_BYTES;
+    enum td_status status = account_reserve(payer, QUOTA_DESCRIPTORS, has_descriptor);
+    if (status != TD_OK) {
+        account_release(payer, QUOTA_BYTES, storage->size_bytes);
+        return status;
+    }
+    storage->payer = account_ref(payer);
+    return TD_OK;
+}
+
+static void pay_end(struct storage *storage)
+{
+    account_release(storage->payer, QUOTA_BYTES, storage->size_bytes);
+    account_release(storage->payer, QUOTA_DESCRIPTORS, storage->size_bytes >= MEMFD_MIN_BYTES);
+    account_unref(take(&storage->payer));
+}
+
+enum td_status storage_create(struct device *device, struct account *payer, uint64_t size_bytes,
+                              bool clear, struct storage **out)
 {
     struct storage *storage = NULL;
     TRY(storage_new(device, &storage));
     storage->size_bytes = size_bytes;
-    enum td_status status = device->ops->alloc(device, size_bytes, clear, &storage->memory);
+    enum td_status status = pay_begin(storage, payer);
+    if (status == TD_OK) {
+        status = device->ops->alloc(device, size_bytes, clear, &storage->memory);
+        if (status != TD_OK)
+            pay_end(storage);
+    }
     if (status != TD_OK) {
         storage_delete(storage);
         return status;
@@ -113,7 +148,8 @@ static enum storage_mode imported_mode(const struct memory *memory)
                                          : STORAGE_MUTABLE;
 }
 
-enum td_status storage_import(struct device *device, int given_fd, struct storage **out)
+enum td_status storage_import(struct device *device, struct account *payer, int given_fd,
+                              struct storage **out)
 {
     _cleanup_(closep) int fd = given_fd;
     struct storage *storage = NULL;
@@ -129,6 +165,11 @@ enum td_status storage_import(struct device *device, int given_fd, struct storag
     }
     storage->size_bytes = storage->memory.capacity;
     storage->imported = true;
+    status = pay_begin(storage, payer); /* its size was not known before */
+    if (status != TD_OK) {
+        storage_unref(storage);
+        return status;
+    }
     storage_finish(storage, imported_mode(&storage->memory));
     known_add(storage);
     *out = storage;
@@ -146,6 +187,7 @@ void storage_unref(struct storage *storage)
     if (!storage || atomic_fetch_sub_explicit(&storage->refs, 1, memory_order_acq_rel) != 1)
         return;
     known_remove(storage);
+    pay_end(storage);
     storage->device->ops->free(storage->device, &storage->memory);
     storage_delete(storage);
 }
@@ -167,20 +209,31 @@ const char *storage_mode_name(enum storage_mode mode)
     return names[mode];
 }
 
-enum td_status storage_share(struct storage *storage, bool write, int *fd)
+static enum td_status share_check(const struct storage *storage, bool write)
 {
     enum storage_mode mode = storage_mode_of(storage);
+    if (mode == STORAGE_BUILDING)
+        return fail(TD_CONFLICT, "the tensor is not published yet; only who fills it maps it");
     if (write && (mode != STORAGE_MUTABLE || storage->memory.read_only))
         return fail(TD_FROZEN,
                     "the tensor's memory is %s and cannot be mapped for writing; clone it, or "
                     "store it with mutable",
                     storage_mode_name(mode));
+    return TD_OK;
+}
+
+enum td_status storage_share(struct storage *storage, bool write, int *fd)
+{
+    TRY(share_check(storage, write));
     /* Once it is sealed nothing is left to be done, and no writer to be waited for. */
     if (atomic_load(&storage->memory.sealed))
-        return storage->device->ops->share(storage->device, &storage->memory, mode, write, fd);
+        return storage->device->ops->share(storage->device, &storage->memory,
+                                           storage_mode_of(storage), write, fd);
     pthread_rwlock_wrlock(&storage->lock);
-    enum td_status status =
-        storage->device->ops->share(storage->device, &storage->memory, mode, write, fd);
+    enum td_status status = share_check(storage, write); /* it may have been frozen meanwhile */
+    if (status == TD_OK)
+        status = storage->device->ops->share(storage->device, &storage->memory,
+                                             storage_mode_of(storage), write, fd);
     if (status == TD_OK && !storage->inode)
         known_add(storage);
     pthread_rwlock_unlock(&storage->lock);
@@ -194,11 +247,48 @@ bool storage_is_exposed(const struct storage *storage)
     switch (storage_mode_of(storage)) {
     case STORAGE_MUTABLE:
         return storage->imported || atomic_load(&storage->memory.sealed);
-    case STORAGE_SINGLE_WRITER: /* the giver, or the daemon itself */
-        return storage->imported;
+    case STORAGE_SINGLE_WRITER: /* the giver, or who has filled it */
+        return storage->imported || storage->filled;
     default:
         return false;
     }
+}
+
+enum td_status storage_share_building(struct storage *storage, int *fd)
+{
+    assert(storage_mode_of(storage) == STORAGE_BUILDING);
+    storage->filled = true;
+    pthread_rwlock_wrlock(&storage->lock);
+    enum td_status status =
+        storage->device->ops->share(storage->device, &storage->memory, STORAGE_BUILDING, true, fd);
+    if (status == TD_OK && !storage->inode)
+        known_add(storage);
+    pthread_rwlock_unlock(&storage->lock);
+    return status;
+}
+
+enum td_status storage_seal(struct storage *storage, enum storage_mode mode)
+{
+    int fd;
+    assert(storage_mode_of(storage) == STORAGE_BUILDING);
+    pthread_rwlock_wrlock(&storage->lock);
+    enum td_status status =
+        storage->device->ops->share(storage->device, &storage->memory, mode, false, &fd);
+    pthread_rwlock_unlock(&storage->lock);
+    if (status == TD_OK)
+        storage_finish(storage, mode);
+    return status;
+}
+
+bool storage_freeze_unseen(struct storage *storage)
+{
+    pthread_rwlock_wrlock(&storage->lock);
+    int mutable = STORAGE_MUTABLE;
+    bool unseen = !storage->imported && !storage->memory.exported;
+    if (unseen)
+        unseen = atomic_compare_exchange_strong(&storage->mode, &mutable, STORAGE_FROZEN);
+    pthread_rwlock_unlock(&storage->lock);
+    return unseen;
 }
 
 uint64_t storage_mapped_bytes(const struct storage *storage)
@@ -215,7 +305,10 @@ enum td_status storage_write_begin(struct storage *storage)
                     "or store it with mutable",
                     storage_mode_name(mode));
     pthread_rwlock_wrlock(&storage->lock);
-    return TD_OK;
+    if (storage_mode_of(storage) != STORAGE_FROZEN && !storage->memory.read_only)
+        return TD_OK;
+    pthread_rwlock_unlock(&storage->lock); /* it was frozen meanwhile */
+    return fail(TD_FROZEN, "the tensor's memory was frozen: in-place operations cannot change it");
 }
 
 void storage_write_end(struct storage *storage)
@@ -227,4 +320,138 @@ void storage_write_end(struct storage *storage)
 void storage_touch(struct storage *storage)
 {
     atomic_fetch_add(&storage->epoch, 1);
+}
+
+/* ---- who has it --------------------------------------------------------------------------------
+ */
+
+/* All holders pay for all of it, or no longer. */
+static void holders_pay(struct storage *storage, bool pay)
+{
+    for (struct holder *holder = &storage->holders; holder; holder = holder->next)
+        if (holder->count)
+            (pay ? account_hold_deleted : account_drop_deleted)(holder->account,
+                                                                storage->size_bytes);
+    storage->deleted = pay;
+}
+
+void storage_name_begin(struct storage *storage, struct account *payer)
+{
+    pthread_mutex_lock(&storage->holders_lock);
+    storage->named++;
+    if (storage->deleted) {
+        holders_pay(storage, false);
+        account_force(payer, QUOTA_BYTES, storage->size_bytes);
+        account_force(payer, QUOTA_DESCRIPTORS, storage->size_bytes >= MEMFD_MIN_BYTES);
+        storage->payer = account_ref(payer);
+    }
+    pthread_mutex_unlock(&storage->holders_lock);
+}
+
+static bool is_held(const struct storage *storage)
+{
+    for (const struct holder *holder = &storage->holders; holder; holder = holder->next)
+        if (holder->count)
+            return true;
+    return false;
+}
+
+void storage_name_end(struct storage *storage)
+{
+    pthread_mutex_lock(&storage->holders_lock);
+    if (--storage->named == 0 && is_held(storage)) {
+        if (storage->payer)
+            pay_end(storage);
+        holders_pay(storage, true);
+    }
+    pthread_mutex_unlock(&storage->holders_lock);
+}
+
+/* The account's, or a free one; NULL without memory. */
+static struct holder *holder_find(struct storage *storage, const struct account *account)
+{
+    struct holder *unused = NULL, *last = NULL;
+    for (struct holder *holder = &storage->holders; holder; holder = holder->next) {
+        if (holder->count && holder->account == account)
+            return holder;
+        if (!holder->count && !unused)
+            unused = holder;
+        last = holder;
+    }
+    if (!unused)
+        unused = last->next = calloc(1, sizeof *unused);
+    return unused;
+}
+
+/* Without memory a holder is not counted: then it does not pay for what is deleted. */
+void storage_hold_begin(struct storage *storage, struct account *account)
+{
+    if (!account)
+        return;
+    pthread_mutex_lock(&storage->holders_lock);
+    struct holder *holder = holder_find(storage, account);
+    if (holder && holder->count++ == 0) {
+        holder->account = account_ref(account);
+        if (storage->deleted)
+            account_hold_deleted(account, storage->size_bytes);
+    }
+    pthread_mutex_unlock(&storage->holders_lock);
+}
+
+void storage_hold_end(struct storage *storage, struct account *account)
+{
+    struct account *gone = NULL;
+    if (!account)
+        return;
+    pthread_mutex_lock(&storage->holders_lock);
+    for (struct holder *holder = &storage->holders; holder; holder = holder->next)
+        if (holder->count && holder->account == account) {
+            if (--holder->count == 0)
+                gone = take(&holder->account);
+            break;
+        }
+    if (gone && storage->deleted)
+        account_drop_deleted(gone, storage->size_bytes);
+    pthread_mutex_unlock(&storage->holders_lock);
+    account_unref(gone);
+}
+
+bool storage_is_deleted(struct storage *storage)
+{
+    pthread_mutex_lock(&storage->holders_lock);
+    bool deleted = storage->deleted;
+    pthread_mutex_unlock(&storage->holders_lock);
+    return deleted;
+}
+
+void storage_writer_begin(struct storage *storage)
+{
+    pthread_mutex_lock(&storage->holders_lock);
+    storage->writers++;
+    pthread_mutex_unlock(&storage->holders_lock);
+}
+
+void storage_writer_end(struct storage *storage)
+{
+    pthread_mutex_lock(&storage->holders_lock);
+    if (--storage->writers == 0)
+        waiter_wake_all(&storage->waiting);
+    pthread_mutex_unlock(&storage->holders_lock);
+}
+
+bool storage_writers_wait(struct storage *storage, struct waiter *waiter)
+{
+    pthread_mutex_lock(&storage->holders_lock);
+    bool waits = storage->writers > 0;
+    if (waits)
+        waiter_add(&storage->waiting, waiter);
+    pthread_mutex_unlock(&storage->holders_lock);
+    return waits;
+}
+
+void storage_writers_forget(struct storage *storage, struct waiter *waiter)
+{
+    pthread_mutex_lock(&storage->holders_lock);
+    waiter_remove(&storage->waiting, waiter);
+    pthread_mutex_unlock(&storage->holders_lock);
 }

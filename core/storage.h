@@ -11,9 +11,11 @@
 #ifndef CORE_STORAGE_H
 #define CORE_STORAGE_H
 
+#include "core/account.h"
 #include "core/cleanup.h"
 #include "core/device.h"
 #include "core/hash.h"
+#include "core/waiter.h"
 
 struct storage {
     atomic_uint refs;
@@ -26,27 +28,66 @@ struct storage {
     struct memory memory;
     uint64_t inode; /* of a memfd that is known outside, to know it again; else 0 */
     bool imported;  /* a client made the memory; never changes */
+    bool filled;    /* a client had it to fill: it may have kept a mapping; before it is finished */
     UT_hash_handle hh;
+
+    /* Who has it, and who pays for it; see below. */
+    pthread_mutex_t holders_lock; /* of what follows; only that of the accounts is taken under it */
+    struct account *payer;        /* a reference; NULL: nobody, or the holders do */
+    uint64_t named;               /* names and items of queues that lead here */
+    bool deleted;                 /* the last of those is gone, and holders remain */
+    struct holder {
+        struct account *account; /* a reference */
+        uint64_t count;          /* of leases and objects of its sessions; 0: free */
+        struct holder *next;
+    } holders;                  /* the first is here, further ones on the heap */
+    unsigned writers;           /* leases whose holders may write to a mapping */
+    struct waiter_list waiting; /* for writers to be gone */
+
+    /* Recycled memory (core/ring.h): what is done when the last tensor over it has gone. */
+    atomic_uint tensors;
+    void (*idle)(struct storage *storage);
+    void *idle_argument;
 };
 
 /* Where ids go on from; for the engine, before the first storage is made. */
 void storage_ids_begin(uint64_t first);
 
-/* size bytes in BUILDING; zeroed if `clear`, otherwise the caller overwrites all of them. */
-NODISCARD enum td_status storage_create(struct device *device, uint64_t size_bytes, bool clear,
-                                        struct storage **out);
+/* size bytes in BUILDING; zeroed if `clear`, otherwise the caller overwrites all of them. payer:
+ * the account that they are reserved against first; NULL: none. */
+NODISCARD enum td_status storage_create(struct device *device, struct account *payer,
+                                        uint64_t size_bytes, bool clear, struct storage **out);
 /* A client's own memory: takes over fd, also when it fails. The mode follows from its seals. A
  * descriptor that was given or handed out before gives the storage that it belongs to. */
-NODISCARD enum td_status storage_import(struct device *device, int fd, struct storage **out);
+NODISCARD enum td_status storage_import(struct device *device, struct account *payer, int fd,
+                                        struct storage **out);
 struct storage *storage_ref(struct storage *storage);
 void storage_unref(struct storage *storage);
 CLEANUP_DEFINE(struct storage *, storage_unref)
+
+/* A tensor over it has gone, whose reference still stands. */
+static inline void storage_left(struct storage *storage)
+{
+    if (atomic_fetch_sub_explicit(&storage->tensors, 1, memory_order_acq_rel) == 1 && storage->idle)
+        storage->idle(storage);
+}
 
 /* Ends BUILDING. */
 void storage_finish(struct storage *storage, enum storage_mode mode);
 enum storage_mode storage_mode_of(const struct storage *storage);
 /* "building", "frozen", "single-writer", "mutable". */
 const char *storage_mode_name(enum storage_mode mode);
+
+/* The descriptor of memory that is BUILDING, for the one client that fills it: without a seal that
+ * would keep it from being frozen afterwards. */
+NODISCARD enum td_status storage_share_building(struct storage *storage, int *fd);
+/* Ends BUILDING of memory that storage_share_building has shown to a client: FROZEN needs every
+ * writable mapping gone, and is CONFLICT, with nothing changed but the daemon's own mapping, while
+ * one is left. SINGLE_WRITER leaves those that there are, and no other can be made. */
+NODISCARD enum td_status storage_seal(struct storage *storage, enum storage_mode mode);
+/* FROZEN from now on, of memory that is MUTABLE and that nobody outside has seen; false if somebody
+ * has: then only a copy can be frozen. */
+bool storage_freeze_unseen(struct storage *storage);
 
 /* A descriptor for others to map the storage with, borrowed for as long as the reference is held.
  * FROZEN if write is asked of memory that others may not write. */
@@ -63,5 +104,26 @@ NODISCARD enum td_status storage_write_begin(struct storage *storage);
 void storage_write_end(struct storage *storage);
 /* Raises the epoch for a change that a client made through its own mapping. */
 void storage_touch(struct storage *storage);
+
+/* ---- who has it --------------------------------------------------------------------------------
+ *
+ * Names and queues lead to a storage; leases and objects of sessions hold it. Who made it pays for
+ * it (QUOTA_BYTES of an account), until nothing leads to it any more: from then on those who still
+ * hold it do, each as for all of it, as deleted bytes. */
+
+/* One more name or item leads here. If it was deleted, `payer` (NULL: nobody) pays from now on. */
+void storage_name_begin(struct storage *storage, struct account *payer);
+void storage_name_end(struct storage *storage);
+void storage_hold_begin(struct storage *storage, struct account *account);
+void storage_hold_end(struct storage *storage, struct account *account);
+bool storage_is_deleted(struct storage *storage);
+
+/* A lease begins, or ends, whose holder may write to its mapping. */
+void storage_writer_begin(struct storage *storage);
+void storage_writer_end(struct storage *storage);
+/* True if there are such leases: then the waiter is woken when the last of them has ended, unless
+ * it is taken back by storage_writers_forget. */
+bool storage_writers_wait(struct storage *storage, struct waiter *waiter);
+void storage_writers_forget(struct storage *storage, struct waiter *waiter);
 
 #endif

@@ -14,6 +14,7 @@ struct entry {
     RB_ENTRY(entry) link, due_link;
     struct entry *next; /* of those that a visit removed */
     struct tensor *tensor;
+    struct account *account; /* a reference, with a name of its quota; NULL: none */
     uint64_t generation;
     uint64_t expires_ms;    /* from then on it is not there; 0: never, and not in the tree `due` */
     uint64_t charged_names; /* 1, or 0 for one that takes over the charge of another */
@@ -89,12 +90,27 @@ static uint64_t entry_bytes(const struct entry *entry)
     return sizeof *entry + entry->name.length;
 }
 
+static void name_uncharge(struct account *account)
+{
+    account_release(account, QUOTA_NAMES, 1);
+    account_unref(account);
+}
+
+/* A name has led to it that does so no more. */
+static void tensor_unnamed(struct tensor *tensor)
+{
+    if (tensor)
+        storage_name_end(tensor->storage);
+    tensor_unref(tensor);
+}
+
 static void entry_free(struct store *store, struct entry *entry)
 {
     if (!entry)
         return;
     ledger_release(store->ledger, entry_bytes(entry), 0, entry->charged_names);
-    tensor_unref(entry->tensor);
+    name_uncharge(entry->account);
+    tensor_unnamed(entry->tensor);
     free(entry);
 }
 
@@ -121,6 +137,7 @@ static enum td_status entry_create(struct store *store, struct text name, uint64
     memcpy(entry->name_bytes, name.data, name.length);
     entry->name = (struct text){entry->name_bytes, name.length};
     entry->tensor = NULL;
+    entry->account = NULL;
     entry->expires_ms = 0;
     entry->charged_names = charged_names;
     enum td_status status = ledger_reserve(store->ledger, entry_bytes(entry), 0, charged_names);
@@ -191,9 +208,11 @@ static uint64_t note_locked(struct store *store, enum store_event_kind kind, str
 struct visit {
     uint64_t now_ms; /* 0 while no name has a time to live: the clock need not be read */
     /* To be let go when the store is unlocked: */
-    struct entry *fresh; /* for a name that is not there yet; NULL once it is in the tree */
-    struct entry *gone;  /* removed */
-    struct tensor *old;  /* replaced */
+    struct entry *fresh;   /* for a name that is not there yet; NULL once it is in the tree */
+    struct entry *gone;    /* removed */
+    struct tensor *old;    /* replaced */
+    struct account *payer; /* who publishes: reserved for a name, or NULL */
+    struct account *old_payer;
 };
 
 static void visit_begin(struct store *store, struct visit *visit)
@@ -210,7 +229,9 @@ static void visit_end(struct store *store, struct visit *visit)
         visit->gone = entry->next;
         entry_free(store, entry);
     }
-    tensor_unref(take(&visit->old));
+    tensor_unnamed(take(&visit->old));
+    name_uncharge(take(&visit->payer));
+    name_uncharge(take(&visit->old_payer));
 }
 
 static bool is_over(const struct visit *visit, const struct entry *entry)
@@ -297,6 +318,9 @@ static enum td_status publish_locked(struct store *store, struct visit *visit, s
     }
     visit->old = entry->tensor;
     entry->tensor = tensor_ref(tensor);
+    storage_name_begin(tensor->storage, visit->payer);
+    visit->old_payer = entry->account;
+    entry->account = take(&visit->payer);
     entry->generation = note_locked(store, STORE_PUBLISHED, name);
     set_expiry_locked(store, entry, expires_ms);
     *out = entry;
@@ -305,16 +329,20 @@ static enum td_status publish_locked(struct store *store, struct visit *visit, s
 
 enum td_status store_publish_for(struct store *store, struct text name, struct tensor *tensor,
                                  const struct store_condition *condition, uint64_t ttl_ms,
-                                 uint64_t *generation)
+                                 struct account *account, uint64_t *generation)
 {
     struct visit visit = {0};
     struct entry *entry;
     TRY(name_check(name));
+    TRY(account_reserve(account, QUOTA_NAMES, 1));
+    visit.payer = account_ref(account);
     /* A new name's entry is made outside the lock, and only if there is none to be replaced. */
     visit_begin(store, &visit);
     (void)expire_locked(store, &visit, EXPIRE_A_PUBLISH);
     bool found = find_locked(store, &visit, name) != NULL;
+    struct account *payer = take(&visit.payer);
     visit_end(store, &visit);
+    visit.payer = payer;
     enum td_status status = found ? TD_OK : entry_create(store, name, 1, &visit.fresh);
     visit_begin(store, &visit);
     if (status == TD_OK && !visit.fresh && !find_locked(store, &visit, name)) /* gone in between */
@@ -331,7 +359,7 @@ enum td_status store_publish_for(struct store *store, struct text name, struct t
 enum td_status store_publish(struct store *store, struct text name, struct tensor *tensor,
                              const struct store_condition *condition, uint64_t *generation)
 {
-    return store_publish_for(store, name, tensor, condition, 0, generation);
+    return store_publish_for(store, name, tensor, condition, 0, NULL, generation);
 }
 
 enum td_status store_lookup_timed(struct store *store, struct text name, struct tensor **tensor,
@@ -414,6 +442,8 @@ static enum td_status rename_locked(struct store *store, struct visit *visit, st
         return not_found(from);
     TRY(publish_locked(store, visit, to, entry->tensor, condition, entry->expires_ms, &renamed));
     *generation = renamed->generation;
+    /* Who paid for the old name pays for the new one. */
+    renamed->account = take(renamed == entry ? &visit->old_payer : &entry->account);
     if (renamed == entry)
         return TD_OK;
     if (!visit->fresh) { /* it is in the tree now: one name for another, also at the limit */

@@ -31,7 +31,8 @@ struct store_condition {
     uint64_t generation;
 };
 
-/* The name stays until it is removed, also if it had a time to live before. */
+/* The name stays until it is removed, also if it had a time to live before. It counts against no
+ * account. */
 NODISCARD enum td_status store_publish(struct store *store, struct text name, struct tensor *tensor,
                                        const struct store_condition *condition,
                                        uint64_t *generation);
@@ -57,11 +58,12 @@ NODISCARD enum td_status store_rename(struct store *store, struct text from, str
 /* INVALID unless it is 1 to STORE_TTL_MAX_MS. */
 NODISCARD enum td_status ttl_check(uint64_t ttl_ms);
 
-/* In the next three a ttl_ms of 0 is a name that stays. */
+/* In the next three a ttl_ms of 0 is a name that stays. The name counts against the account (NULL:
+ * none) from then on, also if it was another's. */
 NODISCARD enum td_status store_publish_for(struct store *store, struct text name,
                                            struct tensor *tensor,
                                            const struct store_condition *condition, uint64_t ttl_ms,
-                                           uint64_t *generation);
+                                           struct account *account, uint64_t *generation);
 NODISCARD enum td_status store_lookup_timed(struct store *store, struct text name,
                                             struct tensor **tensor, uint64_t *generation,
                                             uint64_t *ttl_ms);

@@ -53,6 +53,7 @@ static enum td_status tensor_new(struct storage *storage, const struct layout *l
     atomic_init(&tensor->refs, 1);
     tensor->id = atomic_fetch_add(&last_id, 1) + 1;
     tensor->storage = storage_ref(storage);
+    atomic_fetch_add_explicit(&storage->tensors, 1, memory_order_relaxed);
     tensor->layout = *layout;
     tensor->version = counter;
     pthread_mutex_init(&tensor->lock, NULL);
@@ -85,6 +86,7 @@ void tensor_unref(struct tensor *tensor)
         struct tensor *grad = tensor->grad;
         size_t history_bytes = tensor->history ? tensor->history->charged_bytes : 0;
         ledger_release(tensor->storage->device->ledger, TENSOR_BYTES + history_bytes, 0, 0);
+        storage_left(tensor->storage);
         storage_unref(tensor->storage);
         counter_unref(tensor->version);
         free(tensor->history);

@@ -18,6 +18,7 @@ struct frame_listener {
 struct frame_options {
     struct engine *engine;
     const struct token *token;
+    struct account *remote; /* borrowed: who comes over TCP is one principal */
     struct frame_listener listeners[2];
     int listener_count;
     unsigned threads;

@@ -50,13 +50,20 @@ static void update_poll(struct connection *connection)
     uv_poll_start(&connection->poll, events, on_event);
 }
 
-void connection_open(struct loop *loop, int fd, bool local)
+static void account_leave(struct account *account)
+{
+    account_release(account, QUOTA_CONNECTIONS, 1);
+    account_unref(account);
+}
+
+void connection_open(struct loop *loop, int fd, bool local, struct account *account, int32_t pid)
 {
     struct connection *connection = malloc(sizeof *connection);
     if (!connection || uv_poll_init(&loop->uv, &connection->poll, fd) != 0) {
         log_line(LOG_ERROR, "no memory for a connection");
         free(connection);
         close(fd);
+        account_leave(account);
         return;
     }
     memset(connection, 0, offsetof(struct connection, poll));
@@ -66,6 +73,8 @@ void connection_open(struct loop *loop, int fd, bool local)
     connection->poll.data = connection;
     connection->fd = fd;
     connection->local = local;
+    connection->account = account;
+    connection->pid = pid;
     connection->opened_ms = uv_now(&loop->uv);
     connection->sending_last = &connection->sending;
     connection->next = loop->connections;
@@ -88,6 +97,7 @@ void connection_free_if_done(struct connection *connection)
         connection->next->link = connection->link;
     atomic_fetch_sub(&connection->loop->server->connections, 1);
     atomic_fetch_sub(&connection->loop->server->options.engine->connections, 1);
+    account_leave(connection->account);
     free(connection);
 }
 

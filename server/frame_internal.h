@@ -78,7 +78,9 @@ struct connection {
     struct connection *next, **link;
     uv_poll_t poll;
     int fd;
-    int events; /* that poll waits for */
+    int events;              /* that poll waits for */
+    struct account *account; /* a reference, with a connection of its quota */
+    int32_t pid;             /* of the client; 0: not known */
     bool local, closed, handle_closed;
     bool unsettled;
     bool more;               /* requests were read that wait for the next turn */
@@ -146,7 +148,8 @@ struct request {
 };
 
 /* frame_connection.c */
-void connection_open(struct loop *loop, int fd, bool local);
+/* Takes over fd and the account, against whose quota the connection counts already. */
+void connection_open(struct loop *loop, int fd, bool local, struct account *account, int32_t pid);
 void connection_close(struct connection *connection);
 /* Goes on after a request ended or memory came: parses what was read, sends, waits anew. */
 void connection_resume(struct connection *connection);

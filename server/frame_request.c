@@ -157,7 +157,8 @@ static enum td_status hello_session(struct request *request)
                                                     "its --token-file");
     if (FIELDS_HAS(in, session_key))
         return session_join(options->engine->sessions, in->session_key, &connection->session);
-    return session_open(options->engine->sessions, &connection->session);
+    return session_open(options->engine->sessions, connection->account, connection->pid,
+                        &connection->session);
 }
 
 static enum td_status run_hello(struct request *request)
@@ -342,6 +343,7 @@ static enum td_status begin_op(struct request *request)
         return begin_ping(request);
     call->op = (enum op)opcode;
     call->session = session_ref(connection->session);
+    call->account = session_account(connection->session);
     call->body_length = request->header.body_length;
     call->local = connection->local;
     call->emit = emit;

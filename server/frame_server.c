@@ -31,18 +31,14 @@ static void accept_pause(struct loop *loop, const char *why)
     loop->accept_paused = true;
 }
 
-/* One connection too many: it is told so, as far as its socket takes that at once. */
-static void refuse(int fd, uint64_t limit)
+/* One connection too many: it is told so (this thread's fail_detail), as far as its socket takes
+ * that at once. */
+static void refuse(int fd)
 {
-    unsigned char frame[WIRE_HEADER_SIZE + 256];
-    char text[128];
+    unsigned char frame[WIRE_HEADER_SIZE + FAIL_DETAIL_SIZE + 64];
     struct fields error;
-    snprintf(text, sizeof text,
-             "%llu connections are open, which is the limit; close some, or raise "
-             "--max-connections",
-             (unsigned long long)limit);
     error.present = 0;
-    FIELDS_SET(&error, message, text_of(text));
+    FIELDS_SET(&error, message, text_of(fail_detail()));
     struct wire_header header = {.version = WIRE_VERSION,
                                  .flags = WIRE_REPLY,
                                  .opcode = OP_hello,
@@ -56,6 +52,43 @@ static void refuse(int fd, uint64_t limit)
     close(fd);
 }
 
+/* Who is at the other end: by the kernel's word on a Unix socket. */
+static enum td_status account_of(const struct frame_server *server, int fd, bool local,
+                                 struct account **account, int32_t *pid)
+{
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    *pid = 0;
+    if (!local) {
+        *account = account_ref(server->options.remote);
+        return TD_OK;
+    }
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0)
+        peer = (struct ucred){.uid = UID_UNKNOWN};
+    *pid = peer.pid;
+    struct principal user = {.kind = PRINCIPAL_UID, .uid = peer.uid};
+    return account_open(server->options.engine->accounts, user, account);
+}
+
+static enum td_status admit(const struct frame_server *server, int fd, bool local,
+                            struct account **out, int32_t *pid)
+{
+    uint64_t limit = server->options.max_connections;
+    struct account *account = NULL;
+    if (atomic_load(&server->connections) >= limit)
+        return fail(TD_UNAVAILABLE,
+                    "%llu connections are open, which is the limit; close some, or raise "
+                    "--max-connections",
+                    (unsigned long long)limit);
+    TRY(account_of(server, fd, local, &account, pid));
+    enum td_status status = account_reserve(account, QUOTA_CONNECTIONS, 1);
+    if (status == TD_OK)
+        *out = account;
+    else
+        account_unref(account);
+    return status;
+}
+
 static void on_listening(uv_poll_t *poll, int status, int events)
 {
     struct loop *loop = poll->data;
@@ -65,10 +98,12 @@ static void on_listening(uv_poll_t *poll, int status, int events)
     (void)events;
     for (int i = 0; i < ACCEPT_ROUNDS && !loop->accept_paused; i++) {
         int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0 && atomic_load(&server->connections) >= server->options.max_connections)
-            refuse(fd, server->options.max_connections);
+        struct account *account;
+        int32_t pid;
+        if (fd >= 0 && admit(server, fd, listener->local, &account, &pid) != TD_OK)
+            refuse(fd);
         else if (fd >= 0)
-            connection_open(loop, fd, listener->local);
+            connection_open(loop, fd, listener->local, account, pid);
         else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
             accept_pause(loop, strerror(errno));
         else if (errno != EINTR && errno != ECONNABORTED)
@@ -95,6 +130,12 @@ static bool stands_still(const struct connection *connection, uint64_t now)
            (replies_pending(connection) && now - connection->sent_ms > patience);
 }
 
+static void expire(struct engine *engine, uint64_t now_ms)
+{
+    (void)store_expire(engine->store, now_ms, EXPIRE_A_TICK);
+    lease_expire(session_leases(engine->sessions), lease_now());
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     struct loop *loop = timer->data;
@@ -110,7 +151,7 @@ static void on_tick(uv_timer_t *timer)
     if (loop->accept_paused && !loop->draining)
         accept_start(loop);
     if (loop == loop->server->loops)
-        (void)store_expire(loop->server->options.engine->store, now, EXPIRE_A_TICK);
+        expire(loop->server->options.engine, now);
     if (loop->draining && !loop->connections) {
         uv_close((uv_handle_t *)&loop->tick, NULL);
         uv_close((uv_handle_t *)&loop->deadline, NULL);

@@ -8,7 +8,8 @@
 struct http_options {
     struct engine *engine;
     const struct token *token;
-    int listen_fd;       /* borrowed; stays open until http_server_stop has returned */
+    struct account *account; /* borrowed: who comes over HTTP is one principal */
+    int listen_fd;           /* borrowed; stays open until http_server_stop has returned */
     const char *hosts;   /* names that Host may have besides localhost and addresses, by commas */
     const char *origins; /* web pages that browsers may call from, by commas; "" for none */
     unsigned threads;

@@ -309,6 +309,7 @@ enum td_status exchange_call(struct exchange *x, enum op op)
         TRY(exchange_open_session(x));
     op_init(&x->call, x->server->options.engine, x->session, op, &x->in);
     x->call_begun = true;
+    x->call.account = x->server->options.account;
     x->call.emit = emit;
     x->call.sink = x;
     TRY(op_check_cast(&x->call, TD_BOOL, TD_BOOL)); /* a wrong rule, also where nothing is cast */

@@ -355,6 +355,12 @@ static void clock_wait(struct http_server *server, uint64_t tick_ms)
     (void)pthread_cond_timedwait(&server->tick, &server->lock, &until);
 }
 
+static void expire(struct engine *engine, uint64_t now_ms)
+{
+    (void)store_expire(engine->store, now_ms, EXPIRE_A_TICK);
+    lease_expire(session_leases(engine->sessions), lease_now());
+}
+
 static void *clock_run(void *argument)
 {
     struct http_server *server = argument;
@@ -377,7 +383,7 @@ static void *clock_run(void *argument)
         pthread_mutex_unlock(&server->lock);
         end_now(&endings);
         if (tick)
-            (void)store_expire(server->options.engine->store, now_ms, EXPIRE_A_TICK);
+            expire(server->options.engine, now_ms);
         if (sessions)
             http_sessions_expire(server->sessions, now_ms);
         pthread_mutex_lock(&server->lock);

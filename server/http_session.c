@@ -16,6 +16,7 @@ struct entry {
 
 struct http_sessions {
     struct session_table *table;
+    struct account *account; /* borrowed */
     uint64_t ttl_ms, max;
     pthread_mutex_t lock;
     struct entry *entries; /* by key */
@@ -27,6 +28,7 @@ enum td_status http_sessions_create(const struct http_options *options, struct h
     if (!sessions)
         return fail(TD_OUT_OF_MEMORY, "no memory for the HTTP sessions");
     sessions->table = options->engine->sessions;
+    sessions->account = options->account;
     sessions->ttl_ms = options->session_ttl_ms;
     sessions->max = options->max_sessions;
     pthread_mutex_init(&sessions->lock, NULL);
@@ -74,7 +76,7 @@ enum td_status http_session_open(struct http_sessions *sessions, struct session 
     struct entry *entry = calloc(1, sizeof *entry);
     if (!entry)
         return fail(TD_OUT_OF_MEMORY, "no memory for a session");
-    enum td_status status = session_open(sessions->table, &entry->session);
+    enum td_status status = session_open(sessions->table, sessions->account, 0, &entry->session);
     if (status != TD_OK) {
         free(entry);
         return status;

@@ -62,7 +62,8 @@ static struct device *cpu_of(const struct exchange *x)
 
 static enum td_status allocate(struct exchange *x)
 {
-    return storage_create(cpu_of(x), x->upload->length, false, &x->upload->storage);
+    return storage_create(cpu_of(x), x->server->options.account, x->upload->length, false,
+                          &x->upload->storage);
 }
 
 static enum td_status allocate_in_job(struct exchange *x, struct parked *parked)
@@ -207,7 +208,7 @@ static enum td_status spool_grow(struct exchange *x)
         return fail(TD_TOO_LARGE,
                     "the document is over the limit of %" PRIu64 " bytes (--max-body)",
                     x->server->options.max_body);
-    TRY(storage_create(cpu_of(x), room, false, &larger));
+    TRY(storage_create(cpu_of(x), x->server->options.account, room, false, &larger));
     if (upload->spooled)
         memcpy(larger->memory.data, upload->spool->memory.data, upload->spooled);
     storage_unref(upload->spool);

@@ -17,6 +17,7 @@ struct daemon {
     struct options options;
     struct token token;
     struct engine *engine;
+    struct account *remote; /* of who comes over TCP or HTTP */
     struct frame_server *frames;
     struct http_server *http;
     int unix_fd, tcp_fd, http_fd;
@@ -47,7 +48,7 @@ static void block_signals(sigset_t *stopping)
 static enum td_status open_engine(struct daemon *daemon)
 {
     const struct options *o = &daemon->options;
-    const struct engine_options engine = {
+    struct engine_options engine = {
         .ledger = {.memory_bytes = o->memory_limit,
                    .descriptors = o->max_descriptors,
                    .names = o->max_names},
@@ -61,7 +62,10 @@ static enum td_status open_engine(struct daemon *daemon)
     };
     if (*o->token_file)
         TRY(token_read(o->token_file, &daemon->token));
-    return engine_create(&engine, &daemon->engine);
+    memcpy(engine.quotas, o->quotas, sizeof engine.quotas);
+    TRY(engine_create(&engine, &daemon->engine));
+    struct principal remote = {.kind = daemon->token.length ? PRINCIPAL_TOKEN : PRINCIPAL_TCP};
+    return account_open(daemon->engine->accounts, remote, &daemon->remote);
 }
 
 static uint64_t body_limit(const struct options *o)
@@ -79,6 +83,7 @@ static enum td_status open_http(struct daemon *daemon)
     const struct http_options http = {
         .engine = daemon->engine,
         .token = &daemon->token,
+        .account = daemon->remote,
         .listen_fd = daemon->http_fd,
         .hosts = o->http_hosts,
         .origins = o->http_origins,
@@ -102,6 +107,7 @@ static enum td_status open_frames(struct daemon *daemon)
     struct frame_options frames = {
         .engine = daemon->engine,
         .token = &daemon->token,
+        .remote = daemon->remote,
         .threads = (unsigned)o->io_threads,
         .max_connections = o->max_connections,
         .max_inflight = o->max_inflight,
@@ -139,6 +145,7 @@ static void close_all(struct daemon *daemon)
         close(daemon->tcp_fd);
     if (daemon->http_fd >= 0)
         close(daemon->http_fd);
+    account_unref(daemon->remote);
     engine_destroy(daemon->engine);
 }
 

@@ -12,7 +12,15 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum option_kind { KIND_TEXT, KIND_SIZE, KIND_COUNT, KIND_OCTAL, KIND_MILLISECONDS, KIND_SWITCH };
+enum option_kind {
+    KIND_TEXT,
+    KIND_SIZE,
+    KIND_QUOTA,
+    KIND_COUNT,
+    KIND_OCTAL,
+    KIND_MILLISECONDS,
+    KIND_SWITCH
+};
 
 struct option_row {
     const char *name; /* --name, TENSORD_NAME, name = in the file */
@@ -51,6 +59,17 @@ struct option_row {
     X("http-sessions", http_sessions, COUNT, "1024", "N", "sessions over HTTP")                    \
     X("max-objects", max_objects, COUNT, "100000", "N", "anonymous objects of a session")          \
     X("max-leases", max_leases, COUNT, "65536", "N", "mappings of a session")                      \
+    X("quota-bytes", quotas[QUOTA_BYTES], QUOTA, "0", "BYTES",                                     \
+      "of tensors that one user holds; 0: no less than all. uid 65534 may have half of each "      \
+      "quota")                                                                                     \
+    X("quota-names", quotas[QUOTA_NAMES], QUOTA, "0", "N", "names of one user; 0: as above")       \
+    X("quota-leases", quotas[QUOTA_LEASES], QUOTA, "262144", "N", "leases of one user")            \
+    X("quota-queue-bytes", quotas[QUOTA_QUEUE_BYTES], QUOTA, "0", "BYTES",                         \
+      "in queues of one user; 0: as above")                                                        \
+    X("quota-descriptors", quotas[QUOTA_DESCRIPTORS], QUOTA, "0", "N",                             \
+      "memory descriptors of one user; 0: as above")                                               \
+    X("quota-connections", quotas[QUOTA_CONNECTIONS], QUOTA, "0", "N",                             \
+      "connections of one user; 0: all but a sixteenth")                                           \
     X("max-inflight", max_inflight, COUNT, "64", "N", "requests of a connection at a time")        \
     X("max-queued", max_queued, COUNT, "4096", "N", "operations that wait for a job thread")       \
     X("max-watches", max_watches, COUNT, "4096", "N",                                              \
@@ -162,6 +181,7 @@ static enum td_status set(struct options *options, size_t i, const char *given, 
 {
     static const char *const expected[] = {
         [KIND_SIZE] = "a size such as 4096, 64MiB or 1GiB",
+        [KIND_QUOTA] = "a number or a size such as 64MiB; 0 for the default",
         [KIND_COUNT] = "a number, 1 or more",
         [KIND_OCTAL] = "an octal mode such as 0600",
         [KIND_MILLISECONDS] = "a number of milliseconds, 1 or more",
@@ -180,6 +200,7 @@ static enum td_status set(struct options *options, size_t i, const char *given, 
             return fail(TD_OUT_OF_MEMORY, "no memory for the settings");
         break;
     case KIND_SIZE:
+    case KIND_QUOTA:
         good = parse_size(given, slot);
         break;
     case KIND_OCTAL:
@@ -316,6 +337,23 @@ static enum td_status parse_config(struct options *options)
                      : fail(TD_INVALID, "%s: line %d is not 'name = value'", options->config, line);
 }
 
+/* No quota is unlimited: at most what there is of it in all. */
+static void settle_quotas(struct options *options)
+{
+    const uint64_t all[QUOTA_COUNT] = {
+        [QUOTA_BYTES] = options->memory_limit,
+        [QUOTA_NAMES] = options->max_names,
+        [QUOTA_LEASES] = options->quotas[QUOTA_LEASES],
+        [QUOTA_QUEUE_BYTES] = options->memory_limit,
+        [QUOTA_DESCRIPTORS] = options->max_descriptors,
+        /* So that no user keeps all others out. */
+        [QUOTA_CONNECTIONS] = options->max_connections - options->max_connections / 16,
+    };
+    for (int i = 0; i < QUOTA_COUNT; i++)
+        if (!options->quotas[i])
+            options->quotas[i] = all[i];
+}
+
 enum td_status options_parse(int argc, char **argv, struct options *out)
 {
     char buffer[PATH_MAX];
@@ -335,6 +373,7 @@ enum td_status options_parse(int argc, char **argv, struct options *out)
                     "default"));
     if (strcmp(out->log_format, "plain") != 0 && strcmp(out->log_format, "json") != 0)
         return fail(TD_INVALID, "log-format is plain or json, not '%s'", out->log_format);
+    settle_quotas(out);
     if (!*out->socket && !*out->tcp && !*out->http)
         return fail(TD_INVALID, "there is neither a socket nor an address to listen on");
     return TD_OK;

@@ -2,23 +2,24 @@
 #ifndef SERVER_OPTIONS_H
 #define SERVER_OPTIONS_H
 
-#include "core/fail.h"
+#include "core/account.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 struct options {
-    const char *config;     /* an INI file of these names */
-    const char *socket;     /* path of the Unix socket; "" for none */
-    uint64_t socket_mode;   /* its permissions */
-    const char *tcp;        /* HOST:PORT; "" for none */
-    const char *http;       /* HOST:PORT; "" for none */
+    const char *config;   /* an INI file of these names */
+    const char *socket;   /* path of the Unix socket; "" for none */
+    uint64_t socket_mode; /* its permissions */
+    const char *tcp;      /* HOST:PORT; "" for none */
+    const char *http;     /* HOST:PORT; "" for none */
     const char *http_hosts, *http_origins;
     const char *token_file; /* "" for none */
     const char *log_format; /* plain or json */
     uint64_t memory_limit, pool_limit;
     uint64_t max_body, max_descriptors, max_names, max_connections, max_objects, max_leases;
     uint64_t http_connections, http_per_address, http_sessions;
+    uint64_t quotas[QUOTA_COUNT]; /* of one principal, core/account.h */
     uint64_t max_inflight, max_queued, max_watches;
     uint64_t io_threads, job_threads, http_threads;
     uint64_t header_timeout_ms, idle_timeout_ms, session_ttl_ms, min_rate;

@@ -364,7 +364,7 @@ static void world_create(struct world *world)
     memset(world, 0, sizeof *world);
     world->given = world->shared = -1;
     REQUIRE(engine_create(&options, &world->engine) == TD_OK);
-    REQUIRE(session_open(world->engine->sessions, &world->session) == TD_OK);
+    REQUIRE(session_open(world->engine->sessions, NULL, 0, &world->session) == TD_OK);
     now_ms = 1;
     store_set_clock(world->engine->store, read_clock);
     /* An input that names @1 or a known storage finds the same each time. */

@@ -96,7 +96,7 @@ static inline struct tensor *bytes_tensor(struct device *device, int64_t size)
     struct layout layout;
     struct dims shape = {.rank = 1, .v = {size}};
     assert_ok(layout_contiguous(TD_UINT8, &shape, &layout));
-    assert_ok(storage_create(device, (uint64_t)size, true, &storage));
+    assert_ok(storage_create(device, NULL, (uint64_t)size, true, &storage));
     storage_finish(storage, STORAGE_MUTABLE);
     assert_ok(tensor_create(storage, &layout, &tensor));
     storage_unref(storage);

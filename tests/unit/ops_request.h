@@ -35,7 +35,8 @@ static inline enum td_status list_entry(void *sink, const struct fields *entry)
 {
     (void)sink;
     if (listed.count < 128) {
-        snprintf(listed.names[listed.count], 64, "%.*s", TEXT_ARGS(entry->name));
+        if (FIELDS_HAS(entry, name))
+            snprintf(listed.names[listed.count], 64, "%.*s", TEXT_ARGS(entry->name));
         listed.counts[listed.count] = FIELDS_HAS(entry, count) ? entry->count : 0;
     }
     listed.count++;
@@ -215,7 +216,7 @@ static inline int open_engine_with(uint64_t memory_bytes, uint64_t pool_bytes)
     request.present = 0;
     if (engine_create(&options, &engine) != TD_OK)
         return 1;
-    return session_open(engine->sessions, &session) != TD_OK;
+    return session_open(engine->sessions, NULL, 0, &session) != TD_OK;
 }
 
 static inline int open_engine(void **state)

@@ -112,7 +112,7 @@ static struct tensor *tensor_over(struct device *device, const struct layout *la
 {
     struct storage *storage;
     struct tensor *tensor;
-    assert_ok(storage_create(device, size, false, &storage));
+    assert_ok(storage_create(device, NULL, size, false, &storage));
     memcpy(device_is_cpu(device) ? storage->memory.data : bytes_there(&storage->memory, 0, size),
            bytes, size);
     storage_finish(storage, STORAGE_FROZEN);

@@ -201,7 +201,7 @@ static int close_two(void **state)
     assert_int_equal(used_now().memory_bytes, 0);
     engine->devices.list[1] = real_second;
     engine->devices.count = real_count;
-    return session_open(engine->sessions, &session) != TD_OK || close_engine(state);
+    return session_open(engine->sessions, NULL, 0, &session) != TD_OK || close_engine(state);
 }
 
 #define ON_CUDA SET(device, text_of("cuda:0"))

@@ -148,7 +148,7 @@ static void at_most_in_the_engine(void **state)
     struct session *others[MAX + 1], *session;
     (void)state;
     for (int i = 0; i <= MAX; i++)
-        assert_ok(session_open(engine->sessions, &others[i]));
+        assert_ok(session_open(engine->sessions, NULL, 0, &others[i]));
     assert_refused(http_session_open(sessions, &session), TD_UNAVAILABLE, "4 sessions are open");
     session_leave(others[0]);
     char key[SESSION_KEY_LENGTH + 1];

@@ -89,7 +89,7 @@ static void sessions_are_apart(void **state)
     struct session *mine = session;
     (void)state;
     uint64_t x = RUN(zeros, SET(shape, SHAPE(1)));
-    assert_ok(session_open(engine->sessions, &session));
+    assert_ok(session_open(engine->sessions, NULL, 0, &session));
     REFUSED(info, TD_NOT_FOUND, "belongs to another session", INPUT(x));
     REFUSED(release, TD_NOT_FOUND, "belongs to another session", INPUT(x));
     REFUSED(copy_, TD_NOT_FOUND, "another session", INPUT(RUN(zeros, SET(shape, SHAPE(1)))),
@@ -110,7 +110,7 @@ static void result_after_the_end(void **state)
     op_end(&call);
     assert_int_equal(used_now().memory_bytes, 0);
     session_unref(ended);
-    assert_ok(session_open(engine->sessions, &session));
+    assert_ok(session_open(engine->sessions, NULL, 0, &session));
 }
 
 /* -- names -- */

@@ -336,7 +336,7 @@ static void seal_refused_child(void)
     if (segment_alloc(pool, SIZE, false, &memory) != TD_OK)
         _exit(1);
     void *writer = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, memory.fd, 0);
-    if (writer == MAP_FAILED || segment_seal(&memory, STORAGE_FROZEN) != TD_UNAVAILABLE)
+    if (writer == MAP_FAILED || segment_seal(&memory, STORAGE_FROZEN) != TD_CONFLICT)
         _exit(2);
     munmap(writer, SIZE);
     segment_free(pool, &memory);

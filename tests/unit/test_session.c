@@ -40,7 +40,7 @@ static void assert_counts(uint64_t sessions, uint64_t objects, uint64_t leases)
 static struct session *open_session(void)
 {
     struct session *session;
-    assert_ok(session_open(table, &session));
+    assert_ok(session_open(table, NULL, 0, &session));
     return session;
 }
 
@@ -86,7 +86,7 @@ static void sessions_are_apart(void **state)
     assert_int_equal(strlen(session_key(mine)), SESSION_KEY_LENGTH);
     assert_ok(session_hold(mine, tensor));
     assert_not_held(other, tensor->id);
-    assert_ok(session_lease(mine, tensor->storage, &lease));
+    assert_ok(session_lease(mine, LEASE_READ, tensor->storage, 0, &lease));
     assert_refused(session_release(other, lease), TD_NOT_FOUND, "has no lease");
     session_leave(other);
     struct tensor *found;
@@ -102,15 +102,15 @@ static void leases(void **state)
     uint64_t first, second, third;
     (void)state;
     struct session *session = open_session();
-    assert_ok(session_lease(session, tensor->storage, &first));
-    assert_ok(session_lease(session, tensor->storage, &second));
+    assert_ok(session_lease(session, LEASE_READ, tensor->storage, 0, &first));
+    assert_ok(session_lease(session, LEASE_READ, tensor->storage, 0, &second));
     assert_true(second > first && first > 0);
     assert_int_equal(atomic_load(&tensor->storage->refs), 3);
     assert_ok(session_release(session, first));
     assert_refused(session_release(session, first), TD_NOT_FOUND, "has no lease");
     assert_refused(session_release(session, 0), TD_NOT_FOUND, "has no lease 0");
     assert_refused(session_release(session, UINT64_MAX), TD_NOT_FOUND, "has no lease");
-    assert_ok(session_lease(session, tensor->storage, &third));
+    assert_ok(session_lease(session, LEASE_READ, tensor->storage, 0, &third));
     assert_true(third > second); /* never the same again */
     assert_counts(1, 0, 2);
     session_leave(session);
@@ -124,7 +124,7 @@ static void lease_keeps_storage(void **state)
     struct session *session = open_session();
     struct tensor *mine = bytes_tensor(host.cpu, 100);
     struct storage *storage = mine->storage;
-    assert_ok(session_lease(session, storage, &lease));
+    assert_ok(session_lease(session, LEASE_READ, storage, 0, &lease));
     tensor_unref(mine);
     memset(storage->memory.data, 1, 100);
     assert_int_equal(atomic_load(&storage->refs), 1);
@@ -177,13 +177,14 @@ static void nothing_after_the_end(void **state)
     struct session *session = open_session();
     struct session *running = session_ref(session);
     assert_ok(session_hold(session, tensor));
-    assert_ok(session_lease(session, tensor->storage, &lease));
+    assert_ok(session_lease(session, LEASE_READ, tensor->storage, 0, &lease));
     session_leave(session);
     assert_counts(0, 0, 0);
     assert_int_equal(atomic_load(&tensor->refs), 1);
     uint64_t used = host.ledger.used.memory_bytes;
     assert_refused(session_hold(running, tensor), TD_CANCELLED, "has ended");
-    assert_refused(session_lease(running, tensor->storage, &lease), TD_CANCELLED, "has ended");
+    assert_refused(session_lease(running, LEASE_READ, tensor->storage, 0, &lease), TD_CANCELLED,
+                   "has ended");
     assert_not_held(running, tensor->id);
     assert_refused(session_release(running, lease), TD_NOT_FOUND, "");
     assert_int_equal(host.ledger.used.memory_bytes, used);
@@ -200,7 +201,7 @@ static void end_releases_everything(void **state)
         struct tensor *mine = bytes_tensor(host.cpu, 1000);
         assert_ok(session_hold(session, mine));
         assert_ok(session_hold(session, mine));
-        assert_ok(session_lease(session, mine->storage, &lease));
+        assert_ok(session_lease(session, LEASE_READ, mine->storage, 0, &lease));
         tensor_unref(mine);
     }
     assert_true(host.ledger.used.memory_bytes > used + 2000);
@@ -216,7 +217,7 @@ static void limit_of_sessions(void **state)
     (void)state;
     for (int i = 0; i < 3; i++)
         sessions[i] = open_session();
-    assert_refused(session_open(table, &more), TD_UNAVAILABLE, "3 sessions are open");
+    assert_refused(session_open(table, NULL, 0, &more), TD_UNAVAILABLE, "3 sessions are open");
     assert_ok(session_join(table, text_of(session_key(sessions[0])), &more)); /* is no new one */
     session_leave(more);
     session_leave(sessions[0]);
@@ -234,12 +235,12 @@ static void limits_of_a_session(void **state)
     for (int i = 0; i < 2; i++) {
         more[i] = bytes_tensor(host.cpu, 8);
         assert_ok(session_hold(session, more[i]));
-        assert_ok(session_lease(session, more[i]->storage, &lease[i]));
+        assert_ok(session_lease(session, LEASE_READ, more[i]->storage, 0, &lease[i]));
     }
     uint64_t used = host.ledger.used.memory_bytes;
     assert_refused(session_hold(session, tensor), TD_OUT_OF_MEMORY, "2 anonymous objects");
-    assert_refused(session_lease(session, tensor->storage, &lease[2]), TD_OUT_OF_MEMORY,
-                   "2 leases");
+    assert_refused(session_lease(session, LEASE_READ, tensor->storage, 0, &lease[2]),
+                   TD_OUT_OF_MEMORY, "2 leases");
     assert_int_equal(host.ledger.used.memory_bytes, used);
     assert_ok(session_hold(session, more[0])); /* once more is no new entry */
     assert_ok(session_drop(session, more[1]->id));
@@ -259,7 +260,8 @@ static void refused_reservation(void **state)
     assert_refused(session_hold(session, tensor), TD_OUT_OF_MEMORY, "for a test");
     assert_not_held(session, tensor->id);
     host.ledger.fail_after = 1;
-    assert_refused(session_lease(session, tensor->storage, &lease), TD_OUT_OF_MEMORY, "for a test");
+    assert_refused(session_lease(session, LEASE_READ, tensor->storage, 0, &lease), TD_OUT_OF_MEMORY,
+                   "for a test");
     assert_counts(1, 0, 0);
     assert_int_equal(host.ledger.used.memory_bytes, used);
     assert_int_equal(atomic_load(&tensor->refs), 1);

@@ -61,7 +61,7 @@ static void work(struct session *session, int self)
         if (status == TD_OK)
             tensor_unref(found);
         allow(status, TD_OK, TD_OK); /* held here once at least */
-        allow(session_lease(session, tensor->storage, &lease), TD_OK, TD_OK);
+        allow(session_lease(session, LEASE_READ, tensor->storage, 0, &lease), TD_OK, TD_OK);
         if (i % 2)
             allow(session_drop(session, tensor->id), TD_OK, TD_OK);
         if (i % 3)
@@ -89,7 +89,7 @@ static void connections_come_and_go(void **state)
         pthread_t threads[THREADS];
         int self[THREADS];
         struct session *session;
-        assert_ok(session_open(table, &session));
+        assert_ok(session_open(table, NULL, 0, &session));
         memcpy(key, session_key(session), sizeof key);
         for (int i = 0; i < THREADS; i++) {
             self[i] = i;
@@ -111,7 +111,7 @@ static void *add_until_refused(void *argument)
         uint64_t lease;
         status = session_hold(session, tensors[i]);
         if (status == TD_OK)
-            status = session_lease(session, tensors[i]->storage, &lease);
+            status = session_lease(session, LEASE_READ, tensors[i]->storage, 0, &lease);
         if (status == TD_OK && session_release(session, lease) != TD_OK)
             status = TD_CANCELLED; /* gone with the session */
         atomic_fetch_add(&additions, 1);
@@ -128,7 +128,7 @@ static void end_under_operations(void **state)
     for (int round = 0; round < ROUNDS; round++) {
         pthread_t threads[THREADS];
         struct session *session;
-        assert_ok(session_open(table, &session));
+        assert_ok(session_open(table, NULL, 0, &session));
         atomic_store(&additions, 0);
         for (int i = 0; i < THREADS; i++)
             assert_int_equal(

@@ -31,7 +31,7 @@ static int close_host(void **state)
 static struct storage *new_storage(uint64_t size, enum storage_mode mode)
 {
     struct storage *storage;
-    assert_ok(storage_create(host.cpu, size, true, &storage));
+    assert_ok(storage_create(host.cpu, NULL, size, true, &storage));
     if (mode != STORAGE_BUILDING)
         storage_finish(storage, mode);
     return storage;
@@ -74,9 +74,10 @@ static void creation_refused(void **state)
 {
     struct storage *storage;
     (void)state;
-    assert_refused(storage_create(host.cpu, 17 * MIB, true, &storage), TD_OUT_OF_MEMORY,
+    assert_refused(storage_create(host.cpu, NULL, 17 * MIB, true, &storage), TD_OUT_OF_MEMORY,
                    "do not fit");
-    assert_refused(storage_create(host.cpu, UINT64_MAX, true, &storage), TD_OUT_OF_MEMORY, "bytes");
+    assert_refused(storage_create(host.cpu, NULL, UINT64_MAX, true, &storage), TD_OUT_OF_MEMORY,
+                   "bytes");
     assert_int_equal(in_use(), 0);
 }
 
@@ -199,7 +200,7 @@ static void handed_out_and_given_back(void **state)
             struct storage *again, *storage = new_storage(sizes[i], STORAGE_MUTABLE);
             assert_ok(storage_share(storage, write, &fd));
             uint64_t before = in_use();
-            assert_ok(storage_import(host.cpu, dup(fd), &again));
+            assert_ok(storage_import(host.cpu, NULL, dup(fd), &again));
             assert_ptr_equal(again, storage);
             assert_int_equal(in_use(), before);
             storage_unref(storage);
@@ -214,8 +215,8 @@ static void given_twice(void **state)
     struct storage *first, *second, *third;
     (void)state;
     int fd = client_memfd(SIZE, 0);
-    assert_ok(storage_import(host.cpu, dup(fd), &first));
-    assert_ok(storage_import(host.cpu, dup(fd), &second));
+    assert_ok(storage_import(host.cpu, NULL, dup(fd), &first));
+    assert_ok(storage_import(host.cpu, NULL, dup(fd), &second));
     assert_ptr_equal(second, first);
     assert_int_equal(storage_mode_of(first), STORAGE_MUTABLE);
     assert_int_equal(first->size_bytes, SIZE);
@@ -224,7 +225,7 @@ static void given_twice(void **state)
     storage_unref(first);
     storage_unref(second);
     assert_int_equal(in_use(), 0);
-    assert_ok(storage_import(host.cpu, fd, &third)); /* forgotten by now: a new one */
+    assert_ok(storage_import(host.cpu, NULL, fd, &third)); /* forgotten by now: a new one */
     assert_int_not_equal(third->id, id);
     storage_unref(third);
 }
@@ -234,10 +235,11 @@ static void import_refused(void **state)
     struct storage *storage;
     (void)state;
     int fd = client_memfd(17 * MIB, 0);
-    assert_refused(storage_import(host.cpu, fd, &storage), TD_OUT_OF_MEMORY, "do not fit");
-    assert_refused(storage_import(host.cpu, 1 << 20, &storage), TD_INVALID, "descriptor");
-    assert_refused(storage_import(host.cpu, open("/dev/null", O_RDONLY | O_CLOEXEC), &storage),
-                   TD_INVALID, "not a memfd");
+    assert_refused(storage_import(host.cpu, NULL, fd, &storage), TD_OUT_OF_MEMORY, "do not fit");
+    assert_refused(storage_import(host.cpu, NULL, 1 << 20, &storage), TD_INVALID, "descriptor");
+    assert_refused(
+        storage_import(host.cpu, NULL, open("/dev/null", O_RDONLY | O_CLOEXEC), &storage),
+        TD_INVALID, "not a memfd");
     assert_int_equal(in_use(), 0);
 }
 
@@ -263,7 +265,7 @@ static void assert_imported(size_t row, int fd)
     char path[40];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     int given = imports[row].read_only_descriptor ? open(path, O_RDONLY | O_CLOEXEC) : dup(fd);
-    enum td_status status = storage_import(host.cpu, given, &storage);
+    enum td_status status = storage_import(host.cpu, NULL, given, &storage);
     if (imports[row].mode == STORAGE_BUILDING) {
         assert_refused(status, TD_INVALID, "reading only");
         return;
@@ -367,7 +369,7 @@ static void same_inode_elsewhere(void **state)
     if (found < 0)
         print_message("no file of /dev/shm got the inode number of a memfd\n");
     else
-        status = storage_import(host.cpu, found, &got);
+        status = storage_import(host.cpu, NULL, found, &got);
     if (status == TD_OK)
         storage_unref(got);
     storage_unref(storage);
@@ -418,7 +420,7 @@ static void exposed_by_the_giver(void **state)
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct storage *storage;
         int fd;
-        assert_ok(storage_import(host.cpu, client_memfd(SIZE, rows[i].seals), &storage));
+        assert_ok(storage_import(host.cpu, NULL, client_memfd(SIZE, rows[i].seals), &storage));
         assert_int_equal(storage_is_exposed(storage), rows[i].exposed);
         assert_ok(storage_share(storage, false, &fd));
         assert_int_equal(storage_is_exposed(storage), rows[i].exposed);

@@ -250,7 +250,7 @@ static bool attack_works(attack_fn attack, uid_t user, int given, const struct s
 static struct storage *filled_storage(enum storage_mode mode)
 {
     struct storage *storage;
-    assert_ok(storage_create(host.cpu, SIZE, true, &storage));
+    assert_ok(storage_create(host.cpu, NULL, SIZE, true, &storage));
     memset(storage->memory.data, 0x11, SIZE);
     storage_finish(storage, mode);
     return storage;

@@ -64,7 +64,7 @@ static void share_at_once(void **state)
     (void)state;
     for (int round = 0; round < ROUNDS; round++) {
         struct storage *storage;
-        assert_ok(storage_create(host.cpu, 100, true, &storage));
+        assert_ok(storage_create(host.cpu, NULL, 100, true, &storage));
         memset(storage->memory.data, 0x33, 100);
         storage_finish(storage, STORAGE_MUTABLE);
         run_threads(share_and_look, storage);
@@ -95,7 +95,7 @@ static void no_write_is_lost(void **state)
     (void)state;
     for (int round = 0; round < 10; round++) {
         struct storage *storage;
-        assert_ok(storage_create(host.cpu, 64, true, &storage));
+        assert_ok(storage_create(host.cpu, NULL, 64, true, &storage));
         storage_finish(storage, STORAGE_MUTABLE);
         atomic_store(&turn, 0);
         run_threads(count_and_share, storage);
@@ -113,7 +113,7 @@ static void *import_and_let_go(void *argument)
     int fd = *(int *)argument;
     for (int i = 0; i < IMPORTS; i++) {
         struct storage *storage;
-        if (storage_import(host.cpu, dup(fd), &storage) != TD_OK) {
+        if (storage_import(host.cpu, NULL, dup(fd), &storage) != TD_OK) {
             atomic_fetch_add(&errors, 1);
             continue;
         }
@@ -143,7 +143,7 @@ static void *recycle(void *argument)
     (void)argument;
     for (int i = 0; i < ROUNDS; i++) {
         struct storage *storage;
-        if (storage_create(host.cpu, 64 * KIB, true, &storage) != TD_OK) {
+        if (storage_create(host.cpu, NULL, 64 * KIB, true, &storage) != TD_OK) {
             atomic_fetch_add(&errors, 1);
             continue;
         }

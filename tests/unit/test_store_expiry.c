@@ -46,7 +46,7 @@ static int close_store(void **state)
 static uint64_t publish(const char *name, uint64_t ttl_ms)
 {
     uint64_t generation = 0;
-    assert_ok(store_publish_for(store, text_of(name), one, &always, ttl_ms, &generation));
+    assert_ok(store_publish_for(store, text_of(name), one, &always, ttl_ms, NULL, &generation));
     return generation;
 }
 
@@ -307,7 +307,7 @@ static void publishing_makes_it_stay(void **state)
     struct store_condition stale = {.has_generation = true, .generation = 77};
     assert_refused(store_publish(store, text_of("a"), two, &create_only, &generation), TD_EXISTS,
                    "");
-    assert_refused(store_publish_for(store, text_of("a"), two, &stale, 5, &generation),
+    assert_refused(store_publish_for(store, text_of("a"), two, &stale, 5, NULL, &generation),
                    TD_PRECONDITION, "");
     assert_left("a", 20); /* an error changes nothing */
     assert_int_equal(store_revision(store), before);
@@ -423,7 +423,7 @@ static void last(const char *name, uint64_t ttl_ms)
 {
     struct tensor *tensor = bytes_tensor(host.cpu, 3);
     uint64_t generation;
-    assert_ok(store_publish_for(store, text_of(name), tensor, &always, ttl_ms, &generation));
+    assert_ok(store_publish_for(store, text_of(name), tensor, &always, ttl_ms, NULL, &generation));
     tensor_unref(tensor);
 }
 

@@ -74,7 +74,8 @@ static void change_both(void)
         break;
     default:
         wanted = condition.create_only && m->there ? TD_EXISTS : TD_OK;
-        got = store_publish_for(store, model_name(name), one, &condition, ttl_ms, &generation);
+        got =
+            store_publish_for(store, model_name(name), one, &condition, ttl_ms, NULL, &generation);
         if (wanted == TD_OK)
             *m = (struct model){true, generation, expires_ms};
     }

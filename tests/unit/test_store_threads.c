@@ -78,7 +78,7 @@ static void *writer(void *argument)
             status =
                 store_rename(store, text_of(name), text_of(other), &always, &generations[self][i]);
         else
-            status = store_publish_for(store, text_of(name), tensors[self], &always, ttl_ms,
+            status = store_publish_for(store, text_of(name), tensors[self], &always, ttl_ms, NULL,
                                        &generations[self][i]);
         if (status != TD_OK && status != TD_NOT_FOUND)
             atomic_fetch_add(&errors, 1);
