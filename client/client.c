@@ -230,14 +230,18 @@ static bool is_repeatable(enum op op)
     }
 }
 
-/* What waits for others waits for ever, unless it says how long. */
+/* What waits for others waits for ever, unless it says how long; but for operations with wait_ms,
+ * which end by themselves. */
 static int64_t call_deadline(const struct td_client *client, const struct call *call)
 {
+    const struct fields *fields = call->fields;
+    const struct op_info *info = &op_infos[call->op];
     int64_t timeout_ms = client->timeout_ms;
-    if ((op_infos[call->op].traits & OP_WAITS) && !FIELDS_HAS(call->fields, timeout_ms))
+    bool timed = FIELDS_HAS(fields, timeout_ms), ends = info->optional & FIELD_BIT(wait_ms);
+    if ((info->traits & OP_WAITS) && !timed && !ends)
         return DEADLINE_NEVER;
-    if (timeout_ms >= 0 && FIELDS_HAS(call->fields, timeout_ms)) {
-        uint64_t asked = call->fields->timeout_ms;
+    if (timeout_ms >= 0 && (timed || FIELDS_HAS(fields, wait_ms))) {
+        uint64_t asked = timed ? fields->timeout_ms : fields->wait_ms;
         if (asked > INT64_MAX - TIMEOUT_GRACE_MS)
             timeout_ms = -1;
         else if ((int64_t)asked + TIMEOUT_GRACE_MS > timeout_ms)

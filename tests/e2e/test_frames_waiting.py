@@ -1,5 +1,5 @@
-"""Requests that wait, over frames: wait and watch. They hold up nobody, and nothing is left of them,
-however they end."""
+"""Requests that wait, over frames: wait and watch. They hold up nobody, and nothing is left of
+them, however they end."""
 
 import contextlib
 import random
@@ -106,7 +106,8 @@ def test_deadlines(client, fields, said):
         assert f"'never' was not published within {timeout_ms} ms" in message
         assert timeout_ms - 1 <= took_ms < timeout_ms + 2000
     begun = time.monotonic()
-    refused(client.request("wait", {"input": "never", "timeout_ms": 0}), "deadline", text="not wait")
+    at_once = client.request("wait", {"input": "never", "timeout_ms": 0})
+    refused(at_once, "deadline", text="not wait")
     assert time.monotonic() - begun < 1
     refused(client.request("wait", {"input": "a//b"}), "invalid")
     refused(client.request("wait", {"input": "@7"}), "invalid", text="@")
