@@ -212,6 +212,13 @@ enum td_status td_args_index_new_axis(struct td_args *args)
 
 /* ---- any operation ------------------------------------------------------------------------- */
 
+enum td_status args_check(const struct td_args *args)
+{
+    if (args && args->status != TD_OK)
+        return fail(args->status, "%s", args->detail ? args->detail : "wrong arguments");
+    return TD_OK;
+}
+
 static enum td_status op_of(const char *name, const struct td_args *args, int *out)
 {
     int op = name ? op_find(name, strlen(name)) : 0;
@@ -220,8 +227,7 @@ static enum td_status op_of(const char *name, const struct td_args *args, int *o
                     quoted(name));
     if (op == OP_hello)
         return fail(TD_INVALID, "hello opens connections; td_connect sends it");
-    if (args && args->status != TD_OK)
-        return fail(args->status, "%s", args->detail ? args->detail : "wrong arguments");
+    TRY(args_check(args));
     *out = op;
     return TD_OK;
 }

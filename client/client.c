@@ -160,17 +160,44 @@ enum td_status td_connect(const char *url, const struct td_options *options, str
     return TD_OK;
 }
 
+/* Gives back all but the leases, which belong to mappings; what waits to be released goes along. */
+static bool release_objects(struct connection *keeper)
+{
+    struct pending_release all = {.all = true, .session = keeper->session};
+    return connection_queue_release(keeper, &all) && connection_flush_now(keeper);
+}
+
+/* While mappings hold leases one connection stays, so that the session does: until client_unleased.
+ * Until then it is busy. */
+static struct connection *begin_close(struct td_client *client)
+{
+    pthread_mutex_lock(&client->lock);
+    bool leased = client->leased > 0;
+    pthread_mutex_unlock(&client->lock);
+    if (!leased || client_is_foreign(client))
+        return NULL;
+    struct connection *keeper = pool_take_keeper(client);
+    if (!keeper || release_objects(keeper))
+        return keeper;
+    pool_give(client, keeper, CONNECTION_LOST);
+    return NULL;
+}
+
 void td_close(struct td_client *client)
 {
     if (!client)
         return;
-    struct connection *idle = NULL;
+    struct connection *idle = NULL, *keeper = begin_close(client);
     pthread_mutex_lock(&client->lock);
     client->closed = true;
+    if (keeper && client->leased > 0 && keeper->session == client->session)
+        client->keeper = keeper;
     pthread_cond_broadcast(&client->session_opened);
     for (struct connection **at = &client->connections; *at;) {
         struct connection *connection = *at;
-        if (connection->busy) {
+        if (connection == keeper) {
+            at = &connection->next;
+        } else if (connection->busy) {
             /* Its call ends at once, and closes it. In a child the socket is the parent's. */
             if (connection->fd >= 0 && !client_is_foreign(client))
                 shutdown(connection->fd, SHUT_RDWR);
@@ -187,6 +214,8 @@ void td_close(struct td_client *client)
         connection_close(idle);
         idle = next;
     }
+    if (keeper)
+        pool_give(client, keeper, CONNECTION_GOOD);
     client_unref(client);
 }
 
@@ -206,8 +235,8 @@ uint64_t td_session_count(const struct td_client *client)
 
 /* ---- calls --------------------------------------------------------------------------------- */
 
-/* Operations that may be sent twice: they change no tensor and no name. A lease that a lost map had
- * made ends with the session. */
+/* Operations that may be sent twice: they change no tensor and no name. What a lost map or allocate
+ * had made ends with the session. */
 static bool is_repeatable(enum op op)
 {
     switch (op) {
@@ -220,6 +249,9 @@ static bool is_repeatable(enum op op)
     case OP_numpy:
     case OP_info:
     case OP_list:
+    case OP_allocate:
+    case OP_leases:
+    case OP_principals:
     case OP_print:
     case OP_item:
     case OP_wait:
@@ -240,8 +272,8 @@ static int64_t call_deadline(const struct td_client *client, const struct call *
     bool timed = FIELDS_HAS(fields, timeout_ms), ends = info->optional & FIELD_BIT(wait_ms);
     if ((info->traits & OP_WAITS) && !timed && !ends)
         return DEADLINE_NEVER;
-    if (timeout_ms >= 0 && (timed || FIELDS_HAS(fields, wait_ms))) {
-        uint64_t asked = timed ? fields->timeout_ms : fields->wait_ms;
+    uint64_t asked = timed ? fields->timeout_ms : FIELDS_HAS(fields, wait_ms) ? fields->wait_ms : 0;
+    if (timeout_ms >= 0 && asked) {
         if (asked > INT64_MAX - TIMEOUT_GRACE_MS)
             timeout_ms = -1;
         else if ((int64_t)asked + TIMEOUT_GRACE_MS > timeout_ms)
@@ -312,7 +344,7 @@ void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t 
     struct pending_release item = {.lease = lease, .id = id, .session = session};
     struct connection *connection = NULL;
     pthread_mutex_lock(&client->lock);
-    if (!client->closed && session == client->session &&
+    if ((!client->closed || client->keeper) && session == client->session &&
         pending_push(&client->pending, &client->pending_count, &client->pending_capacity, &item))
         connection = pool_find_idle(client);
     if (connection)
@@ -322,6 +354,31 @@ void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t 
         return; /* whoever gives a connection back sends it */
     bool good = connection_flush_now(connection);
     pool_give(client, connection, good ? CONNECTION_GOOD : CONNECTION_LOST);
+}
+
+bool client_leased(struct td_client *client, uint64_t session)
+{
+    pthread_mutex_lock(&client->lock);
+    bool counts = session == client->session && (!client->closed || client->keeper);
+    client->leased += counts;
+    pthread_mutex_unlock(&client->lock);
+    return counts;
+}
+
+void client_unleased(struct td_client *client, uint64_t lease, uint64_t session)
+{
+    struct connection *keeper = NULL;
+    if (client_is_foreign(client))
+        return;
+    pthread_mutex_lock(&client->lock);
+    bool last = session == client->session && --client->leased == 0 && client->closed;
+    if (last)
+        keeper = pool_drop_keeper(client);
+    pthread_mutex_unlock(&client->lock);
+    if (last)
+        connection_close(keeper); /* and with it the session */
+    else
+        client_release(client, true, lease, session);
 }
 
 void td_release(struct td_client *client, uint64_t object_id, uint64_t session)

@@ -51,6 +51,8 @@ struct td_client {
     bool closed;
     bool opening;                       /* a thread is opening a session; the others wait */
     uint64_t session;                   /* counts sessions, from 1 */
+    uint64_t leased;                    /* td_mappings that hold a lease of this session */
+    struct connection *keeper;          /* once closed: keeps the session for those; in the list */
     char session_key[SESSION_KEY_SIZE]; /* "": the next connection opens a session */
     struct connection *connections;     /* most recently used first */
     struct pending_release *pending;    /* releases that wait for a connection */
@@ -69,6 +71,12 @@ NODISCARD enum td_status client_call(struct td_client *client, const struct call
                                      struct td_reply **out);
 /* Gives back a lease or an object of that session; neither waits nor fails nor writes an error. */
 void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session);
+/* Counts a mapping that holds a lease of that session; false: the lease is gone with the session.
+ */
+bool client_leased(struct td_client *client, uint64_t session);
+/* The mapping is gone, and its lease given back unless the client is closed and this was the last
+ * one: then the session ends. As client_release. */
+void client_unleased(struct td_client *client, uint64_t lease, uint64_t session);
 /* True in a child of the process that connected. */
 bool client_is_foreign(const struct td_client *client);
 
@@ -84,6 +92,12 @@ void pool_give(struct td_client *client, struct connection *connection,
 struct connection *pool_find_idle(struct td_client *client);
 /* Queues the waiting releases on the connection. The caller holds the lock. */
 void pool_queue_pending(struct td_client *client, struct connection *connection);
+/* Before td_close: a connection that keeps the session, marked busy; NULL if that is gone. Waits no
+ * longer than a replacement may take, and leaves the thread's error text as it is. */
+struct connection *pool_take_keeper(struct td_client *client);
+/* Takes it out of the list, for the caller to close; NULL if somebody uses it, who then closes it.
+ * The caller holds the lock. */
+struct connection *pool_drop_keeper(struct td_client *client);
 
 /* ---- reply.c ------------------------------------------------------------------------------- */
 
@@ -111,6 +125,9 @@ struct td_args {
     struct fields fields;
     struct text_block *texts;
 };
+
+/* The error of the first setter that failed. */
+NODISCARD enum td_status args_check(const struct td_args *args);
 
 /* ---- storages.c ---------------------------------------------------------------------------- */
 
@@ -172,6 +189,35 @@ void regions_unlock(void);
 void gather(size_t element_bytes, int rank, const int64_t *shape, const int64_t *strides,
             const void *first, void *out);
 bool strides_are_c_order(int rank, const int64_t *shape, const int64_t *strides);
+
+/* ---- mapping.c, allocate.c ------------------------------------------------------------------ */
+
+struct td_mapping {
+    struct td_client *client; /* a reference */
+    struct storage_map
+        *storage; /* a reference, where the bytes are shared with other td_mappings */
+    void *own;    /* a mapping of its own; NULL: none */
+    size_t own_bytes;
+    int fd;      /* of memory that td_allocate gave, while it may be written; else -1 */
+    bool region; /* `own` is known to td_from_memory, with `fd` */
+    bool holds;  /* the object, which td_allocate made */
+    void *data;
+    size_t span_bytes;
+    bool writable;
+    bool leased;
+    uint64_t lease;
+    struct td_reply *reply; /* the texts of info, and the bytes of a copy */
+    struct td_info info;
+};
+
+CLEANUP_DEFINE(struct td_mapping *, td_unmap)
+/* A mapping of what the reply describes, whose lease it has, without memory yet. Takes the reply
+ * over, also on failure. */
+NODISCARD enum td_status mapping_new(struct td_client *client, struct td_reply *reply,
+                                     struct td_mapping **out);
+/* Offset, shape and strides must lie inside the storage, whatever the daemon says. *span_bytes: 0
+ * without elements, and then `data` points somewhere. */
+NODISCARD enum td_status mapping_check_layout(struct td_mapping *mapping);
 
 /* ---- tensors.c ----------------------------------------------------------------------------- */
 

@@ -1,4 +1,4 @@
-/* mapping: td_map, td_unmap. */
+/* mapping: td_map, td_unmap. What td_allocate maps is in allocate.c. */
 #include "client/internal.h"
 
 #include <errno.h>
@@ -6,26 +6,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
-struct td_mapping {
-    struct td_client *client;    /* a reference */
-    struct storage_map *storage; /* a reference, where the bytes are shared */
-    void *own;                   /* a private mapping; NULL: none */
-    size_t own_bytes;
-    void *data;
-    size_t span_bytes;
-    bool writable;
-    bool leased;
-    uint64_t lease;
-    struct td_reply *reply; /* the texts of info, and the bytes of a copy */
-    struct td_info info;
-};
-
 #define MAP_FLAGS (TD_MAP_WRITE | TD_MAP_PRIVATE | TD_MAP_NUMPY | TD_MAP_FORCE)
 
 /* What the data of a tensor without elements points at. */
 static _Alignas(64) char no_elements[64];
-
-CLEANUP_DEFINE(struct td_mapping *, td_unmap)
 
 /* The elements came as the reply's body, in C order. */
 static enum td_status use_copy(struct td_mapping *mapping)
@@ -44,7 +28,6 @@ static enum td_status use_copy(struct td_mapping *mapping)
     return TD_OK;
 }
 
-/* Offset, shape and strides must lie inside the storage, whatever the daemon says. */
 static enum td_status check_layout(const struct td_info *info, struct layout *out)
 {
     struct dims shape = {.rank = info->rank}, strides = {.rank = info->rank};
@@ -59,6 +42,15 @@ static enum td_status check_layout(const struct td_info *info, struct layout *ou
                 "the daemon describes a tensor that does not fit its storage of %" PRIu64
                 " bytes: %.800s",
                 info->storage_bytes, detail);
+}
+
+enum td_status mapping_check_layout(struct td_mapping *mapping)
+{
+    struct layout layout;
+    TRY(check_layout(&mapping->info, &layout));
+    mapping->span_bytes = (size_t)layout_span_bytes(&layout);
+    mapping->data = no_elements;
+    return TD_OK;
 }
 
 /* Copy-on-write, of the tensor's own pages only: two such mappings must not see each other's
@@ -81,12 +73,9 @@ static enum td_status use_private(struct td_mapping *mapping)
 
 static enum td_status use_shared(struct td_mapping *mapping, const char *name, unsigned flags)
 {
-    struct layout layout;
     bool write = (flags & TD_MAP_WRITE) != 0;
-    TRY(check_layout(&mapping->info, &layout));
-    mapping->span_bytes = (size_t)layout_span_bytes(&layout);
-    if (layout.elements == 0) {
-        mapping->data = no_elements;
+    TRY(mapping_check_layout(mapping));
+    if (mapping->span_bytes == 0) {
         mapping->writable = (flags & (TD_MAP_WRITE | TD_MAP_PRIVATE)) != 0;
         return TD_OK;
     }
@@ -104,9 +93,8 @@ static enum td_status use_shared(struct td_mapping *mapping, const char *name, u
     return TD_OK;
 }
 
-/* Takes the reply over, also on failure. */
-static enum td_status mapping_create(struct td_client *client, const char *name, unsigned flags,
-                                     struct td_reply *reply, struct td_mapping **out)
+enum td_status mapping_new(struct td_client *client, struct td_reply *reply,
+                           struct td_mapping **out)
 {
     struct td_mapping *m = calloc(1, sizeof *m);
     if (!m) {
@@ -119,10 +107,21 @@ static enum td_status mapping_create(struct td_client *client, const char *name,
     client_ref(client);
     mapping->client = client;
     mapping->reply = reply;
-    mapping->leased = FIELDS_HAS(&reply->fields, lease);
+    mapping->fd = -1;
+    mapping->leased = FIELDS_HAS(&reply->fields, lease) && client_leased(client, reply->session);
     if (mapping->leased)
         mapping->lease = reply->fields.lease;
     TRY(td_reply_info(reply, &mapping->info));
+    *out = take(&mapping);
+    return TD_OK;
+}
+
+/* Takes the reply over, also on failure. */
+static enum td_status mapping_create(struct td_client *client, const char *name, unsigned flags,
+                                     struct td_reply *reply, struct td_mapping **out)
+{
+    _cleanup_(td_unmapp) struct td_mapping *mapping = NULL;
+    TRY(mapping_new(client, reply, &mapping));
     if (strcmp(mapping->info.memory, "copied") == 0)
         TRY(use_copy(mapping));
     else if (strcmp(mapping->info.memory, "shared") == 0)
@@ -198,10 +197,18 @@ void td_unmap(struct td_mapping *mapping)
     if (!mapping)
         return;
     storage_put(mapping->client, mapping->storage);
+    int fd;
+    size_t size;
+    if (mapping->region) /* no longer to be found before it is gone */
+        (void)region_remove(mapping->own, false, &fd, &size);
     if (mapping->own)
         munmap(mapping->own, mapping->own_bytes);
+    if (mapping->fd >= 0)
+        close(mapping->fd);
+    if (mapping->holds)
+        client_release(mapping->client, false, mapping->info.id, mapping->reply->session);
     if (mapping->leased)
-        client_release(mapping->client, true, mapping->lease, mapping->reply->session);
+        client_unleased(mapping->client, mapping->lease, mapping->reply->session);
     td_reply_free(mapping->reply);
     client_unref(mapping->client);
     free(mapping);

@@ -120,6 +120,7 @@ static void session_opened(struct td_client *client, const struct td_reply *repl
         memcpy(client->session_key, key.data, key.length);
         client->session_key[key.length] = '\0';
         *session = ++client->session;
+        client->leased = 0; /* those of the session before ended with it */
     }
     pthread_cond_broadcast(&client->session_opened);
     pthread_mutex_unlock(&client->lock);
@@ -272,7 +273,7 @@ static void give_good(struct td_client *client, struct connection *connection)
     pthread_mutex_lock(&client->lock);
     /* Releases that came while all connections were busy go now, not with some later call. */
     while (client->pending_count > 0 && connection->session == client->session && good &&
-           !client->closed) {
+           (!client->closed || connection == client->keeper)) {
         size_t before = client->pending_count;
         pool_queue_pending(client, connection);
         if (client->pending_count == before)
@@ -286,7 +287,7 @@ static void give_good(struct td_client *client, struct connection *connection)
     unlink_connection(client, connection);
     link_connection(client, connection);
     struct connection *surplus = find_surplus(client);
-    if (client->closed && !surplus) {
+    if (client->closed && !surplus && connection != client->keeper) {
         unlink_connection(client, connection);
         surplus = connection;
     }
@@ -304,9 +305,32 @@ void pool_give(struct td_client *client, struct connection *connection, enum con
         session_keep(client, connection);
     pthread_mutex_lock(&client->lock);
     unlink_connection(client, connection);
+    if (connection == client->keeper)
+        client->keeper = NULL;
     for (size_t i = 0; i < connection->queued_count; i++) /* never left: another takes them */
         pending_push(&client->pending, &client->pending_count, &client->pending_capacity,
                      &connection->queued[i]);
     pthread_mutex_unlock(&client->lock);
     connection_close(connection);
+}
+
+/* ---- after td_close ------------------------------------------------------------------------ */
+
+struct connection *pool_take_keeper(struct td_client *client)
+{
+    char detail[FAIL_DETAIL_SIZE];
+    strcpy(detail, fail_detail());
+    struct connection *keeper = NULL;
+    enum td_status status = pool_take(client, replacement_deadline(client), &keeper);
+    (void)fail(TD_CONNECTION, "%s", detail);
+    return status == TD_OK ? keeper : NULL;
+}
+
+struct connection *pool_drop_keeper(struct td_client *client)
+{
+    struct connection *keeper = take(&client->keeper);
+    if (!keeper || keeper->busy)
+        return NULL;
+    unlink_connection(client, keeper);
+    return keeper;
 }

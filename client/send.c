@@ -82,7 +82,7 @@ bool connection_queue_release(struct connection *connection, const struct pendin
     fields.present = 0;
     if (item->lease) {
         FIELDS_SET(&fields, lease, item->id);
-    } else {
+    } else if (!item->all) {
         snprintf(name, sizeof name, "@%llu", (unsigned long long)item->id);
         FIELDS_SET(&fields, input, text_of(name));
     }

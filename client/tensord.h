@@ -3,7 +3,8 @@
  * Blocking and thin. A td_client is a session: it may be used from any number of threads at once;
  * each call that runs at the same time as others uses a connection of its own within the session.
  * No dependency beyond libc. Not to be used across fork(): a child connects anew (calls on a client
- * of the parent return TD_CONNECTION).
+ * of the parent return TD_CONNECTION). Mappings of the parent can be read in a child; their leases
+ * are the parent's.
  *
  * Every function that can fail returns an enum td_status (TD_OK is 0); td_last_error() then tells,
  * in words and per thread, what was wrong, what was expected and what to do. On failure outputs are
@@ -66,9 +67,10 @@ struct td_options {
  * NULL. The caller owns *out and ends it with td_close. */
 TD_API enum td_status td_connect(const char *url, const struct td_options *options,
                                  struct td_client **out);
-/* Ends the session: leases and anonymous objects of it end in the daemon. Calls under way in other
- * threads end with TD_CONNECTION. Mappings that are still open stay readable until td_unmap, which
- * may come later. NULL is fine. */
+/* Ends the session, and with it the anonymous objects that it holds in the daemon. Calls under way
+ * in other threads, and all later ones, end with TD_CONNECTION. Mappings that are still open stay
+ * good until td_unmap, which may come later: for their leases one idle connection (no thread) is
+ * kept, until the last of them is gone. NULL is fine. */
 TD_API void td_close(struct td_client *client);
 /* True if the memory of tensors can be shared with the daemon (a Unix socket). */
 TD_API bool td_is_local(const struct td_client *client);
@@ -266,6 +268,44 @@ TD_API size_t td_mapping_span(const struct td_mapping *mapping);
 /* Tells the daemon that bytes were changed through a mapping: raises epoch and version, and the
  * generation of the name, so that td_wait and td_watch notice. */
 TD_API enum td_status td_touch(struct td_client *client, const char *name);
+
+/* ---- memory that is filled in place -------------------------------------------------------- */
+
+/* A new tensor that nobody else sees before td_publish: zeroed, in C order, mapped for writing. Its
+ * elements are put into its memory, which is the daemon's: publishing copies nothing.
+ * td_mapping_info tells its id. td_unmap gives memory back that was not published; so does the end
+ * of this process. TD_UNSUPPORTED unless td_is_local. */
+TD_API enum td_status td_allocate(struct td_client *client, enum td_dtype dtype, int rank,
+                                  const int64_t *shape, struct td_mapping **out);
+/* Publishes what td_allocate gave and the caller has filled. mode: "frozen" or NULL: nobody can
+ * change it any more; "single-writer": only through this mapping; "mutable": whoever maps it.
+ * flags: TD_PUT_REQUIRES_GRAD, TD_PUT_CREATE_ONLY. reply may be NULL.
+ *
+ * The mapping and its address stay good. Frozen, it becomes private (td_mapping_writable is then
+ * false): nobody, this process neither, has a way left to write to what is published. No other
+ * thread may write meanwhile: it would be lost. If another process still can write (a child that
+ * was forked when the memory was allocated), the elements are copied after a second, and the
+ * reply's memory says "copied", its reason "mode".
+ *
+ * When the daemon refuses (TD_EXISTS, TD_OUT_OF_MEMORY, ...) the mapping is what it was, writable,
+ * unless the memory could be frozen before; then it stays so, and td_publish can be called again.
+ * After TD_CONNECTION, TD_DEADLINE, TD_CANCELLED and TD_PROTOCOL nobody knows whether it was
+ * published, and the mapping stays private. */
+TD_API enum td_status td_publish(struct td_client *client, const char *name,
+                                 struct td_mapping *mapping, const char *mode, unsigned flags,
+                                 struct td_reply **reply);
+/* The same with any arguments of the operation publish but input: output (the name, which must be
+ * there), mode, requires_grad, create_only, if_generation, ttl_ms, wait_ms, timeout_ms. */
+TD_API enum td_status td_publish_args(struct td_client *client, struct td_mapping *mapping,
+                                      const struct td_args *args, struct td_reply **reply);
+/* Freezes a stored tensor: its memory where nobody outside the daemon has seen it; else, once those
+ * who may write to it have let go of it, or after wait_ms (< 0: a second), a copy of the elements,
+ * to which the name leads from then on. The reply's memory and reason tell which ("copied",
+ * "mode"). An object ("@17") that is copied gives another one. reply may be NULL. */
+TD_API enum td_status td_seal(struct td_client *client, const char *name, int64_t wait_ms,
+                              struct td_reply **reply);
+
+/* ---- memory that is given ------------------------------------------------------------------ */
 
 /* Memory that can be given to the daemon: zeroed, page-aligned, in a sealed memfd of its own.
  * td_shared_alloc returns NULL without memory (errno says why: ENOMEM also for more than half of

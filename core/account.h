@@ -22,12 +22,13 @@
 
 /* X(NAME, name, option, what is counted) */
 #define QUOTAS(X)                                                                                  \
-    X(BYTES, "bytes", "--quota-bytes", "bytes of tensors")                                         \
-    X(NAMES, "names", "--quota-names", "names")                                                    \
+    X(BYTES, "bytes", "--quota-bytes or --memory-limit", "bytes of tensors")                       \
+    X(NAMES, "names", "--quota-names or --max-names", "names")                                     \
     X(LEASES, "leases", "--quota-leases", "leases")                                                \
     X(QUEUE_BYTES, "queue_bytes", "--quota-queue-bytes", "bytes in queues")                        \
-    X(DESCRIPTORS, "descriptors", "--quota-descriptors", "memory descriptors")                     \
-    X(CONNECTIONS, "connections", "--quota-connections", "connections")
+    X(DESCRIPTORS, "descriptors", "--quota-descriptors or --max-descriptors",                      \
+      "memory descriptors")                                                                        \
+    X(CONNECTIONS, "connections", "--quota-connections or --max-connections", "connections")
 
 enum quota {
 #define QUOTA_ENUM(NAME, name, option, what) QUOTA_##NAME,

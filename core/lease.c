@@ -198,8 +198,10 @@ uint64_t lease_end_all(struct lease_table *table, struct lease_owner *owner)
         pthread_mutex_lock(&table->lock);
         owner->ended = true;
         lease = owner->first;
-        if (lease)
+        if (lease) {
             remove_locked(table, lease);
+            lease->cut = true;
+        }
         pthread_mutex_unlock(&table->lock);
         if (!lease)
             return ended;
@@ -217,6 +219,7 @@ void lease_expire(struct lease_table *table, uint64_t now_ms)
             if (!at->expires_ms || at->expires_ms > now_ms)
                 continue;
             remove_locked(table, at);
+            at->cut = true;
             at->next = due;
             due = at;
         }
@@ -238,14 +241,18 @@ static void describe_locked(const struct lease *lease, uint64_t now_ms, struct l
         .age_ms = now_ms - lease->since_ms,
         .ttl_ms = lease->expires_ms > now_ms ? lease->expires_ms - now_ms : 0,
         .kind = lease->kind,
-        .uid = account ? account->principal.uid : UID_UNKNOWN,
+        .has_uid = account && account->principal.kind == PRINCIPAL_UID,
+        .uid = account ? account->principal.uid : 0,
         .pid = owner->pid,
     };
     snprintf(out->principal, sizeof out->principal, "%s", account ? account->name : "");
     if (!lease->storage)
         return;
+    enum storage_mode mode = storage_mode_of(lease->storage);
+    if (lease->kind == LEASE_FILL && mode != STORAGE_BUILDING) /* it is published */
+        out->kind = mode == STORAGE_FROZEN ? LEASE_READ : LEASE_WRITE;
     out->storage = lease->storage->id;
-    out->mode = storage_mode_name(storage_mode_of(lease->storage));
+    out->mode = storage_mode_name(mode);
     out->deleted = storage_is_deleted(lease->storage);
 }
 

@@ -54,6 +54,7 @@ struct lease {
     uint64_t id; /* never used again */
     struct lease_owner *owner;
     struct account *account; /* the owner's, a reference: for `end`, when the owner may be gone */
+    bool cut;                /* for `end`: nobody has given it back, so it may still be in use */
     uint64_t since_ms;
     RB_ENTRY(lease) by_id;
     struct lease *next, **link; /* of the owner's */
@@ -65,7 +66,8 @@ struct lease_entry {
     enum lease_kind kind;
     const char *mode; /* of the storage; NULL without one */
     bool deleted;     /* no name leads to the storage */
-    uint32_t uid;     /* with the principal's name */
+    bool has_uid;     /* the principal is a user */
+    uint32_t uid;
     int32_t pid;
     char principal[24];
 };

@@ -310,6 +310,10 @@ static enum td_status from_descriptor(struct op_call *call)
     struct dims strides = {.rank = layout.rank};
     memcpy(strides.v, layout.strides, sizeof strides.v);
     TRY(storage_import(call->device, call->account, take_fd(&call->fd), &storage));
+    if (storage_mode_of(storage) == STORAGE_BUILDING)
+        return fail(TD_CONFLICT,
+                    "this memory was allocated by the daemon and is not published yet: "
+                    "publish it before others use it");
     TRY(layout_strided(in->dtype, &in->shape, FIELDS_HAS(in, strides) ? &in->strides : &strides,
                        FIELDS_HAS(in, offset_bytes) ? in->offset_bytes : 0, storage->size_bytes,
                        &layout));

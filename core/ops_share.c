@@ -23,10 +23,14 @@ enum td_status op_run_allocate(struct op_call *call)
     if (!call->local)
         return fail(TD_UNSUPPORTED, "memory is shared over the Unix socket only; over TCP and HTTP "
                                     "send the elements with put");
+    if (FIELDS_HAS(in, queue))
+        return op_allocate_for_queue(call);
     /* Cleared: recycled memory would show what it held before. */
     TRY(op_new_tensor(call->device, call->account, in->dtype, &in->shape, true, &tensor));
     TRY(op_map_tensor(call, tensor));
-    TRY(session_hold(call->session, tensor));
+    enum td_status status = session_hold(call->session, tensor);
+    if (status != TD_OK) /* a session that has ended has let go of the lease, too */
+        return session_release(call->session, call->out.lease) == TD_OK ? status : TD_CANCELLED;
     call->undo = undo_allocate;
     return TD_OK;
 }
@@ -105,15 +109,13 @@ enum td_status op_run_publish(struct op_call *call)
     struct storage *storage = call->input->storage;
     enum storage_mode mode;
     TRY(mode_asked(call, &mode));
-    if (storage_mode_of(storage) != STORAGE_BUILDING)
-        return fail(TD_CONFLICT, "the tensor was published already; as_tensor gives it one more "
-                                 "name");
     enum td_status status = storage_seal(storage, mode);
-    if (status != TD_OK && status != TD_CONFLICT)
+    bool written = status == TD_CONFLICT && storage_mode_of(storage) == STORAGE_BUILDING;
+    if (status != TD_OK && !written)
         return status;
-    if (status == TD_CONFLICT && waits_for_writers(call))
+    if (written && waits_for_writers(call))
         return TD_OK;
-    if (status == TD_CONFLICT)
+    if (written)
         TRY(freeze_copy(call));
     else
         op_result(call, tensor_ref(call->input), NULL);
@@ -143,7 +145,8 @@ static enum td_status emit_lease(struct op_call *call, const struct lease_entry 
     FIELDS_SET(&fields, kind, text_of(lease_kind_name(entry->kind)));
     FIELDS_SET(&fields, session, entry->session);
     FIELDS_SET(&fields, principal, text_of(entry->principal));
-    FIELDS_SET(&fields, uid, entry->uid);
+    if (entry->has_uid)
+        FIELDS_SET(&fields, uid, entry->uid);
     FIELDS_SET(&fields, pid, (uint64_t)(entry->pid > 0 ? entry->pid : 0));
     FIELDS_SET(&fields, nbytes, entry->bytes);
     FIELDS_SET(&fields, age_ms, entry->age_ms);
@@ -176,7 +179,8 @@ enum td_status op_run_leases(struct op_call *call)
         TRY(emit_lease(call, &entries[i]));
     if (found > limit)
         FIELDS_SET(&call->out, lease, entries[limit - 1].id);
-    FIELDS_SET(&call->out, count, lease_count(leases));
+    FIELDS_SET(&call->out, count,
+               only_own ? atomic_load(&account->used[QUOTA_LEASES]) : lease_count(leases));
     return TD_OK;
 }
 
@@ -205,9 +209,10 @@ enum td_status op_run_principals(struct op_call *call)
 {
     struct account *list[LIST_LIMIT];
     size_t count = accounts_list(call->engine->accounts, LIST_LIMIT, list);
+    bool only_own = call->account && !account_is_trusted(call->account);
     enum td_status status = TD_OK;
     for (size_t i = 0; i < count; i++) {
-        if (status == TD_OK)
+        if (status == TD_OK && (!only_own || list[i] == call->account))
             status = emit_account(call, list[i]);
         account_unref(list[i]);
     }

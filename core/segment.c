@@ -376,16 +376,23 @@ enum td_status segment_import(struct segment_pool *pool, int given_fd, struct me
     return status;
 }
 
-/* Replaces the daemon's own mapping by one that cannot write, at the same address: whoever reads
- * from it in another thread sees one or the other, with the same bytes. */
+/* Replaces the daemon's own mapping by another of the same bytes. -1 with errno. */
+static int remap(struct memory *memory, bool write)
+{
+    /* Not through libc's mmap, which the thread sanitizer would take for a write of the bytes. */
+    long mapped = syscall(SYS_mmap, (void *)memory->data, (size_t)memory->capacity,
+                          write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_FIXED,
+                          write ? memory->fd : memory->read_fd, 0L);
+    return mapped == -1 ? -1 : 0;
+}
+
+/* By one that cannot write, at the same address: whoever reads from it in another thread sees one
+ * or the other, with the same bytes. */
 static enum td_status remap_read_only(struct memory *memory)
 {
     if (memory->read_only)
         return TD_OK;
-    /* Not through libc's mmap, which the thread sanitizer would take for a write of the bytes. */
-    long mapped = syscall(SYS_mmap, (void *)memory->data, (size_t)memory->capacity, PROT_READ,
-                          MAP_SHARED | MAP_FIXED, memory->read_fd, 0L);
-    if (mapped == -1)
+    if (remap(memory, false) != 0)
         return fail(TD_OUT_OF_MEMORY, "mapping %zu bytes read-only: %s", (size_t)memory->capacity,
                     strerror(errno));
     memory->read_only = true;
@@ -424,8 +431,12 @@ enum td_status segment_seal(struct memory *memory, enum storage_mode mode)
     bool others_write = mode == STORAGE_SINGLE_WRITER && memory->exported;
     if (!memory->imported && (mode == STORAGE_FROZEN || others_write))
         TRY(remap_read_only(memory));
+    enum td_status status = TD_OK;
     if (!memory->imported) /* those of a giver are its own, and made the mode */
-        TRY(add_seals(memory->fd, seals[mode]));
-    memory->sealed = memory->exported = true;
-    return TD_OK;
+        status = add_seals(memory->fd, seals[mode]);
+    if (status == TD_OK)
+        memory->sealed = memory->exported = true;
+    else if (!memory->imported && memory->read_only && remap(memory, true) == 0)
+        memory->read_only = false; /* it may yet become what the daemon writes to */
+    return status;
 }

@@ -98,16 +98,16 @@ static void storage_delete(struct storage *storage)
 /* ---- who pays ----------------------------------------------------------------------------------
  */
 
-/* A descriptor is counted with the storage for all of its life: small memory may get one later. */
 static enum td_status pay_begin(struct storage *storage, struct account *payer)
 {
+    uint64_t descriptors = storage->imported || storage->size_bytes >= MEMFD_MIN_BYTES;
     TRY(account_reserve(payer, QUOTA_BYTES, storage->size_bytes));
-    bool has_descriptor = storage->size_bytes >= MEMFD_MIN_BYTES;
-    enum td_status status = account_reserve(payer, QUOTA_DESCRIPTORS, has_descriptor);
+    enum td_status status = account_reserve(payer, QUOTA_DESCRIPTORS, descriptors);
     if (status != TD_OK) {
         account_release(payer, QUOTA_BYTES, storage->size_bytes);
         return status;
     }
+    storage->descriptors = descriptors;
     storage->payer = account_ref(payer);
     return TD_OK;
 }
@@ -115,8 +115,36 @@ static enum td_status pay_begin(struct storage *storage, struct account *payer)
 static void pay_end(struct storage *storage)
 {
     account_release(storage->payer, QUOTA_BYTES, storage->size_bytes);
-    account_release(storage->payer, QUOTA_DESCRIPTORS, storage->size_bytes >= MEMFD_MIN_BYTES);
+    account_release(storage->payer, QUOTA_DESCRIPTORS, storage->descriptors);
     account_unref(take(&storage->payer));
+}
+
+/* One descriptor more, of small memory that is shared for the first time, or one less: whoever pays
+ * for the storage pays for that as well. */
+static enum td_status pay_descriptor(struct storage *storage)
+{
+    enum td_status status = TD_OK;
+    pthread_mutex_lock(&storage->holders_lock);
+    if (!storage->descriptors) {
+        status = account_reserve(storage->payer, QUOTA_DESCRIPTORS, 1);
+        storage->descriptors = status == TD_OK;
+        for (struct holder *holder = &storage->holders; holder; holder = holder->next)
+            if (storage->deleted && holder->count)
+                account_force(holder->account, QUOTA_DESCRIPTORS, 1);
+    }
+    pthread_mutex_unlock(&storage->holders_lock);
+    return status;
+}
+
+static void pay_no_descriptor(struct storage *storage)
+{
+    pthread_mutex_lock(&storage->holders_lock);
+    storage->descriptors = 0;
+    account_release(storage->payer, QUOTA_DESCRIPTORS, 1);
+    for (struct holder *holder = &storage->holders; holder; holder = holder->next)
+        if (storage->deleted && holder->count)
+            account_release(holder->account, QUOTA_DESCRIPTORS, 1);
+    pthread_mutex_unlock(&storage->holders_lock);
 }
 
 enum td_status storage_create(struct device *device, struct account *payer, uint64_t size_bytes,
@@ -188,6 +216,8 @@ void storage_unref(struct storage *storage)
         return;
     known_remove(storage);
     pay_end(storage);
+    if (storage->freed)
+        storage->freed(storage);
     storage->device->ops->free(storage->device, &storage->memory);
     storage_delete(storage);
 }
@@ -222,6 +252,22 @@ static enum td_status share_check(const struct storage *storage, bool write)
     return TD_OK;
 }
 
+/* With the storage's lock. */
+static enum td_status share_locked(struct storage *storage, enum storage_mode mode, bool write,
+                                   int *fd)
+{
+    bool promotes = storage->memory.fd < 0;
+    if (promotes)
+        TRY(pay_descriptor(storage));
+    enum td_status status =
+        storage->device->ops->share(storage->device, &storage->memory, mode, write, fd);
+    if (promotes && storage->memory.fd < 0)
+        pay_no_descriptor(storage);
+    if (status == TD_OK && !storage->inode)
+        known_add(storage);
+    return status;
+}
+
 enum td_status storage_share(struct storage *storage, bool write, int *fd)
 {
     TRY(share_check(storage, write));
@@ -232,10 +278,7 @@ enum td_status storage_share(struct storage *storage, bool write, int *fd)
     pthread_rwlock_wrlock(&storage->lock);
     enum td_status status = share_check(storage, write); /* it may have been frozen meanwhile */
     if (status == TD_OK)
-        status = storage->device->ops->share(storage->device, &storage->memory,
-                                             storage_mode_of(storage), write, fd);
-    if (status == TD_OK && !storage->inode)
-        known_add(storage);
+        status = share_locked(storage, storage_mode_of(storage), write, fd);
     pthread_rwlock_unlock(&storage->lock);
     return status;
 }
@@ -256,27 +299,47 @@ bool storage_is_exposed(const struct storage *storage)
 
 enum td_status storage_share_building(struct storage *storage, int *fd)
 {
-    assert(storage_mode_of(storage) == STORAGE_BUILDING);
-    storage->filled = true;
+    enum td_status status;
     pthread_rwlock_wrlock(&storage->lock);
-    enum td_status status =
-        storage->device->ops->share(storage->device, &storage->memory, STORAGE_BUILDING, true, fd);
-    if (status == TD_OK && !storage->inode)
-        known_add(storage);
+    if (storage_mode_of(storage) == STORAGE_BUILDING) {
+        status = share_locked(storage, STORAGE_BUILDING, true, fd);
+        storage->filled = storage->filled || status == TD_OK;
+    } else { /* over another connection of the session */
+        status = fail(TD_CONFLICT, "the tensor was published meanwhile; map it again");
+    }
     pthread_rwlock_unlock(&storage->lock);
     return status;
 }
 
-enum td_status storage_seal(struct storage *storage, enum storage_mode mode)
+static bool was_named(struct storage *storage)
+{
+    pthread_mutex_lock(&storage->holders_lock);
+    bool was = storage->was_named;
+    pthread_mutex_unlock(&storage->holders_lock);
+    return was;
+}
+
+static enum td_status seal_locked(struct storage *storage, enum storage_mode mode)
 {
     int fd;
-    assert(storage_mode_of(storage) == STORAGE_BUILDING);
+    enum storage_mode now = storage_mode_of(storage);
+    if (now == mode && storage->filled && !was_named(storage))
+        return TD_OK;
+    if (now != STORAGE_BUILDING)
+        return fail(TD_CONFLICT,
+                    "the tensor was published already, and is %s; as_tensor gives it "
+                    "one more name",
+                    storage_mode_name(now));
+    TRY(share_locked(storage, mode, false, &fd));
+    storage_finish(storage, mode);
+    return TD_OK;
+}
+
+enum td_status storage_seal(struct storage *storage, enum storage_mode mode)
+{
     pthread_rwlock_wrlock(&storage->lock);
-    enum td_status status =
-        storage->device->ops->share(storage->device, &storage->memory, mode, false, &fd);
+    enum td_status status = seal_locked(storage, mode);
     pthread_rwlock_unlock(&storage->lock);
-    if (status == TD_OK)
-        storage_finish(storage, mode);
     return status;
 }
 
@@ -325,13 +388,23 @@ void storage_touch(struct storage *storage)
 /* ---- who has it --------------------------------------------------------------------------------
  */
 
+static void holder_pays(const struct storage *storage, struct account *account, bool pay)
+{
+    if (pay) {
+        account_hold_deleted(account, storage->size_bytes);
+        account_force(account, QUOTA_DESCRIPTORS, storage->descriptors);
+    } else {
+        account_drop_deleted(account, storage->size_bytes);
+        account_release(account, QUOTA_DESCRIPTORS, storage->descriptors);
+    }
+}
+
 /* All holders pay for all of it, or no longer. */
 static void holders_pay(struct storage *storage, bool pay)
 {
     for (struct holder *holder = &storage->holders; holder; holder = holder->next)
         if (holder->count)
-            (pay ? account_hold_deleted : account_drop_deleted)(holder->account,
-                                                                storage->size_bytes);
+            holder_pays(storage, holder->account, pay);
     storage->deleted = pay;
 }
 
@@ -339,10 +412,11 @@ void storage_name_begin(struct storage *storage, struct account *payer)
 {
     pthread_mutex_lock(&storage->holders_lock);
     storage->named++;
+    storage->was_named = true;
     if (storage->deleted) {
         holders_pay(storage, false);
         account_force(payer, QUOTA_BYTES, storage->size_bytes);
-        account_force(payer, QUOTA_DESCRIPTORS, storage->size_bytes >= MEMFD_MIN_BYTES);
+        account_force(payer, QUOTA_DESCRIPTORS, storage->descriptors);
         storage->payer = account_ref(payer);
     }
     pthread_mutex_unlock(&storage->holders_lock);
@@ -360,8 +434,7 @@ void storage_name_end(struct storage *storage)
 {
     pthread_mutex_lock(&storage->holders_lock);
     if (--storage->named == 0 && is_held(storage)) {
-        if (storage->payer)
-            pay_end(storage);
+        pay_end(storage);
         holders_pay(storage, true);
     }
     pthread_mutex_unlock(&storage->holders_lock);
@@ -389,11 +462,16 @@ void storage_hold_begin(struct storage *storage, struct account *account)
     if (!account)
         return;
     pthread_mutex_lock(&storage->holders_lock);
+    if (storage->was_named && !storage->named && !storage->deleted) {
+        /* Its last name went while a request, which now holds it, had it in hand. */
+        pay_end(storage);
+        storage->deleted = true;
+    }
     struct holder *holder = holder_find(storage, account);
     if (holder && holder->count++ == 0) {
         holder->account = account_ref(account);
         if (storage->deleted)
-            account_hold_deleted(account, storage->size_bytes);
+            holder_pays(storage, account, true);
     }
     pthread_mutex_unlock(&storage->holders_lock);
 }
@@ -411,7 +489,7 @@ void storage_hold_end(struct storage *storage, struct account *account)
             break;
         }
     if (gone && storage->deleted)
-        account_drop_deleted(gone, storage->size_bytes);
+        holder_pays(storage, gone, false);
     pthread_mutex_unlock(&storage->holders_lock);
     account_unref(gone);
 }

@@ -28,13 +28,15 @@ struct storage {
     struct memory memory;
     uint64_t inode; /* of a memfd that is known outside, to know it again; else 0 */
     bool imported;  /* a client made the memory; never changes */
-    bool filled;    /* a client had it to fill: it may have kept a mapping; before it is finished */
+    bool filled;    /* a client had it to fill, and may have kept a mapping; under the lock */
     UT_hash_handle hh;
 
     /* Who has it, and who pays for it; see below. */
     pthread_mutex_t holders_lock; /* of what follows; only that of the accounts is taken under it */
     struct account *payer;        /* a reference; NULL: nobody, or the holders do */
+    uint64_t descriptors;         /* of the memory, that are paid for: 0 or 1 */
     uint64_t named;               /* names and items of queues that lead here */
+    bool was_named;               /* one of those has led here at some time */
     bool deleted;                 /* the last of those is gone, and holders remain */
     struct holder {
         struct account *account; /* a reference */
@@ -47,6 +49,7 @@ struct storage {
     /* Recycled memory (core/ring.h): what is done when the last tensor over it has gone. */
     atomic_uint tensors;
     void (*idle)(struct storage *storage);
+    void (*freed)(struct storage *storage); /* just before it is; or NULL */
     void *idle_argument;
 };
 
@@ -79,11 +82,13 @@ enum storage_mode storage_mode_of(const struct storage *storage);
 const char *storage_mode_name(enum storage_mode mode);
 
 /* The descriptor of memory that is BUILDING, for the one client that fills it: without a seal that
- * would keep it from being frozen afterwards. */
+ * would keep it from being frozen afterwards. CONFLICT if it was finished meanwhile. */
 NODISCARD enum td_status storage_share_building(struct storage *storage, int *fd);
 /* Ends BUILDING of memory that storage_share_building has shown to a client: FROZEN needs every
- * writable mapping gone, and is CONFLICT, with nothing changed but the daemon's own mapping, while
- * one is left. SINGLE_WRITER leaves those that there are, and no other can be made. */
+ * writable mapping gone, and is CONFLICT, with nothing changed, while one is left. SINGLE_WRITER
+ * leaves those that there are, and no other can be made. CONFLICT also, with a mode that is not
+ * BUILDING any more, if it was finished before; but nothing happens if it got that very mode, and
+ * no name: then it is published once more, after the first time failed. */
 NODISCARD enum td_status storage_seal(struct storage *storage, enum storage_mode mode);
 /* FROZEN from now on, of memory that is MUTABLE and that nobody outside has seen; false if somebody
  * has: then only a copy can be frozen. */
@@ -108,8 +113,8 @@ void storage_touch(struct storage *storage);
 /* ---- who has it --------------------------------------------------------------------------------
  *
  * Names and queues lead to a storage; leases and objects of sessions hold it. Who made it pays for
- * it (QUOTA_BYTES of an account), until nothing leads to it any more: from then on those who still
- * hold it do, each as for all of it, as deleted bytes. */
+ * it (QUOTA_BYTES and QUOTA_DESCRIPTORS of an account), until nothing leads to it any more: from
+ * then on those who still hold it do, each as for all of it, as deleted bytes. */
 
 /* One more name or item leads here. If it was deleted, `payer` (NULL: nobody) pays from now on. */
 void storage_name_begin(struct storage *storage, struct account *payer);

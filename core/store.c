@@ -208,11 +208,11 @@ static uint64_t note_locked(struct store *store, enum store_event_kind kind, str
 struct visit {
     uint64_t now_ms; /* 0 while no name has a time to live: the clock need not be read */
     /* To be let go when the store is unlocked: */
-    struct entry *fresh;   /* for a name that is not there yet; NULL once it is in the tree */
-    struct entry *gone;    /* removed */
-    struct tensor *old;    /* replaced */
-    struct account *payer; /* who publishes: reserved for a name, or NULL */
-    struct account *old_payer;
+    struct entry *fresh;       /* for a name that is not there yet; NULL once it is in the tree */
+    struct entry *gone;        /* removed */
+    struct tensor *old;        /* replaced */
+    struct account *old_payer; /* of the name, for which it is still charged; or NULL */
+    struct account *payer;     /* who publishes: borrowed, or NULL */
 };
 
 static void visit_begin(struct store *store, struct visit *visit)
@@ -230,7 +230,6 @@ static void visit_end(struct store *store, struct visit *visit)
         entry_free(store, entry);
     }
     tensor_unnamed(take(&visit->old));
-    name_uncharge(take(&visit->payer));
     name_uncharge(take(&visit->old_payer));
 }
 
@@ -311,6 +310,9 @@ static enum td_status publish_locked(struct store *store, struct visit *visit, s
 {
     struct entry *entry = find_locked(store, visit, name);
     TRY(condition_check(condition, name, entry));
+    bool paid = entry && entry->account == visit->payer; /* also at the quota */
+    if (!paid)
+        TRY(account_reserve(visit->payer, QUOTA_NAMES, 1));
     if (!entry) {
         entry = take(&visit->fresh);
         RB_INSERT(name_tree, &store->names, entry);
@@ -319,8 +321,10 @@ static enum td_status publish_locked(struct store *store, struct visit *visit, s
     visit->old = entry->tensor;
     entry->tensor = tensor_ref(tensor);
     storage_name_begin(tensor->storage, visit->payer);
-    visit->old_payer = entry->account;
-    entry->account = take(&visit->payer);
+    if (!paid) {
+        visit->old_payer = entry->account;
+        entry->account = account_ref(visit->payer);
+    }
     entry->generation = note_locked(store, STORE_PUBLISHED, name);
     set_expiry_locked(store, entry, expires_ms);
     *out = entry;
@@ -334,15 +338,12 @@ enum td_status store_publish_for(struct store *store, struct text name, struct t
     struct visit visit = {0};
     struct entry *entry;
     TRY(name_check(name));
-    TRY(account_reserve(account, QUOTA_NAMES, 1));
-    visit.payer = account_ref(account);
     /* A new name's entry is made outside the lock, and only if there is none to be replaced. */
     visit_begin(store, &visit);
     (void)expire_locked(store, &visit, EXPIRE_A_PUBLISH);
     bool found = find_locked(store, &visit, name) != NULL;
-    struct account *payer = take(&visit.payer);
     visit_end(store, &visit);
-    visit.payer = payer;
+    visit.payer = account;
     enum td_status status = found ? TD_OK : entry_create(store, name, 1, &visit.fresh);
     visit_begin(store, &visit);
     if (status == TD_OK && !visit.fresh && !find_locked(store, &visit, name)) /* gone in between */

@@ -8,7 +8,7 @@
 PACKAGES_BUILD="gcc libc6-dev dpkg-dev meson ninja-build pkg-config
   libuv1-dev libmicrohttpd-dev libcjson-dev libarchive-dev uthash-dev libbsd-dev libinih-dev"
 PACKAGES_PYTHON="python3 python3-venv python3-dev"
-PACKAGES_TEST="clang libclang-rt-14-dev libcmocka-dev clang-format curl"
+PACKAGES_TEST="clang libclang-rt-14-dev libcmocka-dev clang-format curl spin"
 PACKAGES_BENCH="redis-server memcached nginx-light wrk"
 
 package_missing() {

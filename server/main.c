@@ -55,6 +55,7 @@ static enum td_status open_engine(struct daemon *daemon)
         .sessions = {.sessions = o->max_connections + o->http_sessions,
                      .objects = o->max_objects,
                      .leases = o->max_leases},
+        .max_queues = o->max_queues,
         .pool_bytes = o->pool_limit < o->memory_limit ? o->pool_limit : o->memory_limit,
         .job_threads = (unsigned)o->job_threads,
         .max_queued = (unsigned)o->max_queued,

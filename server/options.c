@@ -52,6 +52,7 @@ struct option_row {
     X("max-body", max_body, SIZE, NULL, "BYTES", "of one request")                                 \
     X("max-descriptors", max_descriptors, COUNT, NULL, "N", "memory descriptors held")             \
     X("max-names", max_names, COUNT, "1000000", "N", "names in the store")                         \
+    X("max-queues", max_queues, COUNT, "1024", "N", "queues")                                      \
     X("max-connections", max_connections, COUNT, "1024", "N", "open connections, and sessions")    \
     X("http-connections", http_connections, COUNT, "4096", "N", "open HTTP connections")           \
     X("http-per-address", http_per_address, COUNT, "4096", "N",                                    \
@@ -60,16 +61,16 @@ struct option_row {
     X("max-objects", max_objects, COUNT, "100000", "N", "anonymous objects of a session")          \
     X("max-leases", max_leases, COUNT, "65536", "N", "mappings of a session")                      \
     X("quota-bytes", quotas[QUOTA_BYTES], QUOTA, "0", "BYTES",                                     \
-      "of tensors that one user holds; 0: no less than all. uid 65534 may have half of each "      \
-      "quota")                                                                                     \
-    X("quota-names", quotas[QUOTA_NAMES], QUOTA, "0", "N", "names of one user; 0: as above")       \
-    X("quota-leases", quotas[QUOTA_LEASES], QUOTA, "262144", "N", "leases of one user")            \
+      "of tensors that one user holds; 0: as memory-limit. uid 65534 may have half of each quota") \
+    X("quota-names", quotas[QUOTA_NAMES], QUOTA, "0", "N", "names of one user; 0: as max-names")   \
+    X("quota-leases", quotas[QUOTA_LEASES], QUOTA, "0", "N",                                       \
+      "leases of one user; 0: as four sessions' max-leases")                                       \
     X("quota-queue-bytes", quotas[QUOTA_QUEUE_BYTES], QUOTA, "0", "BYTES",                         \
-      "in queues of one user; 0: as above")                                                        \
+      "in queues of one user; 0: as memory-limit")                                                 \
     X("quota-descriptors", quotas[QUOTA_DESCRIPTORS], QUOTA, "0", "N",                             \
-      "memory descriptors of one user; 0: as above")                                               \
+      "memory descriptors of one user; 0: as max-descriptors")                                     \
     X("quota-connections", quotas[QUOTA_CONNECTIONS], QUOTA, "0", "N",                             \
-      "connections of one user; 0: all but a sixteenth")                                           \
+      "connections of one user to the sockets; 0: as max-connections, but for a sixteenth")        \
     X("max-inflight", max_inflight, COUNT, "64", "N", "requests of a connection at a time")        \
     X("max-queued", max_queued, COUNT, "4096", "N", "operations that wait for a job thread")       \
     X("max-watches", max_watches, COUNT, "4096", "N",                                              \
@@ -343,7 +344,7 @@ static void settle_quotas(struct options *options)
     const uint64_t all[QUOTA_COUNT] = {
         [QUOTA_BYTES] = options->memory_limit,
         [QUOTA_NAMES] = options->max_names,
-        [QUOTA_LEASES] = options->quotas[QUOTA_LEASES],
+        [QUOTA_LEASES] = 4 * options->max_leases,
         [QUOTA_QUEUE_BYTES] = options->memory_limit,
         [QUOTA_DESCRIPTORS] = options->max_descriptors,
         /* So that no user keeps all others out. */
@@ -379,9 +380,26 @@ enum td_status options_parse(int argc, char **argv, struct options *out)
     return TD_OK;
 }
 
+/* Of a machine where nothing is set. */
+static enum td_status defaults_of(struct options *out)
+{
+    char buffer[PATH_MAX];
+    memset(out, 0, sizeof *out);
+    memset(set_by, 0, sizeof set_by);
+    for (size_t i = 0; i < ROWS; i++)
+        if (rows[i].kind != KIND_SWITCH)
+            TRY(set(out, i, default_text(&rows[i], buffer, sizeof buffer), SOURCE_DEFAULT,
+                    "default"));
+    settle_quotas(out);
+    return TD_OK;
+}
+
 void options_print_help(void)
 {
     char buffer[PATH_MAX];
+    struct options defaults;
+    if (defaults_of(&defaults) != TD_OK)
+        memset(&defaults, 0, sizeof defaults);
     puts(
         "tensord: holds named tensors that processes, containers and machines share.\n\n"
         "usage: tensord [--FLAG VALUE ...]\n\n"
@@ -394,7 +412,10 @@ void options_print_help(void)
         printf("  --%-17s %-10s %s", row->name, row->argument ? row->argument : "", row->meaning);
         if (row->kind != KIND_SWITCH) {
             const char *value = default_text(row, buffer, sizeof buffer);
-            printf(" [%s]", *value ? value : "none");
+            if (row->kind == KIND_QUOTA) /* 0 stands for a number */
+                snprintf(buffer, sizeof buffer, "%llu",
+                         *(unsigned long long *)(void *)((char *)&defaults + row->offset));
+            printf(" [%s]", row->kind == KIND_QUOTA ? buffer : *value ? value : "none");
         }
         putchar('\n');
     }
