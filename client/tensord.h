@@ -41,7 +41,8 @@ struct td_options {
     const char *token;  /* NULL: the environment's TENSORD_TOKEN, else none */
     const char *client; /* a name for the daemon's log; NULL: the program's */
     /* For connecting and for each call; 0: 30000; < 0: wait for ever. A call with a longer
-     * timeout_ms among its own arguments waits for the daemon's answer to that. Resolving the name
+     * timeout_ms among its own arguments waits for the daemon's answer to that; one that waits for
+     * what others do (td_wait, td_watch) and has no timeout_ms, for ever. Resolving the name
      * of a host is not counted. A call may end later: by up to an eighth of its timeout, and, when
      * another connection has to keep the session, by up to a quarter of timeout_ms, at most a
      * second. */
@@ -213,6 +214,29 @@ TD_API enum td_status td_get(struct td_client *client, const char *name, enum td
 TD_API enum td_status td_get_alloc(struct td_client *client, const char *name, enum td_dtype dtype,
                                    struct td_reply **reply);
 
+/* ---- waiting for others --------------------------------------------------------------------
+ *
+ * These calls wait in the daemon, each over a connection of its own: calls of other threads go on.
+ * timeout_ms: how long they wait, 0 for not at all, < 0 for ever; the client's own timeout does not
+ * cut them short. A signal, as `interrupted` says, and td_close end them. */
+
+/* Waits until the name is there and, unless generation is 0, has another generation than that; also
+ * td_touch of the name gives it a new one. Describes the tensor (td_reply_info); reply may be NULL.
+ * TD_DEADLINE when the time is over. */
+TD_API enum td_status td_wait(struct td_client *client, const char *name, uint64_t generation,
+                              int64_t timeout_ms, struct td_reply **reply);
+
+#define TD_SINCE_NOW UINT64_MAX
+/* What was published and removed after revision *since, of names that begin with prefix (NULL:
+ * all), oldest first; waits until there is something. *since moves on to what is known then, for
+ * the next call; TD_SINCE_NOW: what happens from now on. The events are the reply's entries
+ * (td_reply_next), each with "event" ("publish" or "remove"), "name" and "revision" (which of a
+ * publish is the generation). None, and TD_OK, when the time is over. The daemon keeps the latest
+ * 4096 events: if some after *since are gone, "lost" of the reply (td_reply_bool) is true, and what
+ * still is there follows. The caller owns *events: td_reply_free. */
+TD_API enum td_status td_watch(struct td_client *client, const char *prefix, uint64_t *since,
+                               int64_t timeout_ms, struct td_reply **events);
+
 /* ---- sharing memory ------------------------------------------------------------------------ */
 
 enum td_map_flags {
@@ -241,7 +265,8 @@ TD_API bool td_mapping_writable(const struct td_mapping *mapping);
 TD_API const struct td_info *td_mapping_info(const struct td_mapping *mapping);
 /* Bytes from the first element to the end of the last one. */
 TD_API size_t td_mapping_span(const struct td_mapping *mapping);
-/* Tells the daemon that bytes were changed through a mapping: raises epoch and version. */
+/* Tells the daemon that bytes were changed through a mapping: raises epoch and version, and the
+ * generation of the name, so that td_wait and td_watch notice. */
 TD_API enum td_status td_touch(struct td_client *client, const char *name);
 
 /* ---- memory that is filled in place -------------------------------------------------------- */

@@ -76,6 +76,7 @@ from tensord.errors import (
 from tensord.handle import Device
 from tensord.memory import allocator, empty
 from tensord.tensor import Tensor, Variable, is_tensor
+from tensord.waiting import Event
 
 __version__ = ffi.string(lib.td_version()).decode()
 
@@ -91,6 +92,7 @@ __all__ = [
     "Deadline",
     "Device",
     "Error",
+    "Event",
     "Exists",
     "Frozen",
     "Invalid",

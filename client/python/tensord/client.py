@@ -3,12 +3,13 @@
 from collections import OrderedDict
 from typing import Any, Iterable, Iterator, Mapping
 
-from tensord import convert
+from tensord import convert, waiting
 from tensord._session import Info, Reply, Session, ttl_argument
 from tensord._tensord import lib
 from tensord.creation import Creation
 from tensord.errors import NotFound
 from tensord.tensor import Tensor
+from tensord.waiting import Event
 
 _PAGE = 1000  # names in one reply to list
 
@@ -190,6 +191,33 @@ class Client(Creation):
     def touch(self, name: str) -> None:
         """Tells the daemon that a tensor was changed through a mapping. See Tensor.touch."""
         self.session.touch(name)
+
+    # ---- waiting for others ----
+
+    def wait(
+        self, name: str, generation: "int | None" = None, timeout: "float | None" = None
+    ) -> Tensor:
+        """Waits until a name is there, and returns c[name].
+
+        With generation: until it was published, or its tensor touched, since it had that one (see
+        Tensor.generation). timeout: seconds, None for ever; Deadline (a TimeoutError) when they
+        are over. Other threads may use the client meanwhile; Ctrl-C ends it.
+        """
+        return waiting.wait(self, name, generation, timeout)
+
+    def watch(
+        self, prefix: str = "", since: "int | None" = None, timeout: "float | None" = None
+    ) -> Iterator[Event]:
+        """What is published and removed from now on, or after the revision `since` (that of an
+        event), of names that begin with prefix: an iterator of Events, oldest first.
+
+            for event in c.watch("weights/"):
+                print(event.event, event.name)
+
+        It waits for the next event, at most `timeout` seconds, and then ends; None: for ever. An
+        Event "lost" says that some are missing: the daemon keeps the latest 4096 of all names.
+        """
+        return waiting.watch(self.session, prefix, since, timeout)
 
     # ---- arrays in and out ----
 
