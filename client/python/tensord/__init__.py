@@ -13,7 +13,8 @@ array whose memory can be shared; Client.empty makes a tensor.
 
 from tensord import autograd, cuda, dtypes
 from tensord._tensord import ffi, lib
-from tensord.client import Client, connect
+from tensord.allocation import Allocation
+from tensord.client import Client, Lease, connect
 from tensord.defaults import (
     arange,
     as_tensor,
@@ -80,6 +81,7 @@ from tensord.tensor import Tensor, Variable, is_tensor
 __version__ = ffi.string(lib.td_version()).decode()
 
 __all__ = [
+    "Allocation",
     "BadDtype",
     "BadIndex",
     "BadShape",
@@ -94,6 +96,7 @@ __all__ = [
     "Exists",
     "Frozen",
     "Invalid",
+    "Lease",
     "NoDevice",
     "NotFound",
     "OutOfMemory",
