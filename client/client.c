@@ -219,6 +219,11 @@ void td_close(struct td_client *client)
     client_unref(client);
 }
 
+const char *td_url(const struct td_client *client)
+{
+    return client->address.url;
+}
+
 bool td_is_local(const struct td_client *client)
 {
     return client->address.local;

@@ -72,6 +72,8 @@ TD_API enum td_status td_connect(const char *url, const struct td_options *optio
  * good until td_unmap, which may come later: for their leases one idle connection (no thread) is
  * kept, until the last of them is gone. NULL is fine. */
 TD_API void td_close(struct td_client *client);
+/* Where it is connected to, as an url. Lives as long as the client. */
+TD_API const char *td_url(const struct td_client *client);
 /* True if the memory of tensors can be shared with the daemon (a Unix socket). */
 TD_API bool td_is_local(const struct td_client *client);
 /* A new session is opened when the old one is found lost; this counts them (1 after td_connect).
