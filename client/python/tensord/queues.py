@@ -352,7 +352,9 @@ class Queue:
 
     # ---- putting ----
 
-    def allocate(self, shape: Any, dtype: Any = "float32", timeout: "float | None" = None) -> Segment:
+    def allocate(
+        self, shape: Any, dtype: Any = "float32", timeout: "float | None" = None
+    ) -> Segment:
         """Memory to be filled in place and put: recycled, so that filling it costs no page faults,
         and handing it over no copy. Not zeroed.
 
