@@ -219,6 +219,11 @@ void td_close(struct td_client *client)
     client_unref(client);
 }
 
+const char *td_url(const struct td_client *client)
+{
+    return client->address.url;
+}
+
 bool td_is_local(const struct td_client *client)
 {
     return client->address.local;
@@ -337,11 +342,12 @@ enum td_status client_call(struct td_client *client, const struct call *call, st
 
 /* ---- releases ------------------------------------------------------------------------------ */
 
-void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session)
+static void release(struct td_client *client, const struct pending_release *given)
 {
     if (client_is_foreign(client))
         return;
-    struct pending_release item = {.lease = lease, .id = id, .session = session};
+    struct pending_release item = *given;
+    uint64_t session = item.session;
     struct connection *connection = NULL;
     pthread_mutex_lock(&client->lock);
     if ((!client->closed || client->keeper) && session == client->session &&
@@ -356,6 +362,18 @@ void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t 
     pool_give(client, connection, good ? CONNECTION_GOOD : CONNECTION_LOST);
 }
 
+void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session)
+{
+    release(client, &(struct pending_release){.lease = lease, .id = id, .session = session});
+}
+
+void client_acknowledge(struct td_client *client, uint64_t lease, uint64_t session)
+{
+    release(client,
+            &(struct pending_release){
+                .lease = true, .done = true, .keep = true, .id = lease, .session = session});
+}
+
 bool client_leased(struct td_client *client, uint64_t session)
 {
     pthread_mutex_lock(&client->lock);
@@ -365,8 +383,9 @@ bool client_leased(struct td_client *client, uint64_t session)
     return counts;
 }
 
-void client_unleased(struct td_client *client, uint64_t lease, uint64_t session)
+void client_unleased(struct td_client *client, uint64_t lease, bool done, uint64_t session)
 {
+    struct pending_release item = {.lease = true, .done = done, .id = lease, .session = session};
     struct connection *keeper = NULL;
     if (client_is_foreign(client))
         return;
@@ -375,10 +394,12 @@ void client_unleased(struct td_client *client, uint64_t lease, uint64_t session)
     if (last)
         keeper = pool_drop_keeper(client);
     pthread_mutex_unlock(&client->lock);
+    if (last && keeper && done && connection_queue_release(keeper, &item))
+        (void)connection_flush_now(keeper);
     if (last)
         connection_close(keeper); /* and with it the session */
     else
-        client_release(client, true, lease, session);
+        release(client, &item);
 }
 
 void td_release(struct td_client *client, uint64_t object_id, uint64_t session)

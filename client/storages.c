@@ -169,6 +169,15 @@ static enum td_status storage_create(const char *name, bool write, const struct 
     return TD_OK;
 }
 
+struct storage_map *storage_known(struct td_client *client, uint64_t storage, uint64_t session,
+                                  bool write)
+{
+    pthread_mutex_lock(&client->lock);
+    struct storage_map *found = find_by_id(client, storage, session, write);
+    pthread_mutex_unlock(&client->lock);
+    return found;
+}
+
 enum td_status storage_get(struct td_client *client, const char *name, bool write,
                            const struct td_info *info, struct td_reply *reply,
                            struct storage_map **out)

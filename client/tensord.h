@@ -72,6 +72,8 @@ TD_API enum td_status td_connect(const char *url, const struct td_options *optio
  * good until td_unmap, which may come later: for their leases one idle connection (no thread) is
  * kept, until the last of them is gone. NULL is fine. */
 TD_API void td_close(struct td_client *client);
+/* Where it is connected to, as an url. Lives as long as the client. */
+TD_API const char *td_url(const struct td_client *client);
 /* True if the memory of tensors can be shared with the daemon (a Unix socket). */
 TD_API bool td_is_local(const struct td_client *client);
 /* A new session is opened when the old one is found lost; this counts them (1 after td_connect).
@@ -326,6 +328,77 @@ TD_API enum td_status td_from_memory(struct td_client *client, const char *outpu
                                      enum td_dtype dtype, int rank, const int64_t *shape,
                                      const int64_t *strides, void *data, bool require_shared,
                                      struct td_reply **reply);
+
+/* ---- queues -------------------------------------------------------------------------------- */
+
+struct td_queue;
+struct td_item;
+
+/* A bounded queue of the daemon, by name; items are handed over by reference, at least once, in the
+ * order in which they were put. A td_queue may be used by any number of threads at once. */
+struct td_queue_options {
+    uint64_t max_items, max_bytes; /* that wait at most; 0: the daemon's default */
+    int64_t visibility_ms;         /* to acknowledge an item in; 0: the daemon's default */
+    const char *when_full;         /* "block", "fail", "drop_oldest"; NULL: "block" */
+};
+/* Makes the queue, or takes the one that is there: TD_EXISTS if that has other settings than are
+ * asked for. options may be NULL. The caller owns *out and ends it with td_queue_free; the queue
+ * itself stays until the operation queue_delete. */
+TD_API enum td_status td_queue_open(struct td_client *client, const char *name,
+                                    const struct td_queue_options *options, struct td_queue **out);
+/* Lets go of the mappings that were kept for it. Items and mappings that are still open stay good.
+ * NULL is fine. */
+TD_API void td_queue_free(struct td_queue *queue);
+
+/* Memory for the elements of an item, in C order, not zeroed: to be filled in place, and pushed. It
+ * is recycled: the daemon owns a few segments for each producer, which are mapped here once. Waits
+ * while all of them are in use, at most timeout_ms (< 0: for ever; 0: not at all): TD_FULL then.
+ * td_unmap gives memory back that was not pushed. TD_UNSUPPORTED unless td_is_local. */
+TD_API enum td_status td_queue_allocate(struct td_queue *queue, enum td_dtype dtype, int rank,
+                                        const int64_t *shape, int64_t timeout_ms,
+                                        struct td_mapping **out);
+
+/* A tensor of an item: of td_queue_allocate, or any that the daemon has. */
+struct td_push_tensor {
+    const char *key;            /* what the item calls it; NULL: nothing */
+    struct td_mapping *mapping; /* of td_queue_allocate; NULL: */
+    const char *name;           /* a name, or "@17" */
+};
+/* Appends an item of `count` tensors, by reference: nothing is copied. meta: a small text that goes
+ * along (at most 4096 bytes), or NULL. Mappings of td_queue_allocate stay readable, but what they
+ * show is the item's from now on, and later the next one's: they are no longer td_mapping_writable,
+ * and must not be written to. Waits for room, at most timeout_ms (as above). TD_FULL, TD_CLOSED,
+ * TD_TOO_LARGE; after an error nothing was pushed (TD_CONNECTION, TD_DEADLINE, TD_CANCELLED: nobody
+ * knows). */
+TD_API enum td_status td_push(struct td_queue *queue, size_t count,
+                              const struct td_push_tensor *tensors, const char *meta,
+                              int64_t timeout_ms);
+
+/* Takes the first item in hand, waiting for one, at most timeout_ms (as above): TD_EMPTY then,
+ * TD_CLOSED when the queue is closed and none is to come. The caller owns *out, and says that it is
+ * done with td_item_done; an item that is freed otherwise, or whose process dies, or that is not
+ * acknowledged in time, goes back to the front of the queue. */
+TD_API enum td_status td_pop(struct td_queue *queue, int64_t timeout_ms, struct td_item **out);
+TD_API uint64_t td_item_id(const struct td_item *item);         /* its number in the queue */
+TD_API unsigned td_item_deliveries(const struct td_item *item); /* 1: for the first time */
+TD_API const char *td_item_meta(const struct td_item *item);    /* "" if there is none */
+TD_API size_t td_item_count(const struct td_item *item);        /* of its tensors */
+/* Of tensor i < td_item_count: its key ("" if it has none), its description. As long as the item.
+ */
+TD_API const char *td_item_key(const struct td_item *item, size_t i);
+TD_API const struct td_info *td_item_info(const struct td_item *item, size_t i);
+/* The tensor's elements, for reading. What is recycled is mapped once for all items. The mapping
+ * keeps the memory as it is, also after td_item_done and td_item_free, until td_unmap. Over TCP a
+ * copy. */
+TD_API enum td_status td_item_map(struct td_item *item, size_t i, struct td_mapping **out);
+/* Acknowledges it and waits for the answer: TD_CONFLICT if it has gone back to the queue meanwhile.
+ * td_item_free must follow. */
+TD_API enum td_status td_item_ack(struct td_item *item);
+/* Acknowledges it, without waiting, and frees it. NULL is fine. */
+TD_API void td_item_done(struct td_item *item);
+/* Frees it. Unless it was acknowledged it goes back to the queue, once its mappings are gone, too.
+ */
+TD_API void td_item_free(struct td_item *item);
 
 /* ---- DLPack -------------------------------------------------------------------------------- */
 

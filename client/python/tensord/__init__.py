@@ -13,7 +13,8 @@ array whose memory can be shared; Client.empty makes a tensor.
 
 from tensord import autograd, cuda, dtypes
 from tensord._tensord import ffi, lib
-from tensord.client import Client, connect
+from tensord.allocation import Allocation
+from tensord.client import Client, Lease, connect
 from tensord.defaults import (
     arange,
     as_tensor,
@@ -81,6 +82,7 @@ from tensord.waiting import Event
 __version__ = ffi.string(lib.td_version()).decode()
 
 __all__ = [
+    "Allocation",
     "BadDtype",
     "BadIndex",
     "BadShape",
@@ -96,6 +98,7 @@ __all__ = [
     "Exists",
     "Frozen",
     "Invalid",
+    "Lease",
     "NoDevice",
     "NotFound",
     "OutOfMemory",

@@ -1,17 +1,37 @@
 """The client: the tensors of one daemon, by name."""
 
 from collections import OrderedDict
-from typing import Any, Iterable, Iterator, Mapping
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple
+from weakref import WeakValueDictionary
 
-from tensord import convert, waiting
-from tensord._session import Info, Reply, Session, ttl_argument
+from tensord import _shapes, convert, waiting
+from tensord._session import Info, Reply, Session, ttl_argument, wait_argument
 from tensord._tensord import lib
 from tensord.creation import Creation
-from tensord.errors import NotFound
+from tensord.allocation import Allocation
+from tensord.dtypes import dtype as find_dtype
+from tensord.errors import ConnectionError, NotFound
 from tensord.tensor import Tensor
 from tensord.waiting import Event
 
 _PAGE = 1000  # names in one reply to list
+
+
+class Lease(NamedTuple):
+    """What somebody was handed out: mostly memory that it has mapped."""
+
+    id: int
+    kind: str  #: "read", "write", "fill" (not published yet), "item" or "producer" (of a queue)
+    principal: str  #: whose quota it counts against: "uid:1000", "tcp", "token"
+    uid: "int | None"  #: None for who comes over TCP or HTTP
+    pid: int  #: the process, in the daemon's eyes; 0: unknown
+    session: int
+    storage: "int | None"
+    mode: str  #: of the storage; "" without one
+    nbytes: int
+    age: float  #: seconds
+    ttl: "float | None"  #: seconds until it ends by itself; None: it does not
+    deleted: bool  #: no name leads to the memory any more
 
 
 class Client(Creation):
@@ -21,8 +41,9 @@ class Client(Creation):
         x = c["x"]              # a handle
         del c["x"]; "x" in c; list(c); len(c)
 
-    Thread-safe. Not to be used across fork(): connect anew in the child. `with` closes it, which
-    gives back everything its handles hold; arrays over mapped memory stay good.
+    Thread-safe. In a child after fork(), and where a pickle of it is loaded, it connects anew when
+    it is first used, with the same address, token and timeout. `with` closes it, which gives back
+    everything its handles hold; arrays over mapped memory stay good, and keep that.
     """
 
     def __init__(
@@ -43,6 +64,11 @@ class Client(Creation):
     @property
     def closed(self) -> bool:
         return self.session.closed
+
+    def __reduce__(self) -> tuple:
+        if self.closed:
+            raise ConnectionError("this client is closed and cannot be pickled")
+        return _restore, self.session.arguments()
 
     def __enter__(self) -> "Client":
         return self
@@ -188,6 +214,39 @@ class Client(Creation):
         left = self.session.op("info", input=name).uint("ttl_ms")
         return None if left is None else left / 1000
 
+    def seal(self, name: str, wait: "float | None" = None) -> Tensor:
+        """Freezes the tensor that has the name: a copy of it, to which the name then leads, if
+        others have seen its memory. The handle's `memory` and `reason` tell. See Tensor.seal."""
+        reply = self.session.op("seal", input=name, wait_ms=wait_argument(wait))
+        sealed, info = self[name], reply.info()
+        sealed._memory, sealed._reason = info.memory, info.reason
+        return sealed
+
+    # ---- who holds what ----
+
+    def leases(self) -> "list[Lease]":
+        """Who has what mapped, of all clients of the daemon, oldest first."""
+        found: list = []
+        after: "int | None" = None
+        while True:
+            reply = self.session.op("leases", lease=after)
+            found += map(_lease, reply.entries())
+            after = reply.uint("lease")
+            if after is None:
+                return found
+
+    def principals(self) -> "dict[str, dict]":
+        """What each user holds and may hold: {"uid:1000": {"bytes": {"used": 4096, "limit":
+        1073741824}, "names": ..., "deleted_bytes": {"used": 0}}, ...}. deleted_bytes are those of
+        the bytes to which no name leads any more."""
+        found: dict = {}
+        for entry in self.session.op("principals").entries():
+            quota = {"used": entry.uint("count")}
+            if entry.uint("limit") is not None:
+                quota["limit"] = entry.uint("limit")
+            found.setdefault(entry.text("principal"), {})[entry.text("name")] = quota
+        return found
+
     def touch(self, name: str) -> None:
         """Tells the daemon that a tensor was changed through a mapping. See Tensor.touch."""
         self.session.touch(name)
@@ -250,6 +309,19 @@ class Client(Creation):
         flags |= lib.TD_PUT_CREATE_ONLY if create_only else 0
         self._store(name, value, flags)
         return self[name]
+
+    def allocate(self, shape: Any, dtype: Any = "float32") -> Allocation:
+        """Memory of the daemon to be filled in place and then published, without a copy.
+
+            with c.allocate((480, 640), "uint8") as frame:
+                camera.read_into(frame.array)
+                frame.publish("frame")
+
+        Zeroed. shape: a size or several. Over the Unix socket only (Unsupported).
+        """
+        sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+        element = find_dtype(dtype)
+        return Allocation(self, self.session.allocate(element.code, _shapes.sizes((sizes,))))
 
     def _store(self, name: str, value: Any, flags: int) -> None:
         self.session.put(name, convert.source(_plain(value)), flags)
@@ -329,6 +401,39 @@ class Client(Creation):
     def __repr__(self) -> str:
         state = "closed" if self.closed else "local" if self.is_local else "remote"
         return f"<tensord.Client {state}>"
+
+
+# Clients out of pickles, so that many pickles of one client make one connection.
+_restored: "WeakValueDictionary[tuple, Client]" = WeakValueDictionary()
+
+
+def _restore(url: "str | None", token: "str | None", timeout: "float | None") -> Client:
+    """A client that was pickled; it connects when it is first used."""
+    key = (url, token, timeout)
+    client = _restored.get(key)
+    if client is None or client.closed:
+        client = Client.__new__(Client)
+        client.session = Session(url, token, timeout, lazily=True)
+        _restored[key] = client
+    return client
+
+
+def _lease(entry: Reply) -> Lease:
+    ttl_ms = entry.uint("ttl_ms")
+    return Lease(
+        id=entry.uint("lease") or 0,
+        kind=entry.text("kind") or "",
+        principal=entry.text("principal") or "",
+        uid=entry.uint("uid"),
+        pid=entry.uint("pid") or 0,
+        session=entry.uint("session") or 0,
+        storage=entry.uint("storage"),
+        mode=entry.text("mode") or "",
+        nbytes=entry.uint("nbytes") or 0,
+        age=(entry.uint("age_ms") or 0) / 1000,
+        ttl=None if ttl_ms is None else ttl_ms / 1000,
+        deleted=entry.text("text") == "deleted",
+    )
 
 
 def _memory_of(key: str, source: convert.Source) -> tuple:
