@@ -406,8 +406,10 @@ class Steering:
             self.describe_body()
         elif right_body:
             self.steer_document(case.body)
-        if case.path.endswith(WAITING_PATHS) and isinstance(case.body, dict):
-            if self.may_change(Location.BODY, "timeout_ms"):
+        if case.path.endswith(WAITING_PATHS) and self.may_change(Location.BODY, "timeout_ms"):
+            if not isinstance(case.body, (dict, list, str)):
+                case.body = {}
+            if isinstance(case.body, dict):
                 case.body["timeout_ms"] = 5
 
     def describe_body(self):
