@@ -254,10 +254,11 @@ enum td_map_flags {
  * own. The caller owns *out and ends it with td_unmap, from any thread, also after td_close.
  *
  * A mapping without TD_MAP_WRITE is for reading. A stray write to it does not end the process (but
- * where so much private memory is not allowed: RLIMIT_DATA, vm.overcommit_memory 2): the page is
- * copied, and all readers of the tensor's storage in this process, and nobody else, see that copy
- * from then on, instead of what is written to the storage later. If the process also maps the
- * storage with TD_MAP_WRITE, its readers may be given that mapping. */
+ * of single-writer memory, which may be filled anew, and where so much private memory is not
+ * allowed: RLIMIT_DATA, vm.overcommit_memory 2): the page is copied, and all readers of the
+ * tensor's storage in this process, and nobody else, see that copy from then on, instead of what is
+ * written to the storage later. If the process also maps the storage with TD_MAP_WRITE, its readers
+ * may be given that mapping. */
 TD_API enum td_status td_map(struct td_client *client, const char *name, unsigned flags,
                              struct td_mapping **out);
 TD_API void td_unmap(struct td_mapping *mapping); /* as td_release; NULL is fine */
@@ -387,10 +388,12 @@ TD_API size_t td_item_count(const struct td_item *item);        /* of its tensor
  */
 TD_API const char *td_item_key(const struct td_item *item, size_t i);
 TD_API const struct td_info *td_item_info(const struct td_item *item, size_t i);
-/* The tensor's elements, for reading. What is recycled is mapped once for all items. The mapping
- * keeps the memory as it is, also after td_item_done and td_item_free, until td_unmap. Over TCP a
- * copy. */
-TD_API enum td_status td_item_map(struct td_item *item, size_t i, struct td_mapping **out);
+/* The tensor's elements, for reading. What is recycled is mapped once for all items, and the kernel
+ * ends a process that writes to it all the same; flags may be TD_MAP_PRIVATE, for a copy-on-write
+ * mapping of the caller's own. The mapping keeps the memory as it is, also after td_item_done and
+ * td_item_free, until td_unmap. Over TCP a copy. */
+TD_API enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags,
+                                  struct td_mapping **out);
 /* Acknowledges it and waits for the answer: TD_CONFLICT if it has gone back to the queue meanwhile.
  * td_item_free must follow. */
 TD_API enum td_status td_item_ack(struct td_item *item);

@@ -56,12 +56,15 @@ from tensord.errors import (
     BadIndex,
     BadShape,
     Cancelled,
+    Closed,
     Conflict,
     ConnectionError,
     Deadline,
+    Empty,
     Error,
     Exists,
     Frozen,
+    Full,
     Invalid,
     NoDevice,
     NotFound,
@@ -76,6 +79,7 @@ from tensord.errors import (
 )
 from tensord.handle import Device
 from tensord.memory import allocator, empty
+from tensord.queues import Item, Queue
 from tensord.tensor import Tensor, Variable, is_tensor
 from tensord.waiting import Event
 
@@ -88,11 +92,15 @@ __all__ = [
     "BadShape",
     "Cancelled",
     "Client",
+    "Closed",
     "Conflict",
     "ConnectionError",
     "DType",
     "Deadline",
     "Device",
+    "Empty",
+    "Full",
+    "Item",
     "Error",
     "Event",
     "Exists",
@@ -103,6 +111,7 @@ __all__ = [
     "NotFound",
     "OutOfMemory",
     "Precondition",
+    "Queue",
     "RequiresGrad",
     "Tensor",
     "TooLarge",
