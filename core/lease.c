@@ -114,12 +114,13 @@ static void unreserve(struct lease_table *table, struct account *account)
 }
 
 enum td_status lease_begin(struct lease_table *table, struct lease_owner *owner,
-                           struct lease *lease)
+                           struct lease *lease, uint64_t *id)
 {
     /* Before the lock: reserving may give pooled memory back to the kernel. */
     TRY(reserve(table, owner));
     pthread_mutex_lock(&table->lock);
     enum td_status status = begin_locked(table, owner, lease);
+    *id = lease->id;
     pthread_mutex_unlock(&table->lock);
     if (status != TD_OK)
         unreserve(table, owner->account);
