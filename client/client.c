@@ -259,19 +259,25 @@ static bool is_repeatable(enum op op)
     case OP_principals:
     case OP_print:
     case OP_item:
+    case OP_wait:
+    case OP_watch:
         return true;
     default:
         return false;
     }
 }
 
+/* What waits for others waits for ever, unless it says how long; but for operations with wait_ms,
+ * which end by themselves. */
 static int64_t call_deadline(const struct td_client *client, const struct call *call)
 {
-    int64_t timeout_ms = client->timeout_ms;
     const struct fields *fields = call->fields;
-    uint64_t asked = FIELDS_HAS(fields, timeout_ms) ? fields->timeout_ms
-                     : FIELDS_HAS(fields, wait_ms)  ? fields->wait_ms
-                                                    : 0;
+    const struct op_info *info = &op_infos[call->op];
+    int64_t timeout_ms = client->timeout_ms;
+    bool timed = FIELDS_HAS(fields, timeout_ms), ends = info->optional & FIELD_BIT(wait_ms);
+    if ((info->traits & OP_WAITS) && !timed && !ends)
+        return DEADLINE_NEVER;
+    uint64_t asked = timed ? fields->timeout_ms : FIELDS_HAS(fields, wait_ms) ? fields->wait_ms : 0;
     if (timeout_ms >= 0 && asked) {
         if (asked > INT64_MAX - TIMEOUT_GRACE_MS)
             timeout_ms = -1;
@@ -291,7 +297,8 @@ static enum td_status call_once(struct td_client *client, const struct call *cal
 
     *again = false;
     TRY(reply_new(&reply));
-    TRY(pool_take(client, deadline, &connection));
+    int64_t connect_deadline = deadline_after(client->timeout_ms);
+    TRY(pool_take(client, deadline == DEADLINE_NEVER ? connect_deadline : deadline, &connection));
     bool fresh = connection->fresh;
     reply->session = connection->session;
     enum td_status status = connection_exchange(connection, call, deadline, reply, &exchange);
@@ -335,11 +342,12 @@ enum td_status client_call(struct td_client *client, const struct call *call, st
 
 /* ---- releases ------------------------------------------------------------------------------ */
 
-void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session)
+static void release(struct td_client *client, const struct pending_release *given)
 {
     if (client_is_foreign(client))
         return;
-    struct pending_release item = {.lease = lease, .id = id, .session = session};
+    struct pending_release item = *given;
+    uint64_t session = item.session;
     struct connection *connection = NULL;
     pthread_mutex_lock(&client->lock);
     if ((!client->closed || client->keeper) && session == client->session &&
@@ -354,6 +362,18 @@ void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t 
     pool_give(client, connection, good ? CONNECTION_GOOD : CONNECTION_LOST);
 }
 
+void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session)
+{
+    release(client, &(struct pending_release){.lease = lease, .id = id, .session = session});
+}
+
+void client_acknowledge(struct td_client *client, uint64_t lease, uint64_t session)
+{
+    release(client,
+            &(struct pending_release){
+                .lease = true, .done = true, .keep = true, .id = lease, .session = session});
+}
+
 bool client_leased(struct td_client *client, uint64_t session)
 {
     pthread_mutex_lock(&client->lock);
@@ -363,8 +383,9 @@ bool client_leased(struct td_client *client, uint64_t session)
     return counts;
 }
 
-void client_unleased(struct td_client *client, uint64_t lease, uint64_t session)
+void client_unleased(struct td_client *client, uint64_t lease, bool done, uint64_t session)
 {
+    struct pending_release item = {.lease = true, .done = done, .id = lease, .session = session};
     struct connection *keeper = NULL;
     if (client_is_foreign(client))
         return;
@@ -373,10 +394,12 @@ void client_unleased(struct td_client *client, uint64_t lease, uint64_t session)
     if (last)
         keeper = pool_drop_keeper(client);
     pthread_mutex_unlock(&client->lock);
+    if (last && keeper && done && connection_queue_release(keeper, &item))
+        (void)connection_flush_now(keeper);
     if (last)
         connection_close(keeper); /* and with it the session */
     else
-        client_release(client, true, lease, session);
+        release(client, &item);
 }
 
 void td_release(struct td_client *client, uint64_t object_id, uint64_t session)

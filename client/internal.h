@@ -71,12 +71,14 @@ NODISCARD enum td_status client_call(struct td_client *client, const struct call
                                      struct td_reply **out);
 /* Gives back a lease or an object of that session; neither waits nor fails nor writes an error. */
 void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session);
+/* Acknowledges an item, in the same way. */
+void client_acknowledge(struct td_client *client, uint64_t lease, uint64_t session);
 /* Counts a mapping that holds a lease of that session; false: the lease is gone with the session.
  */
 bool client_leased(struct td_client *client, uint64_t session);
-/* The mapping is gone, and its lease given back unless the client is closed and this was the last
- * one: then the session ends. As client_release. */
-void client_unleased(struct td_client *client, uint64_t lease, uint64_t session);
+/* The mapping is gone, and its lease given back (`done`: an item's, acknowledged) unless the client
+ * is closed and this was the last one: then the session ends. As client_release. */
+void client_unleased(struct td_client *client, uint64_t lease, bool done, uint64_t session);
 /* True in a child of the process that connected. */
 bool client_is_foreign(const struct td_client *client);
 
@@ -150,6 +152,9 @@ struct storage_map *storage_guess(struct td_client *client, const char *name, bo
 NODISCARD enum td_status storage_get(struct td_client *client, const char *name, bool write,
                                      const struct td_info *info, struct td_reply *reply,
                                      struct storage_map **out);
+/* The storage if it is mapped here, as a reference; else NULL. */
+struct storage_map *storage_known(struct td_client *client, uint64_t storage, uint64_t session,
+                                  bool write);
 /* Neither waits nor fails nor writes an error. */
 void storage_put(struct td_client *client, struct storage_map *storage);
 /* OUT_OF_MEMORY or UNSUPPORTED, for what mmap gave as errno. */
@@ -207,6 +212,7 @@ struct td_mapping {
     bool leased;
     uint64_t lease;
     struct td_reply *reply; /* the texts of info, and the bytes of a copy */
+    struct td_item *item;   /* a reference: the item of a queue that it shows; else NULL */
     struct td_info info;
 };
 
@@ -218,6 +224,10 @@ NODISCARD enum td_status mapping_new(struct td_client *client, struct td_reply *
 /* Offset, shape and strides must lie inside the storage, whatever the daemon says. *span_bytes: 0
  * without elements, and then `data` points somewhere. */
 NODISCARD enum td_status mapping_check_layout(struct td_mapping *mapping);
+
+/* ---- queue.c -------------------------------------------------------------------------------- */
+
+void item_unref(struct td_item *item);
 
 /* ---- tensors.c ----------------------------------------------------------------------------- */
 

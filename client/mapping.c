@@ -208,8 +208,9 @@ void td_unmap(struct td_mapping *mapping)
     if (mapping->holds)
         client_release(mapping->client, false, mapping->info.id, mapping->reply->session);
     if (mapping->leased)
-        client_unleased(mapping->client, mapping->lease, mapping->reply->session);
+        client_unleased(mapping->client, mapping->lease, false, mapping->reply->session);
     td_reply_free(mapping->reply);
+    item_unref(mapping->item);
     client_unref(mapping->client);
     free(mapping);
 }

@@ -89,7 +89,8 @@ bool connection_queue_release(struct connection *connection, const struct pendin
     if (!pending_push(&connection->queued, &connection->queued_count, &connection->queued_capacity,
                       item))
         return false;
-    if (queue_frame(connection, OP_release, WIRE_ONE_WAY, &fields, 0, 0))
+    bool told = !item->done || queue_frame(connection, OP_queue_ack, WIRE_ONE_WAY, &fields, 0, 0);
+    if (told && (item->keep || queue_frame(connection, OP_release, WIRE_ONE_WAY, &fields, 0, 0)))
         return true;
     connection->queued_count--;
     return false;

@@ -41,7 +41,8 @@ struct td_options {
     const char *token;  /* NULL: the environment's TENSORD_TOKEN, else none */
     const char *client; /* a name for the daemon's log; NULL: the program's */
     /* For connecting and for each call; 0: 30000; < 0: wait for ever. A call with a longer
-     * timeout_ms among its own arguments waits for the daemon's answer to that. Resolving the name
+     * timeout_ms among its own arguments waits for the daemon's answer to that; one that waits for
+     * what others do (td_wait, td_watch) and has no timeout_ms, for ever. Resolving the name
      * of a host is not counted. A call may end later: by up to an eighth of its timeout, and, when
      * another connection has to keep the session, by up to a quarter of timeout_ms, at most a
      * second. */
@@ -215,6 +216,29 @@ TD_API enum td_status td_get(struct td_client *client, const char *name, enum td
 TD_API enum td_status td_get_alloc(struct td_client *client, const char *name, enum td_dtype dtype,
                                    struct td_reply **reply);
 
+/* ---- waiting for others --------------------------------------------------------------------
+ *
+ * These calls wait in the daemon, each over a connection of its own: calls of other threads go on.
+ * timeout_ms: how long they wait, 0 for not at all, < 0 for ever; the client's own timeout does not
+ * cut them short. A signal, as `interrupted` says, and td_close end them. */
+
+/* Waits until the name is there and, unless generation is 0, has another generation than that; also
+ * td_touch of the name gives it a new one. Describes the tensor (td_reply_info); reply may be NULL.
+ * TD_DEADLINE when the time is over. */
+TD_API enum td_status td_wait(struct td_client *client, const char *name, uint64_t generation,
+                              int64_t timeout_ms, struct td_reply **reply);
+
+#define TD_SINCE_NOW UINT64_MAX
+/* What was published and removed after revision *since, of names that begin with prefix (NULL:
+ * all), oldest first; waits until there is something. *since moves on to what is known then, for
+ * the next call; TD_SINCE_NOW: what happens from now on. The events are the reply's entries
+ * (td_reply_next), each with "event" ("publish" or "remove"), "name" and "revision" (which of a
+ * publish is the generation). None, and TD_OK, when the time is over. The daemon keeps the latest
+ * 4096 events: if some after *since are gone, "lost" of the reply (td_reply_bool) is true, and what
+ * still is there follows. The caller owns *events: td_reply_free. */
+TD_API enum td_status td_watch(struct td_client *client, const char *prefix, uint64_t *since,
+                               int64_t timeout_ms, struct td_reply **events);
+
 /* ---- sharing memory ------------------------------------------------------------------------ */
 
 enum td_map_flags {
@@ -230,10 +254,11 @@ enum td_map_flags {
  * own. The caller owns *out and ends it with td_unmap, from any thread, also after td_close.
  *
  * A mapping without TD_MAP_WRITE is for reading. A stray write to it does not end the process (but
- * where so much private memory is not allowed: RLIMIT_DATA, vm.overcommit_memory 2): the page is
- * copied, and all readers of the tensor's storage in this process, and nobody else, see that copy
- * from then on, instead of what is written to the storage later. If the process also maps the
- * storage with TD_MAP_WRITE, its readers may be given that mapping. */
+ * of single-writer memory, which may be filled anew, and where so much private memory is not
+ * allowed: RLIMIT_DATA, vm.overcommit_memory 2): the page is copied, and all readers of the
+ * tensor's storage in this process, and nobody else, see that copy from then on, instead of what is
+ * written to the storage later. If the process also maps the storage with TD_MAP_WRITE, its readers
+ * may be given that mapping. */
 TD_API enum td_status td_map(struct td_client *client, const char *name, unsigned flags,
                              struct td_mapping **out);
 TD_API void td_unmap(struct td_mapping *mapping); /* as td_release; NULL is fine */
@@ -243,7 +268,8 @@ TD_API bool td_mapping_writable(const struct td_mapping *mapping);
 TD_API const struct td_info *td_mapping_info(const struct td_mapping *mapping);
 /* Bytes from the first element to the end of the last one. */
 TD_API size_t td_mapping_span(const struct td_mapping *mapping);
-/* Tells the daemon that bytes were changed through a mapping: raises epoch and version. */
+/* Tells the daemon that bytes were changed through a mapping: raises epoch and version, and the
+ * generation of the name, so that td_wait and td_watch notice. */
 TD_API enum td_status td_touch(struct td_client *client, const char *name);
 
 /* ---- memory that is filled in place -------------------------------------------------------- */
@@ -303,6 +329,79 @@ TD_API enum td_status td_from_memory(struct td_client *client, const char *outpu
                                      enum td_dtype dtype, int rank, const int64_t *shape,
                                      const int64_t *strides, void *data, bool require_shared,
                                      struct td_reply **reply);
+
+/* ---- queues -------------------------------------------------------------------------------- */
+
+struct td_queue;
+struct td_item;
+
+/* A bounded queue of the daemon, by name; items are handed over by reference, at least once, in the
+ * order in which they were put. A td_queue may be used by any number of threads at once. */
+struct td_queue_options {
+    uint64_t max_items, max_bytes; /* that wait at most; 0: the daemon's default */
+    int64_t visibility_ms;         /* to acknowledge an item in; 0: the daemon's default */
+    const char *when_full;         /* "block", "fail", "drop_oldest"; NULL: "block" */
+};
+/* Makes the queue, or takes the one that is there: TD_EXISTS if that has other settings than are
+ * asked for. options may be NULL. The caller owns *out and ends it with td_queue_free; the queue
+ * itself stays until the operation queue_delete. */
+TD_API enum td_status td_queue_open(struct td_client *client, const char *name,
+                                    const struct td_queue_options *options, struct td_queue **out);
+/* Lets go of the mappings that were kept for it. Items and mappings that are still open stay good.
+ * NULL is fine. */
+TD_API void td_queue_free(struct td_queue *queue);
+
+/* Memory for the elements of an item, in C order, not zeroed: to be filled in place, and pushed. It
+ * is recycled: the daemon owns a few segments for each producer, which are mapped here once. Waits
+ * while all of them are in use, at most timeout_ms (< 0: for ever; 0: not at all): TD_FULL then.
+ * td_unmap gives memory back that was not pushed. TD_UNSUPPORTED unless td_is_local. */
+TD_API enum td_status td_queue_allocate(struct td_queue *queue, enum td_dtype dtype, int rank,
+                                        const int64_t *shape, int64_t timeout_ms,
+                                        struct td_mapping **out);
+
+/* A tensor of an item: of td_queue_allocate, or any that the daemon has. */
+struct td_push_tensor {
+    const char *key;            /* what the item calls it; NULL: nothing */
+    struct td_mapping *mapping; /* of td_queue_allocate; NULL: */
+    const char *name;           /* a name, or "@17" */
+};
+/* Appends an item of `count` tensors, by reference: nothing is copied. meta: a small text that goes
+ * along (at most 4096 bytes), or NULL. Mappings of td_queue_allocate stay readable, but what they
+ * show is the item's from now on, and later the next one's: they are no longer td_mapping_writable,
+ * and must not be written to. Waits for room, at most timeout_ms (as above). TD_FULL, TD_CLOSED,
+ * TD_TOO_LARGE; after an error nothing was pushed (TD_CONNECTION, TD_DEADLINE, TD_CANCELLED: nobody
+ * knows). */
+TD_API enum td_status td_push(struct td_queue *queue, size_t count,
+                              const struct td_push_tensor *tensors, const char *meta,
+                              int64_t timeout_ms);
+
+/* Takes the first item in hand, waiting for one, at most timeout_ms (as above): TD_EMPTY then,
+ * TD_CLOSED when the queue is closed and none is to come. The caller owns *out, and says that it is
+ * done with td_item_done; an item that is freed otherwise, or whose process dies, or that is not
+ * acknowledged in time, goes back to the front of the queue. */
+TD_API enum td_status td_pop(struct td_queue *queue, int64_t timeout_ms, struct td_item **out);
+TD_API uint64_t td_item_id(const struct td_item *item);         /* its number in the queue */
+TD_API unsigned td_item_deliveries(const struct td_item *item); /* 1: for the first time */
+TD_API const char *td_item_meta(const struct td_item *item);    /* "" if there is none */
+TD_API size_t td_item_count(const struct td_item *item);        /* of its tensors */
+/* Of tensor i < td_item_count: its key ("" if it has none), its description. As long as the item.
+ */
+TD_API const char *td_item_key(const struct td_item *item, size_t i);
+TD_API const struct td_info *td_item_info(const struct td_item *item, size_t i);
+/* The tensor's elements, for reading. What is recycled is mapped once for all items, and the kernel
+ * ends a process that writes to it all the same; flags may be TD_MAP_PRIVATE, for a copy-on-write
+ * mapping of the caller's own. The mapping keeps the memory as it is, also after td_item_done and
+ * td_item_free, until td_unmap. Over TCP a copy. */
+TD_API enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags,
+                                  struct td_mapping **out);
+/* Acknowledges it and waits for the answer: TD_CONFLICT if it has gone back to the queue meanwhile.
+ * td_item_free must follow. */
+TD_API enum td_status td_item_ack(struct td_item *item);
+/* Acknowledges it, without waiting, and frees it. NULL is fine. */
+TD_API void td_item_done(struct td_item *item);
+/* Frees it. Unless it was acknowledged it goes back to the queue, once its mappings are gone, too.
+ */
+TD_API void td_item_free(struct td_item *item);
 
 /* ---- DLPack -------------------------------------------------------------------------------- */
 

@@ -37,6 +37,7 @@ static enum td_status engine_open(struct engine *engine, const struct engine_opt
     TRY(accounts_create(quotas, &engine->accounts));
     engine->ledger.who = who_holds;
     engine->ledger.who_argument = engine->accounts;
+    TRY(queue_table_create(&engine->ledger, options->max_queues, &engine->queues));
     TRY(store_create(&engine->ledger, &engine->store));
     TRY(session_table_create(&engine->ledger, &options->sessions, &engine->sessions));
     return job_pool_create(options->job_threads, options->max_queued, &engine->jobs);
@@ -64,6 +65,7 @@ void engine_destroy(struct engine *engine)
         return;
     job_pool_destroy(engine->jobs);
     session_table_destroy(engine->sessions);
+    queue_table_destroy(engine->queues);
     store_destroy(engine->store);
     devices_close(&engine->devices);
     accounts_destroy(engine->accounts);

@@ -5,6 +5,7 @@
 #include "core/account.h"
 #include "core/device.h"
 #include "core/parked.h"
+#include "core/queue.h"
 #include "core/session.h"
 #include "core/store.h"
 
@@ -14,6 +15,7 @@ struct engine_options {
     struct ledger_limits ledger;
     struct session_limits sessions;
     uint64_t quotas[QUOTA_COUNT]; /* of a principal; 0: as much as there is */
+    uint64_t max_queues;
     uint64_t pool_bytes;
     unsigned job_threads, max_queued;
     unsigned max_watches; /* operations that wait for names at a time */
@@ -24,6 +26,7 @@ struct engine {
     struct devices devices;
     struct store *store;
     struct accounts *accounts;
+    struct queue_table *queues;
     struct session_table *sessions;
     struct job_pool *jobs;
     unsigned max_watches;

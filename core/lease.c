@@ -198,8 +198,10 @@ uint64_t lease_end_all(struct lease_table *table, struct lease_owner *owner)
         pthread_mutex_lock(&table->lock);
         owner->ended = true;
         lease = owner->first;
-        if (lease)
+        if (lease) {
             remove_locked(table, lease);
+            lease->cut = true;
+        }
         pthread_mutex_unlock(&table->lock);
         if (!lease)
             return ended;
@@ -217,6 +219,7 @@ void lease_expire(struct lease_table *table, uint64_t now_ms)
             if (!at->expires_ms || at->expires_ms > now_ms)
                 continue;
             remove_locked(table, at);
+            at->cut = true;
             at->next = due;
             due = at;
         }

@@ -87,9 +87,13 @@ enum op_trait {
       "A tensor over the client's own memory, given as a sealed memfd; or a copy of the body.")    \
     X(32, expire, F(input), F(ttl_ms), 0,                                                          \
       "Sets the time that the name has left; without ttl_ms it stays until it is deleted.")        \
-    X(33, allocate, F(dtype) | F(shape), F(device), OP_FD_OUT | OP_BYTES,                          \
+    X(33, allocate, F(dtype) | F(shape), F(device) | F(queue) | F(force),                          \
+      OP_FD_OUT | OP_BYTES | OP_WAITS,                                                             \
       "Memory for the client to fill in place, zeroed, under a lease: an object that nobody else " \
-      "sees before it is published. It goes when the session ends. Unix socket only.")             \
+      "sees before it is published. It goes when the session ends. Unix socket only. For a "       \
+      "queue: one of the session's recycled segments, not zeroed; its descriptor comes once; "     \
+      "with "                                                                                      \
+      "force one that is new.")                                                                    \
     X(34, publish, F(input) | F(output), F(mode) | F(requires_grad) | F(wait_ms),                  \
       OP_MAKES | OP_BYTES | OP_WAITS,                                                              \
       "Publishes what was allocated and filled, without a copy: frozen, unless mode is "           \
@@ -153,7 +157,31 @@ enum op_trait {
     X(92, grad, F(input), 0, OP_MAKES, "The variable's grad; not_found when there is none.")       \
     X(93, set_grad, F(input), F(other), 0, "Sets the grad; without other, clears it.")             \
     X(94, print, F(input), 0, OP_BYTES, "The tensor as PyTorch prints it, in text.")               \
-    X(95, item, F(input), 0, 0, "The value of a tensor of one element.")
+    X(95, item, F(input), 0, 0, "The value of a tensor of one element.")                           \
+    X(100, queue_create, F(queue),                                                                 \
+      F(max_items) | F(max_bytes) | F(when_full) | F(visibility_ms) | F(create_only), 0,           \
+      "Makes a queue, or takes the one that is there; what is given must be so, then.")            \
+    X(101, queue_delete, F(queue), 0, 0,                                                           \
+      "Removes a queue and what waits in it; whoever has an item in hand keeps its memory.")       \
+    X(102, queue_info, F(queue), 0, OP_BODY_OUT,                                                   \
+      "A queue's settings, and its counters: one entry each, name and count.")                     \
+    X(103, queues, 0, F(prefix) | F(limit) | F(cursor), OP_BODY_OUT,                               \
+      "The queues in the byte order of their names, one entry each; cursor when there are more.")  \
+    X(104, queue_put, F(queue) | F(tensors), F(meta), OP_WAITS,                                    \
+      "Appends an item, by reference: nothing is copied. What was allocated for a queue is given " \
+      "away with that. Waits for room, unless the queue does otherwise when it is full.")          \
+    X(105, queue_get, F(queue), 0, OP_BODY_OUT | OP_WAITS,                                         \
+      "Takes the first item in hand, under a lease: its tensors are objects of the session, one "  \
+      "entry each, until the lease is released. Waits for one.")                                   \
+    X(106, queue_ack, F(lease), 0, OP_ONE_WAY,                                                     \
+      "The item in hand is done with. A lease that ends without gives the item back to the "       \
+      "front.")                                                                                    \
+    X(107, queue_peek, F(queue), F(limit) | F(parked), OP_BODY_OUT,                                \
+      "The items that wait, or are parked, without taking them, one entry each.")                  \
+    X(108, queue_close, F(queue), 0, 0,                                                            \
+      "The queue takes no more items; when the last is done with, who gets is told closed.")       \
+    X(109, queue_drain, F(queue), F(parked), 0,                                                    \
+      "Drops the items that wait, or those that are parked; count tells how many.")
 
 enum op {
 #define OP_ENUM(number, name, required, optional, traits, doc) OP_##name = number,

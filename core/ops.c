@@ -49,6 +49,8 @@ enum td_status op_resolve(struct op_call *call, struct text name, struct tensor 
         return store_lookup_timed(call->engine->store, name, out, generation, ttl_ms);
     }
     TRY(parse_id(name, &id));
+    if (!call->session)
+        return fail(TD_NOT_FOUND, "objects (@id) belong to a session, and the request names none");
     return session_find(call->session, id, out);
 }
 
@@ -274,6 +276,8 @@ static bool copies_nothing(const struct op_call *call)
 
 bool op_run_is_long(const struct op_call *call)
 {
+    if (call->op == OP_allocate && FIELDS_HAS(call->in, queue) && op_segment_is_ready(call))
+        return false;
     return op_cost_bytes(call) > OP_INLINE_BYTES && !copies_nothing(call);
 }
 
@@ -393,6 +397,9 @@ void op_end(struct op_call *call)
     tensor_unref(take(&call->input));
     tensor_unref(take(&call->other));
     tensor_unref(take(&call->result));
+    queue_item_unref(take(&call->item));
+    ring_unref(take(&call->ring));
+    queue_unref(take(&call->queue));
     if (call->text_charged)
         ledger_release(&call->engine->ledger, call->text_charged, 0, 0);
     call->text_charged = 0;

@@ -24,6 +24,8 @@
 
 #include "core/engine.h"
 #include "core/op_table.h"
+#include "core/queue.h"
+#include "core/ring.h"
 #include "core/waiter.h"
 
 /* More bytes than this are worked on in the job pool. */
@@ -68,11 +70,13 @@ struct op_call {
     struct store_watch watch;  /* or in the store's */
     uint64_t since;            /* of `watch`: all up to this revision is known */
     bool begun;                /* op_run was called before */
+    struct queue *queue;       /* these three are references */
+    struct queue_item *item;
+    struct ring *ring;
     /* Takes the waiter out of its list: then `wake` is not running and not called any more. NULL:
      * it is in none. */
     void (*stop_waiting)(struct op_call *call);
-    bool
-        given_up; /* stop_waiting: op_run does not follow, so a wake that it had goes to the next */
+    bool given_up; /* stop_waiting: op_run does not follow; a wake that it had goes to the next */
 
     /* Large, and written before they are read: op_init does not clear them. */
     struct fields out;    /* to the door; texts live until op_end */

@@ -62,6 +62,10 @@ NODISCARD enum td_status op_host_contiguous(struct op_call *call, struct tensor 
 /* A view of the input as the result; records grad_fn. */
 NODISCARD enum td_status op_result_view(struct op_call *call, const struct layout *layout,
                                         const char *grad_fn);
+/* allocate, for the queue that the request names: a segment of the session's ring. */
+NODISCARD enum td_status op_allocate_for_queue(struct op_call *call);
+/* Whether that has nothing to make. */
+bool op_segment_is_ready(const struct op_call *call);
 struct dims dims_of_layout(const struct layout *layout);
 
 #endif

@@ -23,6 +23,8 @@ enum td_status op_run_allocate(struct op_call *call)
     if (!call->local)
         return fail(TD_UNSUPPORTED, "memory is shared over the Unix socket only; over TCP and HTTP "
                                     "send the elements with put");
+    if (FIELDS_HAS(in, queue))
+        return op_allocate_for_queue(call);
     /* Cleared: recycled memory would show what it held before. */
     TRY(op_new_tensor(call->device, call->account, in->dtype, &in->shape, true, &tensor));
     TRY(op_map_tensor(call, tensor));

@@ -3,6 +3,7 @@
 #include "core/account.h"
 #include "core/hash.h"
 #include "core/random_id.h"
+#include "core/ring.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -170,6 +171,7 @@ static void session_end(struct session *session)
     HASH_ITER(hh, objects, object, next)
     {
         HASH_DEL(objects, object);
+        ring_retire(object->tensor->storage); /* the client may be there still, and read */
         object_end(session, object);
     }
 }
@@ -350,6 +352,12 @@ enum td_status session_drop(struct session *session, uint64_t id)
 void session_unpin(struct session *session, uint64_t id)
 {
     (void)drop(session, id, true); /* a session that has ended has let it go */
+}
+
+void session_disown(struct session *session, uint64_t id)
+{
+    while (drop(session, id, false))
+        ;
 }
 
 void session_drop_all(struct session *session)

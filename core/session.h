@@ -62,6 +62,8 @@ NODISCARD enum td_status session_hold(struct session *session, struct tensor *te
 /* The same for as long as something else of the session lives, until session_unpin. */
 NODISCARD enum td_status session_pin(struct session *session, struct tensor *tensor);
 void session_unpin(struct session *session, uint64_t id);
+/* The client has given the object away: takes all its handings-out back. */
+void session_disown(struct session *session, uint64_t id);
 /* The object with that id, as a reference of the caller's. */
 NODISCARD enum td_status session_find(struct session *session, uint64_t id, struct tensor **out);
 /* Takes one handing-out back. */

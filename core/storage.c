@@ -226,6 +226,8 @@ void storage_unref(struct storage *storage)
         return;
     known_remove(storage);
     pay_end(storage);
+    if (storage->freed)
+        storage->freed(storage);
     storage->device->ops->free(storage->device, &storage->memory);
     storage_delete(storage);
 }
@@ -310,8 +312,8 @@ enum td_status storage_share_building(struct storage *storage, int *fd)
     enum td_status status;
     pthread_rwlock_wrlock(&storage->lock);
     if (storage_mode_of(storage) == STORAGE_BUILDING) {
-        storage->filled = true;
         status = share_locked(storage, STORAGE_BUILDING, true, fd);
+        storage->filled = storage->filled || status == TD_OK;
     } else { /* over another connection of the session */
         status = fail(TD_CONFLICT, "the tensor was published meanwhile; map it again");
     }

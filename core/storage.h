@@ -49,6 +49,7 @@ struct storage {
     /* Recycled memory (core/ring.h): what is done when the last tensor over it has gone. */
     atomic_uint tensors;
     void (*idle)(struct storage *storage);
+    void (*freed)(struct storage *storage); /* just before it is; or NULL */
     void *idle_argument;
 };
 

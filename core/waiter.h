@@ -2,7 +2,8 @@
  *
  * Whoever has something to wait for keeps a list of waiters under a lock of its own; all of this is
  * called with that lock. A waiter is woken once: it leaves the list with that, and looks for itself
- * whether what it waits for has come. First come, first woken.
+ * whether what it waits for has come. First come, first woken. One that was woken and gives up
+ * passes that on: it calls waiter_wake_one.
  */
 #ifndef CORE_WAITER_H
 #define CORE_WAITER_H
@@ -36,6 +37,21 @@ static inline void waiter_add(struct waiter_list *list, struct waiter *waiter)
     waiter->link = list->last;
     *list->last = waiter;
     list->last = &waiter->next;
+}
+
+/* Adds one that may have waited before: if it was woken, and somebody else was faster, it goes
+ * ahead of all others. */
+static inline void waiter_add_again(struct waiter_list *list, struct waiter *waiter)
+{
+    if (!waiter->woken || !list->first) {
+        waiter_add(list, waiter);
+        return;
+    }
+    waiter->woken = false;
+    waiter->next = list->first;
+    waiter->link = &list->first;
+    waiter->next->link = &waiter->next;
+    list->first = waiter;
 }
 
 /* No wake follows. Nothing happens to one that is in no list. */

@@ -255,6 +255,7 @@ SECURITY_SCHEMES = {
 EXAMPLE = {
     "input": "x", "other": "y", "output": "z", "dtype": "float16", "shape": [3, 2], "value": 0.5,
     "end": 10, "high": 10, "dim": 0, "dim0": 0, "dim1": 1, "dims": [1, 0], "index": "0, 1:",
+    "queue": "q", "tensors": "image=x\nlabel=y", "lease": 7,
 }  # fmt: skip
 # Where the fields that are needed (and an output) make no good example.
 EXAMPLES = {
@@ -277,6 +278,8 @@ EXAMPLES = {
     "slice": {"input": "x", "dim": 1, "index": "0:2", "output": "z"},
     "to": {"input": "x", "dtype": "float16", "output": "z"},
     "touch": {"input": "y"},
+    "wait": {"input": "x", "timeout_ms": 1000},
+    "watch": {"prefix": "x", "since": 0, "timeout_ms": 1000},
 }
 TENSOR = {"dtype": "float32", "shape": [2, 3], "data": [[1, 2, 3], [4, 5, 6]]}
 BATCH = {"operations": [{"op": "transpose", "input": "x", "dim0": 0, "dim1": 1},

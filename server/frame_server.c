@@ -134,6 +134,7 @@ static void expire(struct engine *engine, uint64_t now_ms)
 {
     (void)store_expire(engine->store, now_ms, EXPIRE_A_TICK);
     lease_expire(session_leases(engine->sessions), lease_now());
+    queue_table_expire(engine->queues);
 }
 
 static void on_tick(uv_timer_t *timer)

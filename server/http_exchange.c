@@ -292,7 +292,8 @@ static bool names_object(struct text name)
 static enum td_status check_session(const struct exchange *x, enum op op)
 {
     const struct fields *in = &x->in;
-    bool needed = op == OP_release || (FIELDS_HAS(in, input) && names_object(in->input)) ||
+    bool needed = op == OP_release || op == OP_queue_ack ||
+                  (FIELDS_HAS(in, input) && names_object(in->input)) ||
                   (FIELDS_HAS(in, other) && names_object(in->other));
     if (x->session || !needed)
         return TD_OK;
@@ -304,7 +305,8 @@ enum td_status exchange_call(struct exchange *x, enum op op)
 {
     TRY(exchange_find_session(x));
     TRY(check_session(x, op));
-    bool hands_out = (op_infos[op].traits & OP_MAKES) && !FIELDS_HAS(&x->in, output);
+    bool hands_out =
+        ((op_infos[op].traits & OP_MAKES) && !FIELDS_HAS(&x->in, output)) || op == OP_queue_get;
     if (hands_out)
         TRY(exchange_open_session(x));
     op_init(&x->call, x->server->options.engine, x->session, op, &x->in);

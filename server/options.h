@@ -17,7 +17,8 @@ struct options {
     const char *token_file; /* "" for none */
     const char *log_format; /* plain or json */
     uint64_t memory_limit, pool_limit;
-    uint64_t max_body, max_descriptors, max_names, max_connections, max_objects, max_leases;
+    uint64_t max_queues, max_body, max_descriptors, max_names, max_connections, max_objects,
+        max_leases;
     uint64_t http_connections, http_per_address, http_sessions;
     uint64_t quotas[QUOTA_COUNT]; /* of one principal, core/account.h */
     uint64_t max_inflight, max_queued, max_watches;

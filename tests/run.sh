@@ -3,16 +3,18 @@
 #
 #   tests/run.sh                    everything
 #   tests/run.sh unit python        only these stages
-#   tests/run.sh -k PATTERN ...     only tests whose name matches (unit: part of the name; python:
-#                                   pytest's -k); stages unit and python unless others are named
+#   tests/run.sh -k PATTERN ...     only tests whose name matches (unit, model: part of the name;
+#                                   python: pytest's -k); unit and python unless others are named
 #   tests/run.sh --full             more examples, longer fuzzing and benchmarks; limits six times
 #
 # Stages, in order:
 #   checks    layering and style, generated tables, formatting
+#   model     tests/model: spin searches the models, and finds what is wrong in their mutants
 #   compile   everything builds with gcc and with clang without a warning
 #   unit      the C tests, address and undefined sanitizers
 #   python    tests/e2e, seeds and semantics, against the daemon of the same build
 #   threads   unit tests *_threads and `pytest -m threads`, thread sanitizer
+#   containers  tests/containers: namespaces, and the image that deploy/image.sh builds; as root
 #   fuzz      every fuzzer of tests/fuzz for some seconds
 #   bench     the benchmarks run at all
 #
@@ -28,9 +30,9 @@ jobs=$(nproc)
 # shellcheck source=deploy/packages.sh
 . deploy/packages.sh
 
-ALL_STAGES="checks compile unit python threads fuzz bench"
-declare -A LIMIT_S=([setup]=2400 [checks]=120 [compile]=600 [unit]=600 [python]=900 [threads]=480
-  [fuzz]=300 [bench]=240)
+ALL_STAGES="checks model compile unit python threads containers fuzz bench"
+declare -A LIMIT_S=([setup]=2400 [checks]=120 [model]=120 [compile]=600 [unit]=600 [python]=900
+  [threads]=480 [containers]=420 [fuzz]=300 [bench]=240)
 
 export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
 export UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1"
@@ -169,6 +171,19 @@ stage_checks() {
   try "openapi.json" python3 proto/update_openapi.py --check build/release/tests/tools/tables
 }
 
+# All at once, as many as there are processors; then counted one by one.
+stage_model() {
+  local name log=$out/model
+  rm -rf "$log" && mkdir -p "$log" || return 1
+  # shellcheck disable=SC2016 # the inner shell's
+  tests/model/check.sh --list | grep -e "${pattern:-}" | xargs -r -d '\n' -P "$jobs" -I NAME \
+    bash -c 'tests/model/check.sh $1 >"$2/$1" 2>&1 && touch "$2/$1.ok"' check NAME "$log"
+  model_passed() { cat "$log/$1" && [ -f "$log/$1.ok" ]; }
+  while read -r name; do
+    try "model $name" model_passed "$name"
+  done < <(tests/model/check.sh --list | grep -e "${pattern:-}")
+}
+
 stage_compile() {
   clang_builds() { CC=clang configure build/clang -Dwerror=true && compile build/clang; }
   try "gcc build without warnings" build_release
@@ -203,6 +218,11 @@ stage_threads() {
   meson_tests build/tsan tsan 5
   install_package || return 1
   pytest_in "$root/build/tsan/tensord" "tests/e2e tests/seeds" -m threads
+}
+
+stage_containers() {
+  ensure_image && ensure_containers && build_release && install_package || return 1
+  pytest_in "$root/build/release/tensord" tests/containers
 }
 
 stage_fuzz() {

@@ -204,12 +204,12 @@ static inline struct ledger_limits used_now(void)
 static inline int open_engine_with(uint64_t memory_bytes, uint64_t pool_bytes)
 {
     struct engine_options options = {
-        .max_watches = 8,
         .ledger = {.memory_bytes = memory_bytes, .descriptors = 64, .names = 256},
         .sessions = {.sessions = 4, .objects = 512, .leases = 64},
         .pool_bytes = pool_bytes,
         .job_threads = 1,
         .max_queued = 8,
+        .max_watches = 8,
     };
     memset(&call, 0, sizeof call);
     call.fd = -1;

@@ -56,12 +56,15 @@ from tensord.errors import (
     BadIndex,
     BadShape,
     Cancelled,
+    Closed,
     Conflict,
     ConnectionError,
     Deadline,
+    Empty,
     Error,
     Exists,
     Frozen,
+    Full,
     Invalid,
     NoDevice,
     NotFound,
@@ -76,7 +79,9 @@ from tensord.errors import (
 )
 from tensord.handle import Device
 from tensord.memory import allocator, empty
+from tensord.queues import Item, Queue
 from tensord.tensor import Tensor, Variable, is_tensor
+from tensord.waiting import Event
 
 __version__ = ffi.string(lib.td_version()).decode()
 
@@ -87,12 +92,17 @@ __all__ = [
     "BadShape",
     "Cancelled",
     "Client",
+    "Closed",
     "Conflict",
     "ConnectionError",
     "DType",
     "Deadline",
     "Device",
+    "Empty",
+    "Full",
+    "Item",
     "Error",
+    "Event",
     "Exists",
     "Frozen",
     "Invalid",
@@ -101,6 +111,7 @@ __all__ = [
     "NotFound",
     "OutOfMemory",
     "Precondition",
+    "Queue",
     "RequiresGrad",
     "Tensor",
     "TooLarge",

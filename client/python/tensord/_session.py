@@ -453,8 +453,14 @@ class Session:
         check(lib.td_publish_args(self.connection(), mapping, arguments.pointer, out))
         return Reply(out[0])
 
-    def touch(self, name: str) -> None:
+    def touch(self, name: str, output: "str | None" = None) -> int:
+        """output: a name that shows the change, if it still is that memory's. Returns the new
+        generation, 0 if no name got one."""
+        if output is not None:
+            reply = self.op("touch", input=name, output=output)
+            return reply.uint("generation") or 0
         check(lib.td_touch(self.connection(), text_argument(name, "name")))
+        return 0
 
     def release(self, object_id: int, count: int) -> None:
         """Gives back one reference to an object; called by the garbage collector.

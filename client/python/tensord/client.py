@@ -2,16 +2,18 @@
 
 from collections import OrderedDict
 from typing import Any, Iterable, Iterator, Mapping, NamedTuple
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
-from tensord import _shapes, convert
+from tensord import _shapes, convert, waiting
 from tensord._session import Info, Reply, Session, ttl_argument, wait_argument
 from tensord._tensord import lib
 from tensord.creation import Creation
 from tensord.allocation import Allocation
 from tensord.dtypes import dtype as find_dtype
 from tensord.errors import ConnectionError, NotFound
+from tensord.queues import Queue
 from tensord.tensor import Tensor
+from tensord.waiting import Event
 
 _PAGE = 1000  # names in one reply to list
 
@@ -53,11 +55,14 @@ class Client(Creation):
     ):
         """See tensord.connect."""
         self.session = Session(url, token, timeout)
+        self._queues: "WeakSet[Queue]" = WeakSet()
 
     # ---- the connection ----
 
     def close(self) -> None:
         """Ends the connection. Handles of it raise ConnectionError from now on."""
+        for opened in list(self._queues):
+            opened._forget()
         self.session.close()
 
     @property
@@ -250,6 +255,63 @@ class Client(Creation):
         """Tells the daemon that a tensor was changed through a mapping. See Tensor.touch."""
         self.session.touch(name)
 
+    # ---- queues ----
+
+    def queue(
+        self,
+        name: str,
+        maxsize: "int | None" = None,
+        maxbytes: "int | None" = None,
+        when_full: "str | None" = None,
+        visibility: "float | None" = None,
+    ) -> Queue:
+        """The queue of that name, made if there is none. It stays until it is deleted.
+
+        maxsize, maxbytes: what may wait in it (64 items, 1 GiB); when_full: what put then does,
+        "block" (the default), "fail" or "drop_oldest"; visibility: seconds in which an item has to
+        be acknowledged before it is handed out again (300). None: the default, or as the queue that
+        is there has it; Exists if that differs from what is asked for.
+        """
+        return Queue(self, name, maxsize, maxbytes, when_full, visibility)
+
+    def queues(self, prefix: str = "") -> "list[str]":
+        """The names of the queues that begin with prefix, in byte order."""
+        found: list = []
+        cursor: "str | None" = None
+        while True:
+            reply = self.session.op("queues", prefix=prefix or None, cursor=cursor)
+            found += [entry.text("queue") for entry in reply.entries()]
+            cursor = reply.text("cursor")
+            if not cursor:
+                return found
+
+    # ---- waiting for others ----
+
+    def wait(
+        self, name: str, generation: "int | None" = None, timeout: "float | None" = None
+    ) -> Tensor:
+        """Waits until a name is there, and returns c[name].
+
+        With generation: until it was published, or its tensor touched, since it had that one (see
+        Tensor.generation). timeout: seconds, None for ever; Deadline (a TimeoutError) when they
+        are over. Other threads may use the client meanwhile; Ctrl-C ends it.
+        """
+        return waiting.wait(self, name, generation, timeout)
+
+    def watch(
+        self, prefix: str = "", since: "int | None" = None, timeout: "float | None" = None
+    ) -> Iterator[Event]:
+        """What is published and removed from now on, or after the revision `since` (that of an
+        event), of names that begin with prefix: an iterator of Events, oldest first.
+
+            for event in c.watch("weights/"):
+                print(event.event, event.name)
+
+        It waits for the next event, at most `timeout` seconds, and then ends; None: for ever. An
+        Event "lost" says that some are missing: the daemon keeps the latest 4096 of all names.
+        """
+        return waiting.watch(self.session, prefix, since, timeout)
+
     # ---- arrays in and out ----
 
     def put(
@@ -386,6 +448,7 @@ def _restore(url: "str | None", token: "str | None", timeout: "float | None") ->
     if client is None or client.closed:
         client = Client.__new__(Client)
         client.session = Session(url, token, timeout, lazily=True)
+        client._queues = WeakSet()
         _restored[key] = client
     return client
 

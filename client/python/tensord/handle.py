@@ -267,8 +267,9 @@ class Handle:
 
     @property
     def generation(self) -> int:
-        """The store's revision when the name was given to this tensor; 0 for an anonymous one, and
-        once the name belongs to another tensor before this was asked."""
+        """The store's revision when the name was given to this tensor, or when this handle touched
+        it since; 0 for an anonymous one, and once the name belongs to another tensor before this
+        was asked."""
         if not self._info.generation and self._name is not None:
             try:
                 named = self._client.info(self._name)
@@ -313,5 +314,9 @@ class Handle:
 
     def touch(self) -> None:
         """Tells the daemon that the elements were changed through a NumPy array or PyTorch tensor
-        over them: raises epoch and version, so that watchers and caches notice."""
-        self._ask(self._session.touch)
+        over them: raises epoch and version, so that watchers and caches notice. The name that the
+        handle has gets a new generation, if it still refers to this memory: so Client.wait and
+        Client.watch notice, too."""
+        generation = self._ask(self._session.touch, self._name)
+        if generation:
+            self._info = self._info._replace(generation=generation)

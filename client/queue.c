@@ -1,0 +1,545 @@
+/* queue: td_queue_open, td_push, td_pop, and what stays mapped from item to item.
+ *
+ * Producers fill recycled segments, which they have mapped for writing, and consumers read them.
+ * Both map each once, and keep that in their td_queue: an item that comes then costs neither a
+ * descriptor nor a page fault. What has not been seen for a while is let go.
+ */
+#include "client/internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define KEPT_MAX 128   /* segments that stay mapped, of each side */
+#define KEPT_MS 10000  /* since they were used last */
+#define TENSORS_MAX 64 /* of an item */
+#define TENSORS_TEXT_MAX 32768
+
+/* A segment that stays mapped. */
+struct kept {
+    struct storage_map *storage; /* a reference */
+    struct td_mapping *mapping;  /* a consumer's: with the lease; else NULL */
+    int64_t used_ms;
+};
+
+struct kept_list {
+    size_t count; /* the one that was used last stands first */
+    struct kept kept[KEPT_MAX];
+};
+
+struct td_queue {
+    atomic_uint refs;         /* the caller's, and those of items */
+    struct td_client *client; /* a reference */
+    pthread_mutex_t lock;     /* of the lists */
+    struct kept_list filled, read;
+    char name[];
+};
+
+struct td_item {
+    atomic_uint refs;       /* the caller's, and those of mappings */
+    struct td_queue *queue; /* a reference */
+    struct td_reply *reply;
+    bool leased;
+    atomic_bool done; /* acknowledged, or to be */
+    atomic_bool acknowledged;
+    size_t count;
+    struct item_tensor {
+        struct td_reply *entry; /* the texts of info */
+        const char *key;
+        struct td_info info;
+    } tensors[];
+};
+
+/* ---- what stays mapped ----------------------------------------------------------------------- */
+
+static int64_t now_ms(void)
+{
+    return deadline_after(0);
+}
+
+static void kept_free(struct td_client *client, struct kept *kept)
+{
+    storage_put(client, kept->storage);
+    td_unmap(kept->mapping);
+}
+
+/* Moves the one at `i` to the front. */
+static void kept_touch(struct kept_list *list, size_t i)
+{
+    struct kept used = list->kept[i];
+    used.used_ms = now_ms();
+    memmove(&list->kept[1], &list->kept[0], i * sizeof used);
+    list->kept[0] = used;
+}
+
+/* A reference to the segment if it is kept. */
+static struct storage_map *kept_find(struct td_queue *queue, struct kept_list *list,
+                                     uint64_t storage, uint64_t session)
+{
+    struct storage_map *found = NULL;
+    pthread_mutex_lock(&queue->lock);
+    for (size_t i = 0; i < list->count && !found; i++) {
+        const struct storage_map *s = list->kept[i].storage;
+        if (s->storage != storage || s->session != session)
+            continue;
+        found = storage_known(queue->client, storage, session, s->writable);
+        kept_touch(list, i);
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return found;
+}
+
+/* Keeps a segment, takes over what it is made of, and lets go of one that was not used for long. */
+static void kept_add(struct td_queue *queue, struct kept_list *list, struct storage_map *storage,
+                     struct td_mapping *mapping)
+{
+    struct kept gone = {0};
+    pthread_mutex_lock(&queue->lock);
+    if (list->count == KEPT_MAX ||
+        (list->count && now_ms() - list->kept[list->count - 1].used_ms > KEPT_MS))
+        gone = list->kept[--list->count];
+    list->kept[list->count++] = (struct kept){storage, mapping, 0};
+    kept_touch(list, list->count - 1);
+    pthread_mutex_unlock(&queue->lock);
+    if (gone.storage)
+        kept_free(queue->client, &gone);
+}
+
+/* Segments that the daemon does not use any more are not held for long. */
+static void kept_age(struct td_queue *queue, struct kept_list *list)
+{
+    for (struct kept gone = {0};; gone = (struct kept){0}) {
+        pthread_mutex_lock(&queue->lock);
+        if (list->count && now_ms() - list->kept[list->count - 1].used_ms > KEPT_MS)
+            gone = list->kept[--list->count];
+        pthread_mutex_unlock(&queue->lock);
+        if (!gone.storage)
+            return;
+        kept_free(queue->client, &gone);
+    }
+}
+
+static void kept_clear(struct td_queue *queue, struct kept_list *list)
+{
+    for (struct kept gone = {0};; gone = (struct kept){0}) {
+        pthread_mutex_lock(&queue->lock);
+        if (list->count)
+            gone = list->kept[--list->count];
+        pthread_mutex_unlock(&queue->lock);
+        if (!gone.storage)
+            return;
+        kept_free(queue->client, &gone);
+    }
+}
+
+/* ---- queues ---------------------------------------------------------------------------------- */
+
+static struct td_queue *queue_ref(struct td_queue *queue)
+{
+    atomic_fetch_add_explicit(&queue->refs, 1, memory_order_relaxed);
+    return queue;
+}
+
+static void queue_unref(struct td_queue *queue)
+{
+    if (atomic_fetch_sub_explicit(&queue->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    kept_clear(queue, &queue->filled);
+    kept_clear(queue, &queue->read);
+    pthread_mutex_destroy(&queue->lock);
+    client_unref(queue->client);
+    free(queue);
+}
+
+enum td_status td_queue_open(struct td_client *client, const char *name,
+                             const struct td_queue_options *options, struct td_queue **out)
+{
+    static const struct td_queue_options defaults = {0};
+    struct fields fields;
+    struct td_reply *reply;
+    if (!name)
+        return fail(TD_INVALID, "no name was given (NULL)");
+    if (!options)
+        options = &defaults;
+    fields.present = 0;
+    FIELDS_SET(&fields, queue, text_of(name));
+    if (options->max_items)
+        FIELDS_SET(&fields, max_items, options->max_items);
+    if (options->max_bytes)
+        FIELDS_SET(&fields, max_bytes, options->max_bytes);
+    if (options->visibility_ms > 0)
+        FIELDS_SET(&fields, visibility_ms, (uint64_t)options->visibility_ms);
+    if (options->when_full)
+        FIELDS_SET(&fields, when_full, text_of(options->when_full));
+    struct call call = {.op = OP_queue_create, .fields = &fields, .descriptor = -1};
+    TRY(client_call(client, &call, &reply));
+    td_reply_free(reply);
+    size_t size = strlen(name) + 1;
+    struct td_queue *queue = calloc(1, sizeof *queue + size);
+    if (!queue)
+        return fail(TD_OUT_OF_MEMORY, "no memory for a queue");
+    memcpy(queue->name, name, size);
+    atomic_init(&queue->refs, 1);
+    client_ref(client);
+    queue->client = client;
+    pthread_mutex_init(&queue->lock, NULL);
+    *out = queue;
+    return TD_OK;
+}
+
+void td_queue_free(struct td_queue *queue)
+{
+    if (!queue)
+        return;
+    kept_clear(queue, &queue->filled);
+    kept_clear(queue, &queue->read);
+    queue_unref(queue);
+}
+
+static void set_timeout(struct fields *fields, int64_t timeout_ms)
+{
+    if (timeout_ms >= 0)
+        FIELDS_SET(fields, timeout_ms, (uint64_t)timeout_ms);
+}
+
+/* ---- filling --------------------------------------------------------------------------------- */
+
+static enum td_status ask_for_segment(struct td_queue *queue, const struct layout *layout,
+                                      int64_t timeout_ms, bool force, struct td_reply **out)
+{
+    struct fields fields;
+    fields.present = 0;
+    FIELDS_SET(&fields, queue, text_of(queue->name));
+    FIELDS_SET(&fields, dtype, layout->dtype);
+    FIELDS_SET(&fields, shape, (struct dims){.rank = layout->rank});
+    memcpy(fields.shape.v, layout->shape, (size_t)layout->rank * sizeof *fields.shape.v);
+    if (force)
+        FIELDS_SET(&fields, force, true);
+    set_timeout(&fields, timeout_ms);
+    struct call call = {.op = OP_allocate, .fields = &fields, .descriptor = -1};
+    return client_call(queue->client, &call, out);
+}
+
+/* The segment's mapping: kept from before, or made from the descriptor that came; NULL, without an
+ * error, where neither is there. */
+static enum td_status find_segment(struct td_queue *queue, struct td_mapping *mapping,
+                                   struct storage_map **out)
+{
+    const struct td_info *info = &mapping->info;
+    uint64_t session = mapping->reply->session;
+    if ((*out = kept_find(queue, &queue->filled, info->storage, session)) ||
+        mapping->reply->descriptor < 0)
+        return TD_OK;
+    TRY(storage_get(queue->client, queue->name, true, info, mapping->reply, out));
+    struct storage_map *kept = storage_known(queue->client, info->storage, session, true);
+    if (kept)
+        kept_add(queue, &queue->filled, kept, NULL);
+    return TD_OK;
+}
+
+static enum td_status map_segment(struct td_queue *queue, struct td_mapping *mapping)
+{
+    TRY(mapping_check_layout(mapping));
+    TRY(find_segment(queue, mapping, &mapping->storage));
+    if (!mapping->storage)
+        return TD_OK;
+    if (mapping->storage->size_bytes < mapping->info.storage_bytes)
+        return fail(TD_PROTOCOL, "the daemon gives two sizes for storage %" PRIu64,
+                    mapping->info.storage);
+    if (mapping->span_bytes)
+        mapping->data = mapping->storage->base + mapping->info.offset_bytes;
+    mapping->writable = true;
+    return TD_OK;
+}
+
+static enum td_status allocate_once(struct td_queue *queue, const struct layout *layout,
+                                    int64_t timeout_ms, bool force, struct td_mapping **out)
+{
+    struct td_reply *reply;
+    _cleanup_(td_unmapp) struct td_mapping *mapping = NULL;
+    TRY(ask_for_segment(queue, layout, timeout_ms, force, &reply));
+    TRY(mapping_new(queue->client, reply, &mapping));
+    mapping->holds = true;
+    TRY(map_segment(queue, mapping));
+    *out = take(&mapping);
+    return TD_OK;
+}
+
+enum td_status td_queue_allocate(struct td_queue *queue, enum td_dtype dtype, int rank,
+                                 const int64_t *shape, int64_t timeout_ms, struct td_mapping **out)
+{
+    struct layout layout;
+    struct td_mapping *mapping;
+    TRY(tensor_describe(dtype, rank, shape, &layout));
+    kept_age(queue, &queue->filled);
+    TRY(allocate_once(queue, &layout, timeout_ms, false, &mapping));
+    if (!mapping->storage) { /* a segment whose mapping was let go: it cannot be mapped again */
+        td_unmap(mapping);
+        TRY(allocate_once(queue, &layout, timeout_ms, true, &mapping));
+    }
+    if (!mapping->storage) {
+        td_unmap(mapping);
+        return fail(TD_PROTOCOL, "the daemon gives memory to fill without its descriptor");
+    }
+    *out = mapping;
+    return TD_OK;
+}
+
+/* ---- push ------------------------------------------------------------------------------------ */
+
+/* "KEY=REF" lines. */
+static enum td_status tensors_text(size_t count, const struct td_push_tensor *tensors, char *out,
+                                   size_t size)
+{
+    size_t length = 0;
+    if (count == 0 || count > TENSORS_MAX || !tensors)
+        return fail(TD_INVALID, "an item has 1 to %d tensors, and %zu were given", TENSORS_MAX,
+                    count);
+    for (size_t i = 0; i < count; i++) {
+        char object[32];
+        const struct td_push_tensor *t = &tensors[i];
+        const char *key = t->key ? t->key : "", *ref = t->name;
+        if (t->mapping)
+            snprintf(object, sizeof object, "@%" PRIu64, t->mapping->info.id), ref = object;
+        if (!ref || strchr(ref, '\n'))
+            return fail(TD_INVALID, "tensor %zu of the item has neither a mapping nor a name", i);
+        if (strpbrk(key, "=\n"))
+            return fail(TD_INVALID, "the key of tensor %zu of the item has a '=' or a new line", i);
+        length += (size_t)snprintf(out + length, size - length, "%s=%s\n", key, ref);
+        if (length >= size)
+            return fail(TD_TOO_LARGE, "the keys and names of an item are more than %zu bytes",
+                        size);
+    }
+    return TD_OK;
+}
+
+enum td_status td_push(struct td_queue *queue, size_t count, const struct td_push_tensor *tensors,
+                       const char *meta, int64_t timeout_ms)
+{
+    struct fields fields;
+    struct td_reply *reply;
+    _cleanup_(freep) char *text = malloc(TENSORS_TEXT_MAX);
+    if (!text)
+        return fail(TD_OUT_OF_MEMORY, "no memory for an item");
+    TRY(tensors_text(count, tensors, text, TENSORS_TEXT_MAX));
+    fields.present = 0;
+    FIELDS_SET(&fields, queue, text_of(queue->name));
+    FIELDS_SET(&fields, tensors, text_of(text));
+    if (meta && *meta)
+        FIELDS_SET(&fields, meta, text_of(meta));
+    set_timeout(&fields, timeout_ms);
+    struct call call = {.op = OP_queue_put, .fields = &fields, .descriptor = -1};
+    TRY(client_call(queue->client, &call, &reply));
+    td_reply_free(reply);
+    for (size_t i = 0; i < count; i++)
+        if (tensors[i].mapping)
+            tensors[i].mapping->holds = tensors[i].mapping->writable = false;
+    return TD_OK;
+}
+
+/* ---- items ----------------------------------------------------------------------------------- */
+
+void item_unref(struct td_item *item)
+{
+    if (!item || atomic_fetch_sub_explicit(&item->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    bool tell = atomic_load(&item->done) && !atomic_load(&item->acknowledged);
+    if (item->leased)
+        client_unleased(item->queue->client, item->reply->fields.lease, tell, item->reply->session);
+    for (size_t i = 0; i < item->count; i++)
+        td_reply_free(item->tensors[i].entry);
+    td_reply_free(item->reply);
+    queue_unref(item->queue);
+    free(item);
+}
+CLEANUP_DEFINE(struct td_item *, item_unref)
+
+/* The list's entries, each with texts of its own. */
+static enum td_status read_tensors(struct td_item *item, size_t count)
+{
+    const struct td_reply *entry;
+    size_t cursor = 0;
+    while (item->count < count && td_reply_next(item->reply, &cursor, &entry)) {
+        struct item_tensor *tensor = &item->tensors[item->count++];
+        tensor->entry = take(&item->reply->entry);
+        tensor->key = "";
+        (void)td_reply_text(tensor->entry, "key", &tensor->key);
+        TRY(td_reply_info(tensor->entry, &tensor->info));
+    }
+    return item->count == count
+               ? TD_OK
+               : fail(TD_PROTOCOL, "the daemon hands out an item of %zu tensors with %zu", count,
+                      item->count);
+}
+
+/* Takes the reply over, also on failure: then the item goes back. */
+static enum td_status item_new(struct td_queue *queue, struct td_reply *reply, struct td_item **out)
+{
+    size_t count = FIELDS_HAS(&reply->fields, count) ? reply->fields.count : 0;
+    bool good = FIELDS_HAS(&reply->fields, lease) && count >= 1 && count <= TENSORS_MAX;
+    struct td_item *made = good ? calloc(1, sizeof *made + count * sizeof made->tensors[0]) : NULL;
+    if (!made) {
+        if (FIELDS_HAS(&reply->fields, lease))
+            client_release(queue->client, true, reply->fields.lease, reply->session);
+        td_reply_free(reply);
+        return good ? fail(TD_OUT_OF_MEMORY, "no memory for an item")
+                    : fail(TD_PROTOCOL, "the daemon hands out an item without tensors or lease");
+    }
+    _cleanup_(item_unrefp) struct td_item *item = made;
+    atomic_init(&item->refs, 1);
+    item->queue = queue_ref(queue);
+    item->reply = reply;
+    item->leased = client_leased(queue->client, reply->session);
+    TRY(read_tensors(item, count));
+    *out = take(&item);
+    return TD_OK;
+}
+
+enum td_status td_pop(struct td_queue *queue, int64_t timeout_ms, struct td_item **out)
+{
+    struct fields fields;
+    struct td_reply *reply;
+    fields.present = 0;
+    FIELDS_SET(&fields, queue, text_of(queue->name));
+    set_timeout(&fields, timeout_ms);
+    struct call call = {.op = OP_queue_get, .fields = &fields, .descriptor = -1};
+    kept_age(queue, &queue->read);
+    TRY(client_call(queue->client, &call, &reply));
+    return item_new(queue, reply, out);
+}
+
+uint64_t td_item_id(const struct td_item *item)
+{
+    return FIELDS_HAS(&item->reply->fields, item) ? item->reply->fields.item : 0;
+}
+
+unsigned td_item_deliveries(const struct td_item *item)
+{
+    uint64_t deliveries =
+        FIELDS_HAS(&item->reply->fields, deliveries) ? item->reply->fields.deliveries : 1;
+    return (unsigned)deliveries;
+}
+
+const char *td_item_meta(const struct td_item *item)
+{
+    return FIELDS_HAS(&item->reply->fields, meta) ? item->reply->fields.meta.data : "";
+}
+
+size_t td_item_count(const struct td_item *item)
+{
+    return item->count;
+}
+
+const char *td_item_key(const struct td_item *item, size_t i)
+{
+    return item->tensors[i].key;
+}
+
+const struct td_info *td_item_info(const struct td_item *item, size_t i)
+{
+    return &item->tensors[i].info;
+}
+
+static struct td_item *item_ref(struct td_item *item)
+{
+    atomic_fetch_add_explicit(&item->refs, 1, memory_order_relaxed);
+    return item;
+}
+
+/* Over a storage that is mapped already, of which it takes the reference over. */
+static enum td_status map_known(struct td_item *item, const struct td_info *info,
+                                struct storage_map *storage, struct td_mapping **out)
+{
+    struct td_mapping *m = calloc(1, sizeof *m);
+    if (!m) {
+        storage_put(item->queue->client, storage);
+        return fail(TD_OUT_OF_MEMORY, "no memory for a mapping");
+    }
+    _cleanup_(td_unmapp) struct td_mapping *mapping = m;
+    client_ref(item->queue->client);
+    mapping->client = item->queue->client;
+    mapping->item = item_ref(item);
+    mapping->fd = -1;
+    mapping->storage = storage;
+    mapping->info = *info;
+    mapping->info.memory = "shared";
+    TRY(mapping_check_layout(mapping));
+    if (storage->size_bytes < info->storage_bytes)
+        return fail(TD_PROTOCOL, "the daemon gives two sizes for storage %" PRIu64, info->storage);
+    if (mapping->span_bytes)
+        mapping->data = storage->base + info->offset_bytes;
+    *out = take(&mapping);
+    return TD_OK;
+}
+
+/* What the item holds, mapped by a request of its own. */
+static enum td_status map_anew(struct td_item *item, const struct td_info *info, unsigned flags,
+                               struct td_mapping **out)
+{
+    char object[32];
+    snprintf(object, sizeof object, "@%" PRIu64, info->id);
+    return td_map(item->queue->client, object, flags, out);
+}
+
+enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags, struct td_mapping **out)
+{
+    struct td_queue *queue = item->queue;
+    const struct td_info *info = &item->tensors[i].info;
+    uint64_t session = item->reply->session;
+    bool recycled = strcmp(info->mode, "single-writer") == 0;
+    struct td_mapping *mapping;
+    if (flags & ~(unsigned)TD_MAP_PRIVATE)
+        return fail(TD_INVALID, "the flags %#x of td_item_map are unknown", flags);
+    if (recycled && !flags) {
+        struct storage_map *kept = kept_find(queue, &queue->read, info->storage, session);
+        if (!kept) /* what is filled here is mapped, too */
+            kept = kept_find(queue, &queue->filled, info->storage, session);
+        if (kept)
+            return map_known(item, info, kept, out);
+    }
+    TRY(map_anew(item, info, flags, &mapping));
+    if (!recycled) { /* with a lease of its own */
+        *out = mapping;
+        return TD_OK;
+    }
+    if (flags || !mapping->storage || mapping->reply->session != session) {
+        mapping->item = item_ref(item);
+        *out = mapping;
+        return TD_OK;
+    }
+    /* It stays mapped, with its lease, and the item's mapping is one over that. */
+    struct storage_map *stays = storage_known(queue->client, info->storage, session, false);
+    struct storage_map *shown = storage_known(queue->client, info->storage, session, false);
+    kept_add(queue, &queue->read, stays, mapping);
+    return map_known(item, info, shown, out);
+}
+
+enum td_status td_item_ack(struct td_item *item)
+{
+    struct fields fields;
+    struct td_reply *reply;
+    fields.present = 0;
+    FIELDS_SET(&fields, lease, item->reply->fields.lease);
+    struct call call = {.op = OP_queue_ack, .fields = &fields, .descriptor = -1};
+    TRY(client_call(item->queue->client, &call, &reply));
+    td_reply_free(reply);
+    atomic_store(&item->done, true);
+    atomic_store(&item->acknowledged, true);
+    return TD_OK;
+}
+
+void td_item_done(struct td_item *item)
+{
+    if (!item)
+        return;
+    atomic_store(&item->done, true);
+    /* Mappings keep the lease, but who has read need not be waited for. */
+    if (atomic_load(&item->refs) > 1 && item->leased && !atomic_exchange(&item->acknowledged, true))
+        client_acknowledge(item->queue->client, item->reply->fields.lease, item->reply->session);
+    item_unref(item);
+}
+
+void td_item_free(struct td_item *item)
+{
+    item_unref(item);
+}

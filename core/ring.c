@@ -1,0 +1,332 @@
+#include "core/ring.h"
+
+#include "core/segment.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* One that fits, and is not more than so many times as large as needed, is taken before a new one.
+ */
+#define WASTE_MAX 4
+
+struct ring {
+    atomic_uint refs;
+    struct session *session; /* borrowed: only compared, and used while its lease lives */
+    struct account *account; /* a reference: pays for the segments */
+    uint64_t max_segments;
+    void (*ended)(struct ring *ring, void *argument);
+    void *argument;
+
+    pthread_mutex_t lock;
+    bool closed;
+    struct waiter_list waiting;
+    uint64_t bytes, returns;
+    size_t count, room;
+    struct segment {
+        struct storage *storage; /* a reference; it knows the ring, by a reference of its own */
+        uint64_t returned;       /* when it came back, as `returns` counts; 0: it is in use */
+    } * segments;
+};
+
+struct ring_lease {
+    struct lease lease;
+    struct ring *ring;
+};
+
+struct ring *ring_ref(struct ring *ring)
+{
+    atomic_fetch_add_explicit(&ring->refs, 1, memory_order_relaxed);
+    return ring;
+}
+
+void ring_unref(struct ring *ring)
+{
+    if (!ring || atomic_fetch_sub_explicit(&ring->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    pthread_mutex_destroy(&ring->lock);
+    account_unref(ring->account);
+    free(ring->segments);
+    free(ring);
+}
+
+const struct session *ring_session(const struct ring *ring)
+{
+    return ring->session;
+}
+
+/* ---- its life ----------------------------------------------------------------------------------
+ */
+
+/* Nothing leads to the segment any more, as far as the ring goes. */
+static void segment_leave(struct storage *storage)
+{
+    storage_name_end(storage);
+    storage_unref(storage);
+}
+
+void ring_close(struct ring *ring)
+{
+    pthread_mutex_lock(&ring->lock);
+    ring->closed = true;
+    struct segment *segments = take(&ring->segments);
+    size_t count = ring->count;
+    ring->count = ring->room = 0;
+    ring->bytes = 0;
+    waiter_wake_all(&ring->waiting);
+    pthread_mutex_unlock(&ring->lock);
+    for (size_t i = 0; i < count; i++)
+        segment_leave(segments[i].storage);
+    free(segments);
+}
+
+bool ring_is_closed(struct ring *ring)
+{
+    pthread_mutex_lock(&ring->lock);
+    bool closed = ring->closed;
+    pthread_mutex_unlock(&ring->lock);
+    return closed;
+}
+
+static void lease_ended(struct lease *lease)
+{
+    struct ring_lease *of = (struct ring_lease *)(void *)lease;
+    struct ring *ring = of->ring;
+    ring_close(ring);
+    ring->ended(ring, ring->argument);
+    ring_unref(ring);
+    free(of);
+}
+
+enum td_status ring_create(struct session *session, uint64_t max_segments,
+                           void (*ended)(struct ring *ring, void *argument), void *argument,
+                           struct ring **out)
+{
+    struct ring *ring = calloc(1, sizeof *ring);
+    struct ring_lease *of = calloc(1, sizeof *of);
+    uint64_t id;
+    if (!ring || !of) {
+        free(ring);
+        free(of);
+        return fail(TD_OUT_OF_MEMORY, "no memory for a producer's segments");
+    }
+    atomic_init(&ring->refs, 2);
+    ring->session = session;
+    ring->account = account_ref(session_account(session));
+    ring->max_segments = max_segments;
+    ring->ended = ended;
+    ring->argument = argument;
+    pthread_mutex_init(&ring->lock, NULL);
+    of->ring = ring;
+    of->lease.kind = LEASE_PRODUCER;
+    of->lease.end = lease_ended;
+    enum td_status status = session_lease_begin(session, &of->lease, &id);
+    if (status != TD_OK) {
+        ring_unref(ring);
+        ring_unref(ring);
+        free(of);
+        return status;
+    }
+    *out = ring;
+    return TD_OK;
+}
+
+void ring_count(struct ring *ring, uint64_t *segments, uint64_t *bytes)
+{
+    pthread_mutex_lock(&ring->lock);
+    *segments = ring->count;
+    *bytes = ring->bytes;
+    pthread_mutex_unlock(&ring->lock);
+}
+
+/* ---- segments ----------------------------------------------------------------------------------
+ */
+
+/* No tensor is over it any more, as far as who let the last one go has seen; its reference keeps
+ * the storage. A segment that the ring has dropped just goes with its references. */
+static void on_idle(struct storage *storage)
+{
+    struct ring *ring = storage->idle_argument;
+    pthread_mutex_lock(&ring->lock);
+    for (size_t i = 0; i < ring->count; i++)
+        if (ring->segments[i].storage == storage && !ring->segments[i].returned &&
+            atomic_load(&storage->tensors) == 0) {
+            ring->segments[i].returned = ++ring->returns;
+            (void)waiter_wake_one(&ring->waiting);
+        }
+    pthread_mutex_unlock(&ring->lock);
+}
+
+static void on_freed(struct storage *storage)
+{
+    ring_unref(storage->idle_argument);
+}
+
+/* The free segment that fits best, unless it is far too large (`any`: also then); of equal ones
+ * that which came back last, for its lines may still be in the cache. */
+static struct segment *find_free_locked(struct ring *ring, uint64_t size_bytes, bool any)
+{
+    struct segment *best = NULL;
+    for (struct segment *s = ring->segments; s < ring->segments + ring->count; s++) {
+        uint64_t size = s->storage->size_bytes;
+        if (!s->returned || size < size_bytes || (!any && size / WASTE_MAX > size_bytes))
+            continue;
+        uint64_t least = best ? best->storage->size_bytes : UINT64_MAX;
+        if (size < least || (size == least && s->returned > best->returned))
+            best = s;
+    }
+    return best;
+}
+
+static struct storage *take_free_locked(struct ring *ring, uint64_t size_bytes, bool any)
+{
+    struct segment *found = find_free_locked(ring, size_bytes, any);
+    if (!found)
+        return NULL;
+    found->returned = 0;
+    return storage_ref(found->storage);
+}
+
+bool ring_is_ready(struct ring *ring, uint64_t size_bytes)
+{
+    pthread_mutex_lock(&ring->lock);
+    bool ready = find_free_locked(ring, size_bytes, false) != NULL;
+    pthread_mutex_unlock(&ring->lock);
+    return ready;
+}
+
+static bool grow_locked(struct ring *ring)
+{
+    if (ring->count < ring->room)
+        return true;
+    size_t room = ring->room ? 2 * ring->room : 8;
+    struct segment *larger = reallocarray(ring->segments, room, sizeof *larger);
+    if (!larger)
+        return false;
+    ring->segments = larger;
+    ring->room = room;
+    return true;
+}
+
+/* Enters a new segment, in use; false if the ring cannot take it. */
+static bool add_segment(struct ring *ring, struct storage *storage)
+{
+    pthread_mutex_lock(&ring->lock);
+    bool good = !ring->closed && ring->count < ring->max_segments && grow_locked(ring);
+    if (good) {
+        ring->segments[ring->count++] = (struct segment){.storage = storage_ref(storage)};
+        ring->bytes += storage->size_bytes;
+        storage->idle_argument = ring_ref(ring);
+        storage->idle = on_idle;
+        storage->freed = on_freed;
+        storage_name_begin(storage, NULL); /* the ring leads to it, until segment_leave */
+    }
+    pthread_mutex_unlock(&ring->lock);
+    return good;
+}
+
+/* The free segment that was not wanted for longest makes room for another; false if there is none.
+ */
+bool ring_drop_free(struct ring *ring)
+{
+    struct segment *oldest = NULL;
+    struct storage *gone = NULL;
+    pthread_mutex_lock(&ring->lock);
+    for (struct segment *s = ring->segments; s < ring->segments + ring->count; s++)
+        if (s->returned && (!oldest || s->returned < oldest->returned))
+            oldest = s;
+    if (oldest) {
+        gone = oldest->storage;
+        ring->bytes -= gone->size_bytes;
+        *oldest = ring->segments[--ring->count];
+    }
+    pthread_mutex_unlock(&ring->lock);
+    if (gone)
+        segment_leave(gone);
+    return gone != NULL;
+}
+
+void ring_retire(struct storage *storage)
+{
+    if (!ring_owns(storage))
+        return;
+    struct ring *ring = storage->idle_argument;
+    bool here = false;
+    pthread_mutex_lock(&ring->lock);
+    for (size_t i = 0; i < ring->count && !here; i++)
+        if (ring->segments[i].storage == storage) {
+            here = true;
+            ring->bytes -= storage->size_bytes;
+            ring->segments[i] = ring->segments[--ring->count];
+            (void)waiter_wake_one(&ring->waiting); /* another may be made in its place */
+        }
+    pthread_mutex_unlock(&ring->lock);
+    if (here)
+        segment_leave(storage);
+}
+
+static enum td_status make_segment(struct ring *ring, struct device *device, uint64_t size_bytes,
+                                   struct storage **out)
+{
+    _cleanup_(storage_unrefp) struct storage *made = NULL;
+    uint64_t capacity = segment_capacity(size_bytes ? size_bytes : 1);
+    pthread_mutex_lock(&ring->lock);
+    bool full = ring->count >= ring->max_segments, closed = ring->closed;
+    pthread_mutex_unlock(&ring->lock);
+    if (closed)
+        return fail(TD_CLOSED, "the queue is gone, or the session has ended");
+    if (full)
+        return fail(TD_FULL,
+                    "%" PRIu64 " segments of this producer are in use in the queue, which is the "
+                    "limit; wait until consumers let go of some, or raise max_items",
+                    ring->max_segments);
+    /* Cleared: recycled memory of the daemon would show what it held before. */
+    TRY(storage_create(device, ring->account, capacity ? capacity : size_bytes, true, &made));
+    if (!add_segment(ring, made))
+        return fail(TD_FULL, "the queue takes no more segments of this producer");
+    *out = take(&made);
+    return TD_OK;
+}
+
+/* Whether something is in use that will come back; then the waiter is told. */
+static bool wait_for_return(struct ring *ring, struct waiter *waiter)
+{
+    bool in_use = false;
+    pthread_mutex_lock(&ring->lock);
+    for (size_t i = 0; i < ring->count; i++)
+        in_use = in_use || !ring->segments[i].returned;
+    if (in_use)
+        waiter_add_again(&ring->waiting, waiter);
+    pthread_mutex_unlock(&ring->lock);
+    return in_use;
+}
+
+enum td_status ring_take(struct ring *ring, struct device *device, uint64_t size_bytes,
+                         struct waiter *waiter, bool *waits, struct storage **out)
+{
+    enum td_status status = TD_OK;
+    *waits = false;
+    /* Each round takes what is there, makes what may be made, or has one segment less to try with.
+     */
+    do {
+        pthread_mutex_lock(&ring->lock);
+        *out = take_free_locked(ring, size_bytes, status != TD_OK);
+        pthread_mutex_unlock(&ring->lock);
+        if (*out)
+            return TD_OK;
+        status = make_segment(ring, device, size_bytes, out);
+        if (status == TD_OK)
+            return TD_OK;
+    } while (status != TD_CLOSED && ring_drop_free(ring));
+    *waits = status != TD_CLOSED && waiter && wait_for_return(ring, waiter);
+    return *waits ? TD_OK : status;
+}
+
+void ring_forget(struct ring *ring, struct waiter *waiter, bool given_up)
+{
+    pthread_mutex_lock(&ring->lock);
+    bool had = !waiter_waits(waiter) && waiter->woken;
+    waiter_remove(&ring->waiting, waiter);
+    if (given_up && had)
+        (void)waiter_wake_one(&ring->waiting);
+    pthread_mutex_unlock(&ring->lock);
+}
