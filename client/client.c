@@ -219,6 +219,11 @@ void td_close(struct td_client *client)
     client_unref(client);
 }
 
+const char *td_url(const struct td_client *client)
+{
+    return client->address.url;
+}
+
 bool td_is_local(const struct td_client *client)
 {
     return client->address.local;
@@ -254,19 +259,25 @@ static bool is_repeatable(enum op op)
     case OP_principals:
     case OP_print:
     case OP_item:
+    case OP_wait:
+    case OP_watch:
         return true;
     default:
         return false;
     }
 }
 
+/* What waits for others waits for ever, unless it says how long; but for operations with wait_ms,
+ * which end by themselves. */
 static int64_t call_deadline(const struct td_client *client, const struct call *call)
 {
-    int64_t timeout_ms = client->timeout_ms;
     const struct fields *fields = call->fields;
-    uint64_t asked = FIELDS_HAS(fields, timeout_ms) ? fields->timeout_ms
-                     : FIELDS_HAS(fields, wait_ms)  ? fields->wait_ms
-                                                    : 0;
+    const struct op_info *info = &op_infos[call->op];
+    int64_t timeout_ms = client->timeout_ms;
+    bool timed = FIELDS_HAS(fields, timeout_ms), ends = info->optional & FIELD_BIT(wait_ms);
+    if ((info->traits & OP_WAITS) && !timed && !ends)
+        return DEADLINE_NEVER;
+    uint64_t asked = timed ? fields->timeout_ms : FIELDS_HAS(fields, wait_ms) ? fields->wait_ms : 0;
     if (timeout_ms >= 0 && asked) {
         if (asked > INT64_MAX - TIMEOUT_GRACE_MS)
             timeout_ms = -1;
@@ -286,7 +297,8 @@ static enum td_status call_once(struct td_client *client, const struct call *cal
 
     *again = false;
     TRY(reply_new(&reply));
-    TRY(pool_take(client, deadline, &connection));
+    int64_t connect_deadline = deadline_after(client->timeout_ms);
+    TRY(pool_take(client, deadline == DEADLINE_NEVER ? connect_deadline : deadline, &connection));
     bool fresh = connection->fresh;
     reply->session = connection->session;
     enum td_status status = connection_exchange(connection, call, deadline, reply, &exchange);

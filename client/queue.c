@@ -472,33 +472,46 @@ static enum td_status map_known(struct td_item *item, const struct td_info *info
     return TD_OK;
 }
 
-enum td_status td_item_map(struct td_item *item, size_t i, struct td_mapping **out)
+/* What the item holds, mapped by a request of its own. */
+static enum td_status map_anew(struct td_item *item, const struct td_info *info, unsigned flags,
+                               struct td_mapping **out)
+{
+    char object[32];
+    snprintf(object, sizeof object, "@%" PRIu64, info->id);
+    return td_map(item->queue->client, object, flags, out);
+}
+
+enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags, struct td_mapping **out)
 {
     struct td_queue *queue = item->queue;
     const struct td_info *info = &item->tensors[i].info;
     uint64_t session = item->reply->session;
-    char object[32];
+    bool recycled = strcmp(info->mode, "single-writer") == 0;
     struct td_mapping *mapping;
-    struct storage_map *kept = kept_find(queue, &queue->read, info->storage, session);
-    if (!kept) /* what is filled here is mapped, too */
-        kept = kept_find(queue, &queue->filled, info->storage, session);
-    if (kept)
-        return map_known(item, info, kept, out);
-    snprintf(object, sizeof object, "@%" PRIu64, info->id);
-    TRY(td_map(queue->client, object, 0, &mapping));
-    bool recycled = strcmp(info->mode, "single-writer") == 0 && mapping->storage &&
-                    mapping->reply->session == session;
+    if (flags & ~(unsigned)TD_MAP_PRIVATE)
+        return fail(TD_INVALID, "the flags %#x of td_item_map are unknown", flags);
+    if (recycled && !flags) {
+        struct storage_map *kept = kept_find(queue, &queue->read, info->storage, session);
+        if (!kept) /* what is filled here is mapped, too */
+            kept = kept_find(queue, &queue->filled, info->storage, session);
+        if (kept)
+            return map_known(item, info, kept, out);
+    }
+    TRY(map_anew(item, info, flags, &mapping));
     if (!recycled) { /* with a lease of its own */
+        *out = mapping;
+        return TD_OK;
+    }
+    if (flags || !mapping->storage || mapping->reply->session != session) {
+        mapping->item = item_ref(item);
         *out = mapping;
         return TD_OK;
     }
     /* It stays mapped, with its lease, and the item's mapping is one over that. */
     struct storage_map *stays = storage_known(queue->client, info->storage, session, false);
-    kept = storage_known(queue->client, info->storage, session, false);
-    if (!stays || !kept)
-        return fail(TD_INTERNAL, "storage %" PRIu64 " was unmapped meanwhile", info->storage);
+    struct storage_map *shown = storage_known(queue->client, info->storage, session, false);
     kept_add(queue, &queue->read, stays, mapping);
-    return map_known(item, info, kept, out);
+    return map_known(item, info, shown, out);
 }
 
 enum td_status td_item_ack(struct td_item *item)

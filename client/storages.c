@@ -133,8 +133,10 @@ enum td_status mapping_failed(uint64_t storage, size_t size_bytes, bool write, i
  * So their mapping is copy-on-write; a page that nobody wrote to goes on showing the storage. Where
  * that much private memory is not allowed (RLIMIT_DATA, vm.overcommit_memory 2), such a write is
  * fatal. */
-static void *map_storage(int fd, size_t size_bytes, bool write)
+static void *map_storage(int fd, size_t size_bytes, bool write, bool refilled)
 {
+    if (refilled && !write) /* a page that was copied would show what was there before */
+        return map_aligned(fd, size_bytes, PROT_READ, MAP_SHARED, 0);
     if (write)
         return map_aligned(fd, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, 0);
     void *base =
@@ -158,7 +160,8 @@ static enum td_status storage_create(const char *name, bool write, const struct 
     s->writable = write;
     s->fd = -1;
     s->size_bytes = info->storage_bytes;
-    s->base = map_storage(reply->descriptor, s->size_bytes, write);
+    bool refilled = strcmp(info->mode, "single-writer") == 0;
+    s->base = map_storage(reply->descriptor, s->size_bytes, write, refilled);
     if (!s->base)
         return mapping_failed(s->storage, s->size_bytes, write, errno);
     if (write && region_add(s->base, s->size_bytes, reply->descriptor, false)) {

@@ -41,7 +41,8 @@ struct td_options {
     const char *token;  /* NULL: the environment's TENSORD_TOKEN, else none */
     const char *client; /* a name for the daemon's log; NULL: the program's */
     /* For connecting and for each call; 0: 30000; < 0: wait for ever. A call with a longer
-     * timeout_ms among its own arguments waits for the daemon's answer to that. Resolving the name
+     * timeout_ms among its own arguments waits for the daemon's answer to that; one that waits for
+     * what others do (td_wait, td_watch) and has no timeout_ms, for ever. Resolving the name
      * of a host is not counted. A call may end later: by up to an eighth of its timeout, and, when
      * another connection has to keep the session, by up to a quarter of timeout_ms, at most a
      * second. */
@@ -71,6 +72,8 @@ TD_API enum td_status td_connect(const char *url, const struct td_options *optio
  * good until td_unmap, which may come later: for their leases one idle connection (no thread) is
  * kept, until the last of them is gone. NULL is fine. */
 TD_API void td_close(struct td_client *client);
+/* Where it is connected to, as an url. Lives as long as the client. */
+TD_API const char *td_url(const struct td_client *client);
 /* True if the memory of tensors can be shared with the daemon (a Unix socket). */
 TD_API bool td_is_local(const struct td_client *client);
 /* A new session is opened when the old one is found lost; this counts them (1 after td_connect).
@@ -213,6 +216,29 @@ TD_API enum td_status td_get(struct td_client *client, const char *name, enum td
 TD_API enum td_status td_get_alloc(struct td_client *client, const char *name, enum td_dtype dtype,
                                    struct td_reply **reply);
 
+/* ---- waiting for others --------------------------------------------------------------------
+ *
+ * These calls wait in the daemon, each over a connection of its own: calls of other threads go on.
+ * timeout_ms: how long they wait, 0 for not at all, < 0 for ever; the client's own timeout does not
+ * cut them short. A signal, as `interrupted` says, and td_close end them. */
+
+/* Waits until the name is there and, unless generation is 0, has another generation than that; also
+ * td_touch of the name gives it a new one. Describes the tensor (td_reply_info); reply may be NULL.
+ * TD_DEADLINE when the time is over. */
+TD_API enum td_status td_wait(struct td_client *client, const char *name, uint64_t generation,
+                              int64_t timeout_ms, struct td_reply **reply);
+
+#define TD_SINCE_NOW UINT64_MAX
+/* What was published and removed after revision *since, of names that begin with prefix (NULL:
+ * all), oldest first; waits until there is something. *since moves on to what is known then, for
+ * the next call; TD_SINCE_NOW: what happens from now on. The events are the reply's entries
+ * (td_reply_next), each with "event" ("publish" or "remove"), "name" and "revision" (which of a
+ * publish is the generation). None, and TD_OK, when the time is over. The daemon keeps the latest
+ * 4096 events: if some after *since are gone, "lost" of the reply (td_reply_bool) is true, and what
+ * still is there follows. The caller owns *events: td_reply_free. */
+TD_API enum td_status td_watch(struct td_client *client, const char *prefix, uint64_t *since,
+                               int64_t timeout_ms, struct td_reply **events);
+
 /* ---- sharing memory ------------------------------------------------------------------------ */
 
 enum td_map_flags {
@@ -228,10 +254,11 @@ enum td_map_flags {
  * own. The caller owns *out and ends it with td_unmap, from any thread, also after td_close.
  *
  * A mapping without TD_MAP_WRITE is for reading. A stray write to it does not end the process (but
- * where so much private memory is not allowed: RLIMIT_DATA, vm.overcommit_memory 2): the page is
- * copied, and all readers of the tensor's storage in this process, and nobody else, see that copy
- * from then on, instead of what is written to the storage later. If the process also maps the
- * storage with TD_MAP_WRITE, its readers may be given that mapping. */
+ * of single-writer memory, which may be filled anew, and where so much private memory is not
+ * allowed: RLIMIT_DATA, vm.overcommit_memory 2): the page is copied, and all readers of the
+ * tensor's storage in this process, and nobody else, see that copy from then on, instead of what is
+ * written to the storage later. If the process also maps the storage with TD_MAP_WRITE, its readers
+ * may be given that mapping. */
 TD_API enum td_status td_map(struct td_client *client, const char *name, unsigned flags,
                              struct td_mapping **out);
 TD_API void td_unmap(struct td_mapping *mapping); /* as td_release; NULL is fine */
@@ -241,7 +268,8 @@ TD_API bool td_mapping_writable(const struct td_mapping *mapping);
 TD_API const struct td_info *td_mapping_info(const struct td_mapping *mapping);
 /* Bytes from the first element to the end of the last one. */
 TD_API size_t td_mapping_span(const struct td_mapping *mapping);
-/* Tells the daemon that bytes were changed through a mapping: raises epoch and version. */
+/* Tells the daemon that bytes were changed through a mapping: raises epoch and version, and the
+ * generation of the name, so that td_wait and td_watch notice. */
 TD_API enum td_status td_touch(struct td_client *client, const char *name);
 
 /* ---- memory that is filled in place -------------------------------------------------------- */
@@ -360,10 +388,12 @@ TD_API size_t td_item_count(const struct td_item *item);        /* of its tensor
  */
 TD_API const char *td_item_key(const struct td_item *item, size_t i);
 TD_API const struct td_info *td_item_info(const struct td_item *item, size_t i);
-/* The tensor's elements, for reading. What is recycled is mapped once for all items. The mapping
- * keeps the memory as it is, also after td_item_done and td_item_free, until td_unmap. Over TCP a
- * copy. */
-TD_API enum td_status td_item_map(struct td_item *item, size_t i, struct td_mapping **out);
+/* The tensor's elements, for reading. What is recycled is mapped once for all items, and the kernel
+ * ends a process that writes to it all the same; flags may be TD_MAP_PRIVATE, for a copy-on-write
+ * mapping of the caller's own. The mapping keeps the memory as it is, also after td_item_done and
+ * td_item_free, until td_unmap. Over TCP a copy. */
+TD_API enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags,
+                                  struct td_mapping **out);
 /* Acknowledges it and waits for the answer: TD_CONFLICT if it has gone back to the queue meanwhile.
  * td_item_free must follow. */
 TD_API enum td_status td_item_ack(struct td_item *item);

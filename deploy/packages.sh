@@ -3,12 +3,18 @@
 #   ensure_packages PACKAGE...   installs what is missing: with apt where there is root or sudo,
 #                                else says exactly what to install and returns 1.
 #   ensure_python                a python3 that can make virtual environments and build extensions
+#   ensure_image                 what deploy/image.sh makes an image with
+#   ensure_containers            what tests/containers starts it with, and connects networks with
 #   ensure_bench                 the servers that `tests/bench/run.py --peers` compares with
 
 PACKAGES_BUILD="gcc libc6-dev dpkg-dev meson ninja-build pkg-config
-  libuv1-dev libmicrohttpd-dev libcjson-dev libarchive-dev uthash-dev libbsd-dev libinih-dev"
+  libuv1-dev libmicrohttpd-dev libcjson-dev libarchive-dev uthash-dev libbsd-dev libinih-dev
+  libsystemd-dev"
 PACKAGES_PYTHON="python3 python3-venv python3-dev"
-PACKAGES_TEST="clang libclang-rt-14-dev libcmocka-dev clang-format curl spin"
+PACKAGES_TEST="clang libclang-rt-14-dev libcmocka-dev clang-format curl spin systemd"
+PACKAGES_RUNTIME="libuv1 libmicrohttpd12 libcjson1 libarchive13 libinih1 libsystemd0"
+PACKAGES_IMAGE="mmdebstrap umoci"
+PACKAGES_CONTAINERS="runc iproute2 util-linux"
 PACKAGES_BENCH="redis-server memcached nginx-light wrk"
 
 package_missing() {
@@ -66,6 +72,16 @@ ensure_python() {
 ensure_bench() {
   # shellcheck disable=SC2086
   ensure_packages $PACKAGES_BENCH
+}
+
+ensure_image() {
+  # shellcheck disable=SC2086
+  ensure_packages $PACKAGES_IMAGE
+}
+
+ensure_containers() {
+  # shellcheck disable=SC2086
+  ensure_packages $PACKAGES_CONTAINERS
 }
 
 # What the Python package is built from, as one line that changes when any of it does.

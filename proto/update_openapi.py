@@ -278,6 +278,8 @@ EXAMPLES = {
     "slice": {"input": "x", "dim": 1, "index": "0:2", "output": "z"},
     "to": {"input": "x", "dtype": "float16", "output": "z"},
     "touch": {"input": "y"},
+    "wait": {"input": "x", "timeout_ms": 1000},
+    "watch": {"prefix": "x", "since": 0, "timeout_ms": 1000},
 }
 TENSOR = {"dtype": "float32", "shape": [2, 3], "data": [[1, 2, 3], [4, 5, 6]]}
 BATCH = {"operations": [{"op": "transpose", "input": "x", "dim0": 0, "dim1": 1},

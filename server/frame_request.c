@@ -353,7 +353,8 @@ static enum td_status begin_op(struct request *request)
         call->wake = request_wake;
     if (FIELDS_HAS(&request->in, timeout_ms) && !(may_wait && request->in.timeout_ms == 0)) {
         uint64_t limit = UINT32_MAX, wanted = request->in.timeout_ms;
-        request->deadline_ms = uv_now(&connection->loop->uv) + (wanted < limit ? wanted : limit);
+        uint64_t now_ms = uv_hrtime() / 1000000 + 1; /* uv_now is older: that would be too early */
+        request->deadline_ms = now_ms + (wanted < limit ? wanted : limit);
         loop_arm_deadline(connection->loop, request->deadline_ms);
     }
     return op_begin(call);

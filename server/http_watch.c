@@ -100,6 +100,7 @@ enum td_status wait_for_name(struct exchange *x, bool *waits)
 struct listener {
     struct exchange *x; /* borrowed: nobody reads after libmicrohttpd has completed it */
     uint64_t since;     /* all events up to this revision have been read */
+    bool quiet;         /* and the watch was added at that revision, or before */
     uint64_t silence_ends_ms;
     struct store_event events[EVENTS_AT_ONCE]; /* read, from `next` on not sent yet */
     size_t next, count;
@@ -173,8 +174,19 @@ static void listener_suspend(struct listener *l)
     exchange_suspend(x, l->silence_ends_ms);
     peer_set(x->peer, PEER_LISTENS);
     watch_add(x);
-    if (store_revision(x->server->options.engine->store) != l->since)
+    l->quiet = store_revision(x->server->options.engine->store) == l->since;
+    if (!l->quiet)
         exchange_wake(x, TD_OK);
+}
+
+/* What happened to other names meanwhile need not be looked at, and may be gone. */
+static void listener_resumed(struct listener *l)
+{
+    struct exchange *x = l->x;
+    exchange_resumed(x);
+    if (l->quiet && x->watch.quiet_until > l->since)
+        l->since = x->watch.quiet_until;
+    l->quiet = false;
 }
 
 /* libmicrohttpd's content reader: fills what there is room for, or suspends. */
@@ -185,7 +197,7 @@ static ssize_t listener_read(void *argument, uint64_t position, char *out, size_
     size_t filled = 0;
     (void)position;
     if (x->suspended_now)
-        exchange_resumed(x);
+        listener_resumed(l);
     if (x->status == TD_CANCELLED)
         return MHD_CONTENT_READER_END_WITH_ERROR;
     if (x->status != TD_OK || atomic_load(&x->server->draining))

@@ -71,6 +71,15 @@ void listener_unlink(const char *path, const struct stat *file)
         unlink(path);
 }
 
+void listener_unix_address(int fd, char *path, size_t size)
+{
+    struct sockaddr_un bound = {.sun_family = AF_UNIX};
+    socklen_t length = sizeof bound;
+    *path = '\0';
+    if (getsockname(fd, (struct sockaddr *)&bound, &length) == 0)
+        snprintf(path, size, "%.*s", (int)sizeof bound.sun_path, bound.sun_path);
+}
+
 static bool is_loopback(const struct sockaddr *address)
 {
     if (address->sa_family == AF_INET) {
@@ -125,6 +134,23 @@ static void describe(int fd, char *address, size_t size)
     snprintf(address, size, bound.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
 }
 
+static enum td_status refuse_without_token(const char *address)
+{
+    return fail(TD_UNAUTHORIZED, "%s is reachable from other machines, which needs --token-file",
+                address);
+}
+
+enum td_status listener_tcp_address(int fd, bool has_token, char *address, size_t size)
+{
+    struct sockaddr_storage bound = {0};
+    socklen_t length = sizeof bound;
+    describe(fd, address, size);
+    if (getsockname(fd, (struct sockaddr *)&bound, &length) != 0)
+        return fail(TD_INTERNAL, "a listening socket has no address: %s", strerror(errno));
+    bool allowed = has_token || is_loopback((const struct sockaddr *)&bound);
+    return allowed ? TD_OK : refuse_without_token(address);
+}
+
 enum td_status listener_tcp(const char *option, const char *host_port, bool has_token, int *out,
                             char *address, size_t address_size)
 {
@@ -140,8 +166,7 @@ enum td_status listener_tcp(const char *option, const char *host_port, bool has_
     }
     freeaddrinfo(info);
     if (!allowed)
-        return fail(TD_UNAUTHORIZED,
-                    "%s is reachable from other machines, which needs --token-file", host_port);
+        return refuse_without_token(host_port);
     if (failed)
         return fail(TD_CONFLICT, "cannot listen on %s: %s; choose another --%s, or --no-%s",
                     host_port, strerror(errno), option, option);

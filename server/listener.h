@@ -18,5 +18,9 @@ void listener_unlink(const char *path, const struct stat *file);
  * Beyond loopback UNAUTHORIZED unless has_token. `option` is the flag it came by, for errors. */
 NODISCARD enum td_status listener_tcp(const char *option, const char *host_port, bool has_token,
                                       int *fd, char *address, size_t address_size);
+/* What a listening Unix socket is bound to: "" if that has no path. */
+void listener_unix_address(int fd, char *path, size_t size);
+/* The same for a TCP socket that somebody else bound, under the same rule as listener_tcp. */
+NODISCARD enum td_status listener_tcp_address(int fd, bool has_token, char *address, size_t size);
 
 #endif

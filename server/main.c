@@ -4,6 +4,7 @@
 #include "server/listener.h"
 #include "server/log.h"
 #include "server/options.h"
+#include "server/service.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -21,8 +22,8 @@ struct daemon {
     struct frame_server *frames;
     struct http_server *http;
     int unix_fd, tcp_fd, http_fd;
-    struct stat socket_file;
-    char tcp_address[128], http_address[128];
+    struct stat socket_file; /* of a socket that the daemon made; else st_ino is 0 */
+    char socket_path[128], tcp_address[128], http_address[128];
 };
 
 static void raise_descriptor_limit(void)
@@ -74,13 +75,52 @@ static uint64_t body_limit(const struct options *o)
     return o->max_body < o->memory_limit ? o->max_body : o->memory_limit;
 }
 
+/* What the service manager handed over takes the place of what the options say. */
+static enum td_status take_sockets(struct daemon *daemon)
+{
+    const struct options *o = &daemon->options;
+    struct service_sockets sockets;
+    TRY(service_sockets_take(&sockets));
+    daemon->unix_fd = sockets.unix_fd;
+    daemon->tcp_fd = sockets.tcp_fd;
+    daemon->http_fd = sockets.http_fd;
+    if (!*o->socket && !*o->tcp && !*o->http && daemon->unix_fd < 0 && daemon->tcp_fd < 0 &&
+        daemon->http_fd < 0)
+        return fail(TD_INVALID, "there is neither a socket nor an address to listen on");
+    return TD_OK;
+}
+
+static enum td_status listen_unix(struct daemon *daemon)
+{
+    const struct options *o = &daemon->options;
+    if (daemon->unix_fd >= 0) {
+        listener_unix_address(daemon->unix_fd, daemon->socket_path, sizeof daemon->socket_path);
+        return TD_OK;
+    }
+    if (!*o->socket)
+        return TD_OK;
+    snprintf(daemon->socket_path, sizeof daemon->socket_path, "%s", o->socket);
+    return listener_unix(o->socket, (unsigned)o->socket_mode, &daemon->unix_fd,
+                         &daemon->socket_file);
+}
+
+/* `option` is its name, and `host_port` its value. */
+static enum td_status listen_tcp(const struct daemon *daemon, const char *option,
+                                 const char *host_port, int *fd, char *address, size_t size)
+{
+    bool has_token = daemon->token.length > 0;
+    if (*fd >= 0)
+        return listener_tcp_address(*fd, has_token, address, size);
+    return *host_port ? listener_tcp(option, host_port, has_token, fd, address, size) : TD_OK;
+}
+
 static enum td_status open_http(struct daemon *daemon)
 {
     const struct options *o = &daemon->options;
-    if (!*o->http)
+    TRY(listen_tcp(daemon, "http", o->http, &daemon->http_fd, daemon->http_address,
+                   sizeof daemon->http_address));
+    if (daemon->http_fd < 0)
         return TD_OK;
-    TRY(listener_tcp("http", o->http, daemon->token.length > 0, &daemon->http_fd,
-                     daemon->http_address, sizeof daemon->http_address));
     const struct http_options http = {
         .engine = daemon->engine,
         .token = &daemon->token,
@@ -117,16 +157,13 @@ static enum td_status open_frames(struct daemon *daemon)
         .io_timeout_ms = o->io_timeout_ms,
         .drain_timeout_ms = o->drain_timeout_ms,
     };
-    if (*o->tcp) {
-        TRY(listener_tcp("tcp", o->tcp, daemon->token.length > 0, &daemon->tcp_fd,
-                         daemon->tcp_address, sizeof daemon->tcp_address));
+    TRY(listen_tcp(daemon, "tcp", o->tcp, &daemon->tcp_fd, daemon->tcp_address,
+                   sizeof daemon->tcp_address));
+    TRY(listen_unix(daemon));
+    if (daemon->tcp_fd >= 0)
         frames.listeners[frames.listener_count++] = (struct frame_listener){daemon->tcp_fd, false};
-    }
-    if (*o->socket) {
-        TRY(listener_unix(o->socket, (unsigned)o->socket_mode, &daemon->unix_fd,
-                          &daemon->socket_file));
+    if (daemon->unix_fd >= 0)
         frames.listeners[frames.listener_count++] = (struct frame_listener){daemon->unix_fd, true};
-    }
     if (!frames.listener_count)
         return TD_OK;
     return frame_server_start(&frames, &daemon->frames);
@@ -138,10 +175,10 @@ static void close_all(struct daemon *daemon)
     if (daemon->frames)
         frame_server_stop(daemon->frames);
     http_server_stop(daemon->http);
-    if (daemon->unix_fd >= 0) {
-        listener_unlink(daemon->options.socket, &daemon->socket_file);
+    if (daemon->socket_file.st_ino) /* one that was handed over stays: others will listen on it */
+        listener_unlink(daemon->socket_path, &daemon->socket_file);
+    if (daemon->unix_fd >= 0)
         close(daemon->unix_fd);
-    }
     if (daemon->tcp_fd >= 0)
         close(daemon->tcp_fd);
     if (daemon->http_fd >= 0)
@@ -152,18 +189,21 @@ static void close_all(struct daemon *daemon)
 
 static void announce(const struct daemon *daemon)
 {
-    const struct options *o = &daemon->options;
     const struct {
+        int fd;
         const char *scheme, *address;
-    } doors[] = {{"unix", o->socket}, {"tcp", daemon->tcp_address}, {"http", daemon->http_address}};
-    char text[sizeof daemon->tcp_address * 2 + 200] = "";
+    } doors[] = {{daemon->unix_fd, "unix", daemon->socket_path},
+                 {daemon->tcp_fd, "tcp", daemon->tcp_address},
+                 {daemon->http_fd, "http", daemon->http_address}};
+    char text[sizeof daemon->tcp_address * 3 + 40] = "";
     for (size_t i = 0; i < sizeof doors / sizeof doors[0]; i++)
-        if (*doors[i].address)
+        if (doors[i].fd >= 0)
             snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s://%s",
                      *text ? ", " : "", doors[i].scheme, doors[i].address);
     log_line(LOG_INFO, "tensord " TENSORD_VERSION " is ready: %s; %llu MiB for tensors; %s", text,
-             (unsigned long long)(o->memory_limit >> 20),
+             (unsigned long long)(daemon->options.memory_limit >> 20),
              daemon->token.length ? "clients need the token" : "no token is needed");
+    service_ready(text);
 }
 
 int main(int argc, char **argv)
@@ -180,6 +220,8 @@ int main(int argc, char **argv)
             puts("tensord " TENSORD_VERSION);
         return 0;
     }
+    if (status == TD_OK)
+        status = take_sockets(&daemon);
     if (status != TD_OK) {
         fprintf(stderr, "tensord: %s\n", fail_detail());
         return 2;
@@ -200,6 +242,7 @@ int main(int argc, char **argv)
     sigwait(&stopping, &signal_number);
     log_line(LOG_INFO, "%s: finishing what is in flight",
              signal_number == SIGTERM ? "SIGTERM" : "SIGINT");
+    service_stopping();
     close_all(&daemon);
     log_line(LOG_INFO, "stopped");
     return 0;

@@ -375,8 +375,6 @@ enum td_status options_parse(int argc, char **argv, struct options *out)
     if (strcmp(out->log_format, "plain") != 0 && strcmp(out->log_format, "json") != 0)
         return fail(TD_INVALID, "log-format is plain or json, not '%s'", out->log_format);
     settle_quotas(out);
-    if (!*out->socket && !*out->tcp && !*out->http)
-        return fail(TD_INVALID, "there is neither a socket nor an address to listen on");
     return TD_OK;
 }
 
@@ -406,7 +404,8 @@ void options_print_help(void)
         "Every setting may also stand in the environment (TENSORD_MEMORY_LIMIT) or in the file of\n"
         "--config (memory-limit = 1GiB). Flags go before the environment, the environment before\n"
         "the file, the file before the default. --no-socket, --no-tcp and --no-http open no such\n"
-        "listener.\n");
+        "listener. Sockets that a service manager hands over, named unix, tcp and http, take the\n"
+        "place of --socket, --tcp and --http.\n");
     for (size_t i = 0; i < ROWS; i++) {
         const struct option_row *row = &rows[i];
         printf("  --%-17s %-10s %s", row->name, row->argument ? row->argument : "", row->meaning);

@@ -170,11 +170,12 @@ def usage(client):
 
 
 class SecondProcess:
-    """Another process with a client `c` of the same daemon; it runs what it is told."""
+    """Another process with a client `c` of the same daemon; it runs what it is told. `within` is
+    a command that runs it elsewhere."""
 
-    def __init__(self, url):
+    def __init__(self, url, within=()):
         self._process = subprocess.Popen(
-            [sys.executable, SECOND, url],
+            [*within, sys.executable, SECOND, url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

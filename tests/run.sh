@@ -14,6 +14,7 @@
 #   unit      the C tests, address and undefined sanitizers
 #   python    tests/e2e, seeds and semantics, against the daemon of the same build
 #   threads   unit tests *_threads and `pytest -m threads`, thread sanitizer
+#   containers  tests/containers: namespaces, and the image that deploy/image.sh builds; as root
 #   fuzz      every fuzzer of tests/fuzz for some seconds
 #   bench     the benchmarks run at all
 #
@@ -29,9 +30,9 @@ jobs=$(nproc)
 # shellcheck source=deploy/packages.sh
 . deploy/packages.sh
 
-ALL_STAGES="checks model compile unit python threads fuzz bench"
+ALL_STAGES="checks model compile unit python threads containers fuzz bench"
 declare -A LIMIT_S=([setup]=2400 [checks]=120 [model]=120 [compile]=600 [unit]=600 [python]=900
-  [threads]=480 [fuzz]=300 [bench]=240)
+  [threads]=480 [containers]=420 [fuzz]=300 [bench]=240)
 
 export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
 export UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1"
@@ -217,6 +218,11 @@ stage_threads() {
   meson_tests build/tsan tsan 5
   install_package || return 1
   pytest_in "$root/build/tsan/tensord" "tests/e2e tests/seeds" -m threads
+}
+
+stage_containers() {
+  ensure_image && ensure_containers && build_release && install_package || return 1
+  pytest_in "$root/build/release/tensord" tests/containers
 }
 
 stage_fuzz() {

@@ -55,6 +55,7 @@ enum option_id {
     OPTION_COUNT,
     OPTION_INTERVAL,
     OPTION_SIZE,
+    OPTION_GENERATION,
     OPTION_END
 };
 
@@ -144,6 +145,8 @@ NODISCARD enum td_status cli_size(struct cli *cli, enum option_id option, uint64
                                   uint64_t *out);
 /* --dtype in any spelling; TD_DTYPE_NONE without it. */
 NODISCARD enum td_status cli_dtype(struct cli *cli, enum td_dtype *out);
+
+#define TIMEOUT_DEFAULT_MS 30000 /* without --timeout */
 
 /* ---- the daemon ---------------------------------------------------------------------------- */
 

@@ -1,7 +1,8 @@
 /* watch: names as they come, change and go.
  *
- * The frame protocol tells nobody by itself, so the list is asked for whenever the store's revision
- * has moved, and compared with the one before. Of each name only its generation is kept.
+ * The daemon tells what is published and removed; whether a name was there before is known from the
+ * list, which is asked for once, and again when events were lost. Of each name only its generation
+ * is kept.
  */
 #include "client/cli/commands.h"
 #include "client/cli/names.h"
@@ -14,6 +15,8 @@
 #include <time.h>
 
 #define NAMES_MAX ((size_t)1000000) /* that are kept in mind */
+/* That one question to the daemon lasts; a signal that comes just before is noticed after it. */
+#define TURN_MS 2000
 
 struct seen {
     char *name;
@@ -29,8 +32,9 @@ struct look {
 struct watch {
     struct cli *cli;
     const char *prefix;
-    uint64_t left; /* events that are still to be printed */
-    bool first;    /* nothing was seen before: nothing is an event */
+    uint64_t left;  /* events that are still to be printed */
+    bool first;     /* nothing was seen before: nothing is an event */
+    uint64_t since; /* the revision up to which all was told */
     struct look before, now;
     size_t compared; /* names of `before` that are behind the one that came last */
 };
@@ -164,22 +168,119 @@ static enum td_status look_again(struct watch *watch)
     return cli_check_output();
 }
 
-static enum td_status watch_names(struct watch *watch, uint64_t interval_ms)
+/* ---- what the daemon tells ----------------------------------------------------------------- */
+
+/* The place of a name in the last look, or where it would stand. */
+static size_t look_find(const struct look *look, const char *name, bool *found)
 {
-    uint64_t revision, last = 0;
+    size_t low = 0, high = look->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (strcmp(look->seen[middle].name, name) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *found = low < look->count && strcmp(look->seen[low].name, name) == 0;
+    return low;
+}
+
+/* The description of what was published, if nobody was faster. */
+static enum td_status describe(struct watch *watch, const struct seen *seen, struct td_reply **out)
+{
+    uint64_t generation;
+    enum td_status status = cli_op_input(watch->cli, "info", seen->name, out);
+    if (status == TD_NOT_FOUND)
+        return TD_OK;
+    TRY(status);
+    if (td_reply_uint(*out, "generation", &generation) && generation == seen->generation)
+        return TD_OK;
+    td_reply_free(take(out));
+    return TD_OK;
+}
+
+static enum td_status published(struct watch *watch, const char *name, uint64_t revision)
+{
+    _cleanup_(td_reply_freep) struct td_reply *entry = NULL;
+    struct look *look = &watch->before;
+    bool known;
+    size_t at = look_find(look, name, &known);
+    if (known && look->seen[at].generation >= revision) /* the look came later than this */
+        return TD_OK;
+    if (!known) {
+        TRY(look_add(look, name, 0));
+        struct seen added = look->seen[look->count - 1];
+        memmove(&look->seen[at + 1], &look->seen[at], (look->count - 1 - at) * sizeof added);
+        look->seen[at] = added;
+    }
+    look->seen[at].generation = revision;
+    TRY(describe(watch, &look->seen[at], &entry));
+    return event(watch, known ? "replaced" : "created", known ? STYLE_YELLOW : STYLE_GREEN,
+                 &look->seen[at], entry);
+}
+
+static enum td_status removed(struct watch *watch, const char *name, uint64_t revision)
+{
+    struct look *look = &watch->before;
+    bool known;
+    size_t at = look_find(look, name, &known);
+    if (!known || look->seen[at].generation >= revision)
+        return TD_OK;
+    enum td_status status = event(watch, "removed", STYLE_RED, &look->seen[at], NULL);
+    free(look->seen[at].name);
+    look->count--;
+    memmove(&look->seen[at], &look->seen[at + 1], (look->count - at) * sizeof look->seen[at]);
+    return status;
+}
+
+static enum td_status take_event(struct watch *watch, const struct td_reply *entry)
+{
+    const char *what = "", *name = "";
+    uint64_t revision = 0;
+    (void)td_reply_text(entry, "event", &what);
+    (void)td_reply_text(entry, "name", &name);
+    (void)td_reply_uint(entry, "revision", &revision);
+    return strcmp(what, "publish") == 0 ? published(watch, name, revision)
+                                        : removed(watch, name, revision);
+}
+
+/* One answer of the daemon's; none within the timeout is fine. */
+static enum td_status take_events(struct watch *watch, uint64_t timeout_ms)
+{
+    _cleanup_(td_reply_freep) struct td_reply *reply = NULL;
+    _cleanup_(td_args_freep) struct td_args *args = td_args_new();
+    const struct td_reply *entry;
+    bool lost = false;
+    size_t cursor = 0;
+    TRY(td_args_text(args, "prefix", watch->prefix));
+    TRY(td_args_uint(args, "timeout_ms", timeout_ms));
+    if (!watch->first)
+        TRY(td_args_uint(args, "since", watch->since));
+    TRY(cli_op(watch->cli, "watch", args, NULL, &reply));
+    (void)td_reply_uint(reply, "since", &watch->since);
+    if (td_reply_bool(reply, "lost", &lost) && lost) {
+        cli_note(watch->cli, "tensorctl: more has happened than the daemon keeps in mind; looking "
+                             "at the names instead");
+        return look_again(watch);
+    }
+    while (td_reply_next(reply, &cursor, &entry))
+        TRY(take_event(watch, entry));
+    return cli_check_output();
+}
+
+static enum td_status watch_names(struct watch *watch)
+{
     watch->first = true;
+    TRY(take_events(watch, 0)); /* first: what happens during the look is told after it */
+    TRY(look_again(watch));
+    watch->first = false;
+    cli_note(watch->cli, "tensorctl: watching %zu name%s", watch->before.count,
+             watch->before.count == 1 ? "" : "s");
     while (watch->left > 0 && !signals_caught()) {
-        /* Read first: what happens during the look is in the next one. */
-        TRY(cli_counter(watch->cli, "revision", &revision));
-        if (watch->first || revision != last)
-            TRY(look_again(watch));
-        if (watch->first)
-            cli_note(watch->cli, "tensorctl: watching %zu name%s, looking every %" PRIu64 " ms",
-                     watch->before.count, watch->before.count == 1 ? "" : "s", interval_ms);
-        watch->first = false;
-        last = revision;
-        if (watch->left > 0)
-            signals_sleep(interval_ms);
+        enum td_status status = take_events(watch, TURN_MS);
+        if (status == TD_CANCELLED && signals_caught())
+            break;
+        TRY(status);
     }
     return TD_OK;
 }
@@ -187,13 +288,9 @@ static enum td_status watch_names(struct watch *watch, uint64_t interval_ms)
 enum td_status cmd_watch(struct cli *cli)
 {
     struct watch watch = {.cli = cli, .prefix = cli->count ? cli->arguments[0] : ""};
-    uint64_t interval_ms;
-    TRY(cli_duration(cli, OPTION_INTERVAL, 200, &interval_ms));
     TRY(cli_number(cli, OPTION_COUNT, 1, UINT64_MAX, UINT64_MAX, &watch.left));
-    if (interval_ms < 10)
-        return cli_misused(cli, "--interval is 10ms or more");
     signals_gentle();
-    enum td_status status = watch_names(&watch, interval_ms);
+    enum td_status status = watch_names(&watch);
     look_clear(&watch.before);
     look_clear(&watch.now);
     free(watch.before.seen);

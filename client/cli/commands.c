@@ -83,9 +83,13 @@ static const struct option_row stats_options[] = {
 };
 
 static const struct option_row watch_options[] = {
-    {OPTION_INTERVAL, 'i', "interval", "TIME", "between two looks: 200ms (default), 1s",
-     COMPLETE_NOTHING},
     {OPTION_COUNT, 'c', "count", "N", "end after so many events", COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row wait_options[] = {
+    {OPTION_GENERATION, 'g', "generation", "N", "until it has another generation than N",
+     COMPLETE_NOTHING},
     END,
 };
 
@@ -139,9 +143,16 @@ static const char stats_help[] =
     "with --json as well each time is a document on a line of its own.\n";
 
 static const char watch_help[] =
-    "Prints a line whenever a name is created, replaced or removed. This asks the daemon again\n"
-    "every --interval: a name that is created and removed in between is not seen, nor is what is\n"
-    "written into a tensor in place. With --json each event is a document on a line of its own.\n";
+    "Prints a line whenever a name is created, replaced (or its tensor touched) or removed, until "
+    "it\n"
+    "is told to stop. With --json each event is a document on a line of its own.\n";
+
+static const char wait_help[] =
+    "Ends when the name is there, at once if it is already, and describes the tensor as info does\n"
+    "(nothing with --quiet). --generation N waits until the name was published, or the tensor\n"
+    "touched, since it had that generation, which info tells. --timeout says how long to wait: "
+    "30s\n"
+    "unless given, 0 for ever.\n";
 
 static const char ping_help[] =
     "Measures how long the daemon takes to answer. The first answer includes nothing of the\n"
@@ -173,6 +184,8 @@ const struct command commands[] = {
      COMPLETE_NOTHING, COMPLETE_NOTHING},
     {"watch", cmd_watch, "[PREFIX]", "print names as they come and go", watch_help, watch_options,
      0, 1, COMPLETE_NAME, COMPLETE_NOTHING},
+    {"wait", cmd_wait, "NAME", "wait until a name is published", wait_help, wait_options, 1, 1,
+     COMPLETE_NAME, COMPLETE_NOTHING},
     {"ping", cmd_ping, "", "measure how fast the daemon answers", ping_help, ping_options, 0, 0,
      COMPLETE_NOTHING, COMPLETE_NOTHING},
     {"completion", cmd_completion, "bash|zsh", "print a completion script", completion_help, none,

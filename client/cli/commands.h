@@ -14,6 +14,7 @@ enum td_status cmd_mv(struct cli *cli);
 enum td_status cmd_op(struct cli *cli);
 enum td_status cmd_stats(struct cli *cli);
 enum td_status cmd_watch(struct cli *cli);
+enum td_status cmd_wait(struct cli *cli);
 enum td_status cmd_ping(struct cli *cli);
 enum td_status cmd_completion(struct cli *cli);
 enum td_status cmd_help(struct cli *cli);

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #define TOKEN_MAX_BYTES 4096
-#define TIMEOUT_DEFAULT_MS 30000
 #define SLOW_BYTES_A_MS 64 /* of a line that is still worth waiting for */
 
 /* The first line of the file, as the daemon reads it. */

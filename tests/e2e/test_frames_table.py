@@ -37,7 +37,7 @@ EXAMPLES = {
                ({"input": "one", "output": "old", "if_generation": 1}, b"")],
     "copy": [({"input": "m", "output": "NAME", "mutable": False}, b"")],
     "delete": [({"input": "m", "if_generation": 1}, b"")],
-    "touch": [({"input": "m"}, b"")],
+    "touch": [({"input": "m"}, b""), ({"input": "m", "output": "m"}, b"")],
     "empty": [({"shape": [2, 3], **NEW}, b"")],
     "zeros": [({"shape": [2, 3], **NEW}, b"")],
     "ones": [({"shape": [2, 3], **NEW}, b"")],
@@ -53,6 +53,8 @@ EXAMPLES = {
                    ({"dtype": "uint8", "shape": [2, 3], "strides": [10, 2], "offset_bytes": 5,
                      "require_shared": True}, "memfd")],
     "expire": [({"input": "m", "ttl_ms": 60000}, b""), ({"input": "old"}, b"")],
+    "wait": [({"input": "m"}, b""), ({"input": "m", "generation": 1}, b"")],
+    "watch": [({"prefix": "", "since": 0, "limit": 3}, b"")],
     "to": [({"input": "m", "dtype": "float16", "device": "cpu", "copy": True, **CAST}, b""),
            ({"input": "m", "other": "one"}, b"")],
     "type": [({"input": "m", "dtype": "float8_e4m3fn", **CAST}, b"")],
@@ -89,8 +91,8 @@ EXAMPLES = {
 }  # fmt: skip
 # What a reply must have besides the description of a tensor.
 TELLS = {"rand": {"seed"}, "randn": {"seed"}, "randint": {"seed"}, "list": {"count"},
-         "print": {"text"}, "item": {"value", "dtype"}}  # fmt: skip
-LISTS = {"stats", "devices", "ops", "list"}
+         "print": {"text"}, "item": {"value", "dtype"}, "watch": {"since", "count"}}  # fmt: skip
+LISTS = {"stats", "devices", "ops", "list", "watch"}
 SILENT = {"ping", "release", "delete"} | LISTS
 
 
@@ -225,7 +227,7 @@ def test_fields_that_an_operation_lacks_or_does_not_take(stocked, op):
         if name not in takes:
             reply = send(stocked, op, {**fields, name: value}, body)
             refused(reply, "invalid", text=name)
-    for number in (64, 65, 200, 255):
+    for number in (max(plain.FIELDS) + 1, 127, 200, 255):
         refused(send(stocked, op, {**fields, f"#{number}": b""}, body), "invalid", text=str(number))
 
 

@@ -26,7 +26,7 @@ def options(page):
 def test_help(ctl):
     assert ctl.text("help") == ctl.text("--help") == ctl.text("-h")
     assert set(commands(ctl)) == {
-        "ls", "info", "show", "put", "get", "rm", "mv", "op", "stats", "watch", "ping",
+        "ls", "info", "show", "put", "get", "rm", "mv", "op", "stats", "watch", "wait", "ping",
         "completion", "help",
     }  # fmt: skip
     for name, summary in commands(ctl).items():
@@ -35,7 +35,7 @@ def test_help(ctl):
         assert page.startswith(f"tensorctl {name}: {summary}\n\nusage  tensorctl {name}")
         assert all(len(line) <= 100 for line in page.splitlines()), page
     assert ctl.text("--version") == "tensorctl 0.1.0\n"
-    assert "asks the daemon again\nevery --interval" in ctl.text("help", "watch")
+    assert "replaced (or its tensor touched)" in ctl.text("help", "watch")
 
 
 def test_the_command_line(ctl, client):
@@ -55,7 +55,9 @@ def test_the_command_line(ctl, client):
         (["ls", "--kind", "view"], "tensor or variable"),
         (["put", "x"], "put NAME FILE|-"),
         (["ping", "-c", "-1"], "a number from 1"),
-        (["watch", "-i", "1ms"], "10ms or more"),
+        (["watch", "-i", "1ms"], "-i"),
+        (["wait"], "NAME"),
+        (["wait", "x", "-g", "0"], "a number from 1"),
         (["help", "lss"], "did you mean 'ls'"),
         (["completion", "fish"], "bash or zsh"),
     ):

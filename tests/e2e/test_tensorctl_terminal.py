@@ -341,7 +341,7 @@ def test_a_full_disk_is_told(ctl, client):
 
 
 def watching(ctl, *words):
-    process = subprocess.Popen([binary(), "watch", "-i", "20ms", *words], text=True,
+    process = subprocess.Popen([binary(), "watch", *words], text=True,
                                env=environment(ctl.url), stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)  # fmt: skip
     assert "tensorctl: watching" in process.stderr.readline()
@@ -358,16 +358,74 @@ def test_watch_tells_what_happens(ctl, client):
         lines.append(process.stdout.readline().split(None, 1)[1].rstrip("\n"))
 
     after(lambda: client.put("w/a", np.ones((2, 3), np.float32)))
-    after(lambda: client.put("w/b", np.ones(2)))
+    after(lambda: client.put("w/b", np.ones(2), mutable=True))
     client["other"] = np.ones(3)
+    after(lambda: client.touch("w/b"))
     after(lambda: client.delete("w/a"))
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_S) == 130 and process.stdout.read() == ""
     assert lines == [
         "created   w/a  float32 [2, 3], 24 B",
         "replaced  w/b  float64 [2], 16 B",
+        "replaced  w/b  float64 [2], 16 B",
         "removed   w/a",
     ]
+
+
+def test_watch_misses_nothing_that_is_soon_over(ctl, client):
+    process = watching(ctl, "--json", "-c", "60", "brief")
+    for _ in range(30):
+        client["brief"] = np.ones(1)
+        client.delete("brief")
+    events = [json.loads(line)["event"] for line in process.stdout]
+    assert process.wait(PATIENCE_S) == 0 and events == ["created", "removed"] * 30
+
+
+def test_watch_looks_at_the_names_when_events_were_lost(ctl, client):
+    """While it is stopped more happens than the daemon keeps."""
+    for name in ("w/gone", "w/kept", "w/new"):
+        client[name] = np.ones(1)
+    process = watching(ctl, "-c", "3", "w/")
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    client["w/one"] = np.ones(1)  # answers what it has asked already, if it has
+    for _ in range(42):
+        client.put_state_dict("many", {str(i): np.ones(1) for i in range(100)})
+    client.delete("w/gone")
+    client["w/new"] = np.ones(2)
+    process.send_signal(signal.SIGCONT)
+    told = sorted(line.split()[1:3] for line in process.stdout)
+    assert process.wait(PATIENCE_S) == 0
+    assert told == [["created", "w/one"], ["removed", "w/gone"], ["replaced", "w/new"]]
+    assert "more has happened" in process.stderr.read()
+
+
+# ---- wait ----------------------------------------------------------------------------------------
+
+
+def test_wait(ctl, client):
+    process = subprocess.Popen([binary(), "wait", "soon"], env=environment(ctl.url), text=True,
+                               stdout=subprocess.PIPE)  # fmt: skip
+    time.sleep(0.2)
+    assert process.poll() is None
+    client["soon"] = np.ones((2, 3))
+    assert process.wait(PATIENCE_S) == 0
+    assert process.stdout.read() == ctl.text("info", "soon") == ctl.text("wait", "soon")
+    assert ctl.text("wait", "soon", "--quiet") == ""
+    generation = client.info("soon").generation
+    assert ctl.json("wait", "soon")["generation"] == generation
+    assert ctl.json("wait", "soon", "-g", generation - 1)["generation"] == generation
+    said = ctl.refuses("wait", "soon", "-g", generation, "--timeout", "50ms", code=7)
+    assert "not published anew within 50 ms" in said
+    assert "'never' was not published" in ctl.refuses("wait", "never", "--timeout", "1", code=7)
+
+
+def test_wait_is_interrupted(ctl, client):
+    process = subprocess.Popen([binary(), "wait", "never", "--timeout", "0"],
+                               env=environment(ctl.url))  # fmt: skip
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_S) == 130
 
 
 def test_watch_as_json_ends_after_a_count(ctl, client):

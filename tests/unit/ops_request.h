@@ -29,6 +29,7 @@ static struct {
     int count;
     char names[128][64];
     uint64_t counts[128];
+    char texts[8192]; /* the field tensors of the last entry */
 } listed;
 
 static inline enum td_status list_entry(void *sink, const struct fields *entry)
@@ -39,6 +40,8 @@ static inline enum td_status list_entry(void *sink, const struct fields *entry)
             snprintf(listed.names[listed.count], 64, "%.*s", TEXT_ARGS(entry->name));
         listed.counts[listed.count] = FIELDS_HAS(entry, count) ? entry->count : 0;
     }
+    if (FIELDS_HAS(entry, tensors))
+        snprintf(listed.texts, sizeof listed.texts, "%.*s", TEXT_ARGS(entry->tensors));
     listed.count++;
     return TD_OK;
 }
@@ -204,12 +207,13 @@ static inline struct ledger_limits used_now(void)
 static inline int open_engine_with(uint64_t memory_bytes, uint64_t pool_bytes)
 {
     struct engine_options options = {
-        .max_watches = 8,
         .ledger = {.memory_bytes = memory_bytes, .descriptors = 64, .names = 256},
         .sessions = {.sessions = 4, .objects = 512, .leases = 64},
         .pool_bytes = pool_bytes,
         .job_threads = 1,
         .max_queued = 8,
+        .max_watches = 8,
+        .max_queues = 8,
     };
     memset(&call, 0, sizeof call);
     call.fd = -1;

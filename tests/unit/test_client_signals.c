@@ -171,6 +171,45 @@ static void test_connect(void **state)
     unlink(address.sun_path);
 }
 
+/* ---- waiting for others ---------------------------------------------------------------------- */
+
+#define PATIENT_ASKS 40 /* at 20 ms or more each */
+
+static bool interrupted_late(void *argument)
+{
+    return interrupted(argument) && asked > PATIENT_ASKS;
+}
+
+/* The client's own timeout does not cut it short, a signal does. */
+static void test_wait_for_ever(void **state)
+{
+    (void)state;
+    td_close(client);
+    struct td_options hurried = options;
+    hurried.timeout_ms = 300;
+    hurried.interrupted = interrupted_late;
+    assert_int_equal(td_connect(mock.url, &hurried, &client), TD_OK);
+    atomic_store(&mock.fault, FAULT_SILENT);
+    for (int i = 0; i < 2; i++) {
+        struct td_reply *none = NULL;
+        uint64_t since = TD_SINCE_NOW;
+        asked = 0;
+        int64_t begun = now_ms();
+        pthread_t thread = signals_start();
+        if (i == 0)
+            assert_int_equal(td_wait(client, "x", 0, -1, &none), TD_CANCELLED);
+        else
+            assert_int_equal(td_watch(client, "x", &since, -1, &none), TD_CANCELLED);
+        signals_stop(thread);
+        assert_true(now_ms() - begun > 600);
+        assert_null(none);
+        assert_true(since == TD_SINCE_NOW);
+    }
+    atomic_store(&mock.fault, FAULT_NONE);
+    assert_int_equal(td_wait(client, NULL, 0, 0, NULL), TD_INVALID);
+    assert_int_equal(td_session_count(client), 1);
+}
+
 /* ---- late ---------------------------------------------------------------------------------- */
 
 /* The daemon hangs altogether: the connection that should keep the session waits no full second. */
@@ -195,11 +234,8 @@ static void test_replacement_is_short(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        MOCKED(test_receive),
-        MOCKED(test_go_on),
-        MOCKED(test_send),
-        MOCKED(test_connect),
-        MOCKED(test_replacement_is_short),
+        MOCKED(test_receive), MOCKED(test_go_on),         MOCKED(test_send),
+        MOCKED(test_connect), MOCKED(test_wait_for_ever), MOCKED(test_replacement_is_short),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

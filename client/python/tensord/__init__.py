@@ -13,7 +13,8 @@ array whose memory can be shared; Client.empty makes a tensor.
 
 from tensord import autograd, cuda, dtypes
 from tensord._tensord import ffi, lib
-from tensord.client import Client, connect
+from tensord.allocation import Allocation
+from tensord.client import Client, Lease, connect
 from tensord.defaults import (
     arange,
     as_tensor,
@@ -55,12 +56,15 @@ from tensord.errors import (
     BadIndex,
     BadShape,
     Cancelled,
+    Closed,
     Conflict,
     ConnectionError,
     Deadline,
+    Empty,
     Error,
     Exists,
     Frozen,
+    Full,
     Invalid,
     NoDevice,
     NotFound,
@@ -75,29 +79,39 @@ from tensord.errors import (
 )
 from tensord.handle import Device
 from tensord.memory import allocator, empty
+from tensord.queues import Item, Queue
 from tensord.tensor import Tensor, Variable, is_tensor
+from tensord.waiting import Event
 
 __version__ = ffi.string(lib.td_version()).decode()
 
 __all__ = [
+    "Allocation",
     "BadDtype",
     "BadIndex",
     "BadShape",
     "Cancelled",
     "Client",
+    "Closed",
     "Conflict",
     "ConnectionError",
     "DType",
     "Deadline",
     "Device",
+    "Empty",
+    "Full",
+    "Item",
     "Error",
+    "Event",
     "Exists",
     "Frozen",
     "Invalid",
+    "Lease",
     "NoDevice",
     "NotFound",
     "OutOfMemory",
     "Precondition",
+    "Queue",
     "RequiresGrad",
     "Tensor",
     "TooLarge",

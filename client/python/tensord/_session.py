@@ -10,6 +10,7 @@ references instead: a call holds the connection that it uses, so that close() ca
 
 import itertools
 import math
+import os
 from typing import Any, Iterator, NamedTuple
 
 from tensord._tensord import ffi, lib
@@ -122,7 +123,7 @@ class Reply:
         return convert() if convert else None
 
     def session(self) -> int:
-        """The session that answered, as Session.count counts them: ids in the reply are its."""
+        """The session that answered, as libtensord counts them; see Session.count_of."""
         return int(lib.td_reply_session(self._pointer))
 
     def fields(self) -> dict:
@@ -176,6 +177,15 @@ def dims_argument(values: Any) -> Any:
         if value not in _INT64:
             raise OverflowError(f"{value} does not fit in 64 bits")
     return ffi.new("int64_t[]", values)
+
+
+def wait_argument(wait: "float | None") -> "int | None":
+    """The field wait_ms of a time in seconds; None for the daemon's default."""
+    if wait is None:
+        return None
+    if not 0 <= wait < math.inf:
+        raise ValueError(f"wait is a time in seconds, 0 or more, or None for a second: {wait}")
+    return round(wait * 1000)
 
 
 def ttl_argument(ttl: "float | None") -> "int | None":
@@ -267,44 +277,108 @@ def python_number(value: Any) -> Any:
     return number
 
 
-class Session:
-    """One connection to a daemon and what belongs to it there."""
+def _connect(url: "str | None", token: "str | None", timeout: "float | None") -> Any:
+    """A td_client. td_close runs when the last call that still uses it has returned."""
+    options = ffi.new("struct td_options *")
+    texts = [ffi.NULL if token is None else ffi.new("char[]", text_argument(token, "token"))]
+    options.token = texts[0]
+    options.timeout_ms = -1 if timeout is None else max(1, round(timeout * 1000))
+    options.interrupted = ffi.addressof(lib, "tdpy_interrupted")
+    address = ffi.NULL if url is None else ffi.new("char[]", text_argument(url, "url"))
+    out = ffi.new("struct td_client **")
+    check(lib.td_connect(address, options, out))
+    return ffi.gc(out[0], lib.td_close)
 
-    def __init__(self, url: "str | None", token: "str | None", timeout: "float | None"):
-        options = ffi.new("struct td_options *")
-        texts = [ffi.NULL if token is None else ffi.new("char[]", text_argument(token, "token"))]
-        options.token = texts[0]
-        options.timeout_ms = -1 if timeout is None else max(1, round(timeout * 1000))
-        options.interrupted = ffi.addressof(lib, "tdpy_interrupted")
-        address = ffi.NULL if url is None else ffi.new("char[]", text_argument(url, "url"))
-        out = ffi.new("struct td_client **")
-        check(lib.td_connect(address, options, out))
-        # td_close runs when the last call that still uses the connection has returned.
-        self._connection = ffi.gc(out[0], lib.td_close)
+
+class _Held(NamedTuple):
+    """The connection of one process."""
+
+    pid: int
+    epoch: int  # how many there were before it: of processes, by fork(), that this one comes from
+    client: Any  # the td_client
+
+
+_COUNT_BITS = 40  # of Session.count, which libtensord counts; the epoch is above them
+
+
+class Session:
+    """One connection to a daemon and what belongs to it there.
+
+    It belongs to a process: in a child after fork() the first call connects anew, with the same
+    address, token and timeout. lazily: here, too, the first call connects.
+    """
+
+    def __init__(
+        self,
+        url: "str | None",
+        token: "str | None",
+        timeout: "float | None",
+        lazily: bool = False,
+    ):
+        self._url, self._token, self._timeout = url, token, timeout
+        self._held: "_Held | None" = _Held(0, 0, None)
+        self._made: dict = {}  # by process: of threads that connect at a time, the first one's
+        if not lazily:
+            self._current()
+
+    def _current(self) -> _Held:
+        held = self._held
+        if held is None:
+            raise ConnectionError("this client is closed; make a new one with tensord.connect()")
+        return held if held.pid == os.getpid() else self._connect_here(held.epoch + 1)
+
+    def _connect_here(self, epoch: int) -> _Held:
+        here = os.getpid()
+        fresh = _Held(here, epoch, _connect(self._url, self._token, self._timeout))
+        made = self._made.setdefault(here, fresh)
+        for other in [pid for pid in self._made if pid != here]:
+            self._made.pop(other, None)
+        if self._held is not None:  # else closed meanwhile
+            self._held = made
+        return made
 
     def connection(self) -> Any:
         """The td_client; whoever holds it keeps it open for that long.
 
         So no function below has it in a variable: the traceback of an error would hold that.
         """
-        connection = self._connection
-        if connection is None:
-            raise ConnectionError("this client is closed; make a new one with tensord.connect()")
-        return connection
+        return self._current().client
 
     @property
     def closed(self) -> bool:
-        return self._connection is None
+        return self._held is None
 
     def close(self) -> None:
-        self._connection = None
+        self._held = None
+        self._made = {}
+
+    def arguments(self) -> tuple:
+        """What another process connects with, to the same daemon."""
+        url = self._url
+        if url is None and not self.closed:
+            url = _text(lib.td_url(self.connection()))
+        return url, self._token, self._timeout
 
     def is_local(self) -> bool:
         return bool(lib.td_is_local(self.connection()))
 
     def count(self) -> int:
-        """Which session this is: rises when a lost connection had to be made anew."""
-        return int(lib.td_session_count(self.connection()))
+        """Which session this is: rises when a lost connection had to be made anew, and is another
+        one in each process."""
+        held = self._current()
+        return held.epoch << _COUNT_BITS | int(lib.td_session_count(held.client))
+
+    def count_of(self, reply: Reply) -> int:
+        """The session that answered, as count counts them: ids in the reply are its."""
+        held = self._held
+        return 0 if held is None else held.epoch << _COUNT_BITS | reply.session()
+
+    def is_of_this_process(self, count: int) -> bool:
+        """Whether what belongs to session `count` may still be there; also when this is closed."""
+        held = self._held
+        if held is None:
+            return True
+        return held.epoch == count >> _COUNT_BITS and held.pid == os.getpid()
 
     def op(self, name: str, body: Any = None, **fields: Any) -> Reply:
         """Runs an operation. body: anything with a buffer, or a cdata (pointer, bytes) pair."""
@@ -367,17 +441,36 @@ class Session:
         )
         return Reply(out[0])
 
-    def touch(self, name: str) -> None:
+    def allocate(self, code: int, shape: tuple) -> Any:
+        """A td_mapping of memory to be filled, which the caller owns."""
+        out, dims = ffi.new("struct td_mapping **"), dims_argument(shape)
+        check(lib.td_allocate(self.connection(), code, len(dims), dims, out))
+        return out[0]
+
+    def publish(self, mapping: Any, **fields: Any) -> Reply:
+        """Publishes what allocate gave; fields of the operation but its input."""
+        out, arguments = ffi.new("struct td_reply **"), _Arguments(fields)
+        check(lib.td_publish_args(self.connection(), mapping, arguments.pointer, out))
+        return Reply(out[0])
+
+    def touch(self, name: str, output: "str | None" = None) -> int:
+        """output: a name that shows the change, if it still is that memory's. Returns the new
+        generation, 0 if no name got one."""
+        if output is not None:
+            reply = self.op("touch", input=name, output=output)
+            return reply.uint("generation") or 0
         check(lib.td_touch(self.connection(), text_argument(name, "name")))
+        return 0
 
     def release(self, object_id: int, count: int) -> None:
         """Gives back one reference to an object; called by the garbage collector.
 
         Neither waits nor fails: what a lost or closed session held is gone already.
         """
-        connection = self._connection
-        if connection is not None:
-            lib.td_release(connection, object_id, count)
+        held = self._held
+        if held is None or held.pid != os.getpid() or held.epoch != count >> _COUNT_BITS:
+            return
+        lib.td_release(held.client, object_id, count & ((1 << _COUNT_BITS) - 1))
 
 
 def _body(body: Any) -> tuple:

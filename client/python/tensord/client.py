@@ -1,16 +1,38 @@
 """The client: the tensors of one daemon, by name."""
 
 from collections import OrderedDict
-from typing import Any, Iterable, Iterator, Mapping
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple
+from weakref import WeakSet, WeakValueDictionary
 
-from tensord import convert
-from tensord._session import Info, Reply, Session, ttl_argument
+from tensord import _shapes, convert, waiting
+from tensord._session import Info, Reply, Session, ttl_argument, wait_argument
 from tensord._tensord import lib
 from tensord.creation import Creation
-from tensord.errors import NotFound
+from tensord.allocation import Allocation
+from tensord.dtypes import dtype as find_dtype
+from tensord.errors import ConnectionError, NotFound
+from tensord.queues import Queue
 from tensord.tensor import Tensor
+from tensord.waiting import Event
 
 _PAGE = 1000  # names in one reply to list
+
+
+class Lease(NamedTuple):
+    """What somebody was handed out: mostly memory that it has mapped."""
+
+    id: int
+    kind: str  #: "read", "write", "fill" (not published yet), "item" or "producer" (of a queue)
+    principal: str  #: whose quota it counts against: "uid:1000", "tcp", "token"
+    uid: "int | None"  #: None for who comes over TCP or HTTP
+    pid: int  #: the process, in the daemon's eyes; 0: unknown
+    session: int
+    storage: "int | None"
+    mode: str  #: of the storage; "" without one
+    nbytes: int
+    age: float  #: seconds
+    ttl: "float | None"  #: seconds until it ends by itself; None: it does not
+    deleted: bool  #: no name leads to the memory any more
 
 
 class Client(Creation):
@@ -20,8 +42,9 @@ class Client(Creation):
         x = c["x"]              # a handle
         del c["x"]; "x" in c; list(c); len(c)
 
-    Thread-safe. Not to be used across fork(): connect anew in the child. `with` closes it, which
-    gives back everything its handles hold; arrays over mapped memory stay good.
+    Thread-safe. In a child after fork(), and where a pickle of it is loaded, it connects anew when
+    it is first used, with the same address, token and timeout. `with` closes it, which gives back
+    everything its handles hold; arrays over mapped memory stay good, and keep that.
     """
 
     def __init__(
@@ -32,16 +55,24 @@ class Client(Creation):
     ):
         """See tensord.connect."""
         self.session = Session(url, token, timeout)
+        self._queues: "WeakSet[Queue]" = WeakSet()
 
     # ---- the connection ----
 
     def close(self) -> None:
         """Ends the connection. Handles of it raise ConnectionError from now on."""
+        for opened in list(self._queues):
+            opened._forget()
         self.session.close()
 
     @property
     def closed(self) -> bool:
         return self.session.closed
+
+    def __reduce__(self) -> tuple:
+        if self.closed:
+            raise ConnectionError("this client is closed and cannot be pickled")
+        return _restore, self.session.arguments()
 
     def __enter__(self) -> "Client":
         return self
@@ -187,9 +218,99 @@ class Client(Creation):
         left = self.session.op("info", input=name).uint("ttl_ms")
         return None if left is None else left / 1000
 
+    def seal(self, name: str, wait: "float | None" = None) -> Tensor:
+        """Freezes the tensor that has the name: a copy of it, to which the name then leads, if
+        others have seen its memory. The handle's `memory` and `reason` tell. See Tensor.seal."""
+        reply = self.session.op("seal", input=name, wait_ms=wait_argument(wait))
+        sealed, info = self[name], reply.info()
+        sealed._memory, sealed._reason = info.memory, info.reason
+        return sealed
+
+    # ---- who holds what ----
+
+    def leases(self) -> "list[Lease]":
+        """Who has what mapped, of all clients of the daemon, oldest first."""
+        found: list = []
+        after: "int | None" = None
+        while True:
+            reply = self.session.op("leases", lease=after)
+            found += map(_lease, reply.entries())
+            after = reply.uint("lease")
+            if after is None:
+                return found
+
+    def principals(self) -> "dict[str, dict]":
+        """What each user holds and may hold: {"uid:1000": {"bytes": {"used": 4096, "limit":
+        1073741824}, "names": ..., "deleted_bytes": {"used": 0}}, ...}. deleted_bytes are those of
+        the bytes to which no name leads any more."""
+        found: dict = {}
+        for entry in self.session.op("principals").entries():
+            quota = {"used": entry.uint("count")}
+            if entry.uint("limit") is not None:
+                quota["limit"] = entry.uint("limit")
+            found.setdefault(entry.text("principal"), {})[entry.text("name")] = quota
+        return found
+
     def touch(self, name: str) -> None:
         """Tells the daemon that a tensor was changed through a mapping. See Tensor.touch."""
         self.session.touch(name)
+
+    # ---- queues ----
+
+    def queue(
+        self,
+        name: str,
+        maxsize: "int | None" = None,
+        maxbytes: "int | None" = None,
+        when_full: "str | None" = None,
+        visibility: "float | None" = None,
+    ) -> Queue:
+        """The queue of that name, made if there is none. It stays until it is deleted.
+
+        maxsize, maxbytes: what may wait in it (64 items, 1 GiB); when_full: what put then does,
+        "block" (the default), "fail" or "drop_oldest"; visibility: seconds in which an item has to
+        be acknowledged before it is handed out again (300). None: the default, or as the queue that
+        is there has it; Exists if that differs from what is asked for.
+        """
+        return Queue(self, name, maxsize, maxbytes, when_full, visibility)
+
+    def queues(self, prefix: str = "") -> "list[str]":
+        """The names of the queues that begin with prefix, in byte order."""
+        found: list = []
+        cursor: "str | None" = None
+        while True:
+            reply = self.session.op("queues", prefix=prefix or None, cursor=cursor)
+            found += [entry.text("queue") for entry in reply.entries()]
+            cursor = reply.text("cursor")
+            if not cursor:
+                return found
+
+    # ---- waiting for others ----
+
+    def wait(
+        self, name: str, generation: "int | None" = None, timeout: "float | None" = None
+    ) -> Tensor:
+        """Waits until a name is there, and returns c[name].
+
+        With generation: until it was published, or its tensor touched, since it had that one (see
+        Tensor.generation). timeout: seconds, None for ever; Deadline (a TimeoutError) when they
+        are over. Other threads may use the client meanwhile; Ctrl-C ends it.
+        """
+        return waiting.wait(self, name, generation, timeout)
+
+    def watch(
+        self, prefix: str = "", since: "int | None" = None, timeout: "float | None" = None
+    ) -> Iterator[Event]:
+        """What is published and removed from now on, or after the revision `since` (that of an
+        event), of names that begin with prefix: an iterator of Events, oldest first.
+
+            for event in c.watch("weights/"):
+                print(event.event, event.name)
+
+        It waits for the next event, at most `timeout` seconds, and then ends; None: for ever. An
+        Event "lost" says that some are missing: the daemon keeps the latest 4096 of all names.
+        """
+        return waiting.watch(self.session, prefix, since, timeout)
 
     # ---- arrays in and out ----
 
@@ -222,6 +343,19 @@ class Client(Creation):
         flags |= lib.TD_PUT_CREATE_ONLY if create_only else 0
         self._store(name, value, flags)
         return self[name]
+
+    def allocate(self, shape: Any, dtype: Any = "float32") -> Allocation:
+        """Memory of the daemon to be filled in place and then published, without a copy.
+
+            with c.allocate((480, 640), "uint8") as frame:
+                camera.read_into(frame.array)
+                frame.publish("frame")
+
+        Zeroed. shape: a size or several. Over the Unix socket only (Unsupported).
+        """
+        sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+        element = find_dtype(dtype)
+        return Allocation(self, self.session.allocate(element.code, _shapes.sizes((sizes,))))
 
     def _store(self, name: str, value: Any, flags: int) -> None:
         self.session.put(name, convert.source(_plain(value)), flags)
@@ -301,6 +435,40 @@ class Client(Creation):
     def __repr__(self) -> str:
         state = "closed" if self.closed else "local" if self.is_local else "remote"
         return f"<tensord.Client {state}>"
+
+
+# Clients out of pickles, so that many pickles of one client make one connection.
+_restored: "WeakValueDictionary[tuple, Client]" = WeakValueDictionary()
+
+
+def _restore(url: "str | None", token: "str | None", timeout: "float | None") -> Client:
+    """A client that was pickled; it connects when it is first used."""
+    key = (url, token, timeout)
+    client = _restored.get(key)
+    if client is None or client.closed:
+        client = Client.__new__(Client)
+        client.session = Session(url, token, timeout, lazily=True)
+        client._queues = WeakSet()
+        _restored[key] = client
+    return client
+
+
+def _lease(entry: Reply) -> Lease:
+    ttl_ms = entry.uint("ttl_ms")
+    return Lease(
+        id=entry.uint("lease") or 0,
+        kind=entry.text("kind") or "",
+        principal=entry.text("principal") or "",
+        uid=entry.uint("uid"),
+        pid=entry.uint("pid") or 0,
+        session=entry.uint("session") or 0,
+        storage=entry.uint("storage"),
+        mode=entry.text("mode") or "",
+        nbytes=entry.uint("nbytes") or 0,
+        age=(entry.uint("age_ms") or 0) / 1000,
+        ttl=None if ttl_ms is None else ttl_ms / 1000,
+        deleted=entry.text("text") == "deleted",
+    )
 
 
 def _memory_of(key: str, source: convert.Source) -> tuple:

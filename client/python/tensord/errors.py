@@ -7,6 +7,7 @@ the same error, it is PyTorch's text.
 """
 
 import builtins
+import queue
 
 from tensord._tensord import ffi, lib
 
@@ -95,6 +96,18 @@ class OutOfMemory(Error, MemoryError):
     """The daemon's memory limit does not allow this."""
 
 
+class Full(Error, queue.Full):
+    """The queue has no room for another item."""
+
+
+class Empty(Error, queue.Empty):
+    """The queue has nothing to hand out."""
+
+
+class Closed(Error):
+    """The queue is closed, or was deleted."""
+
+
 class ConnectionError(Error, builtins.ConnectionError):
     """The daemon cannot be reached, or the connection was lost."""
 
@@ -122,6 +135,9 @@ CLASSES = {
     "deadline": Deadline,
     "out_of_memory": OutOfMemory,
     "connection": ConnectionError,
+    "full": Full,
+    "empty": Empty,
+    "closed": Closed,
 }
 for _code, _class in CLASSES.items():
     if "code" not in vars(_class) and _class is not Error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar, cast
 from tensord import _shapes
 from tensord._session import Info, Reply, Session
 from tensord.dtypes import DType
-from tensord.errors import ConnectionError, NotFound
+from tensord.errors import ConnectionError, NotFound, Precondition
 
 if TYPE_CHECKING:
     from tensord.client import Client
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tensord.tensor import Tensor
 
 _Answer = TypeVar("_Answer")
+
+NOT_HELD = -1  # a handle's _count, when no session holds the object for it
 
 
 class Device:
@@ -104,6 +106,7 @@ class Handle:
 
     def _check_session(self) -> None:
         """ConnectionError if the session that held the object is gone."""
+        self._attach()
         if self._session.count() != self._count:
             raise ConnectionError(
                 "the connection was lost, and what this handle held with it; the client has "
@@ -122,8 +125,31 @@ class Handle:
 
     @property
     def ref(self) -> str:
-        """What names this object in operations of this session: "@" and its id."""
+        """What names this object in operations of this session: "@" and its id.
+
+        In another process than the one that the handle comes from, by fork() or a pickle, the
+        session of this process gets hold of the object first, by its name. ConnectionError if it
+        has none, NotFound if the name is gone, Precondition if it belongs to another tensor now.
+        """
+        self._attach()
         return f"@{self._info.id}"
+
+    def _attach(self) -> None:
+        if self._session.is_of_this_process(self._count):
+            return
+        if self._name is None:
+            raise ConnectionError(
+                "this tensor belongs to the process that made it, and has no name to get hold of "
+                "it by in another one; give it one with x.save(name) before"
+            )
+        found = self._client[self._name]
+        if found.id != self._info.id:
+            raise Precondition(
+                f"{self._name!r} is the name of another tensor by now, and this process holds the "
+                "former one by nothing else; fetch it by its name again"
+            )
+        if not self._session.is_of_this_process(self._count):  # by another thread
+            self._info, self._count, found._count = found._info, found._count, NOT_HELD
 
     @property
     def id(self) -> int:
@@ -241,8 +267,9 @@ class Handle:
 
     @property
     def generation(self) -> int:
-        """The store's revision when the name was given to this tensor; 0 for an anonymous one, and
-        once the name belongs to another tensor before this was asked."""
+        """The store's revision when the name was given to this tensor, or when this handle touched
+        it since; 0 for an anonymous one, and once the name belongs to another tensor before this
+        was asked."""
         if not self._info.generation and self._name is not None:
             try:
                 named = self._client.info(self._name)
@@ -287,5 +314,9 @@ class Handle:
 
     def touch(self) -> None:
         """Tells the daemon that the elements were changed through a NumPy array or PyTorch tensor
-        over them: raises epoch and version, so that watchers and caches notice."""
-        self._ask(self._session.touch)
+        over them: raises epoch and version, so that watchers and caches notice. The name that the
+        handle has gets a new generation, if it still refers to this memory: so Client.wait and
+        Client.watch notice, too."""
+        generation = self._ask(self._session.touch, self._name)
+        if generation:
+            self._info = self._info._replace(generation=generation)

@@ -3,11 +3,12 @@
 import copy
 from typing import Any
 
-from tensord._session import Reply, ttl_argument
+from tensord._session import Info, Reply, ttl_argument, wait_argument
 from tensord.arithmetic import Arithmetic
 from tensord.casts import Casts
 from tensord.errors import NotFound, Precondition
 from tensord.export import Exports
+from tensord.handle import NOT_HELD
 from tensord.views import Views
 
 
@@ -95,6 +96,40 @@ class Tensor(Views, Casts, Arithmetic, Exports):
         self._name = name
         return self
 
+    def seal(self, wait: "float | None" = None) -> "Tensor":
+        """Freezes the tensor: nobody can change it any more, the kernel sees to that.
+
+        Returns this handle if its memory could be frozen, because nobody outside the daemon has
+        seen it. Else those who may write to it are waited for, `wait` seconds at most (1 unless
+        given), and then the elements are copied: the result is another handle, whose `memory` is
+        "copied" and whose `reason` is "mode". The name of this handle then leads to the copy,
+        if it still led here.
+        """
+        named = self._named_here()
+        reply = self._run("seal", wait_ms=wait_argument(wait), **named)
+        info = reply.info()
+        if info.id == self.id:
+            made = self
+            self._info = self._info._replace(mode=info.mode)
+            if not named:  # it was handed out once more
+                self._session.release(info.id, self._session.count_of(reply))
+        elif named:
+            made = self._client[named["output"]]
+        else:
+            made = self._client.handle(reply)
+        made._memory, made._reason = info.memory, info.reason
+        return made
+
+    def _named_here(self) -> dict:
+        """The fields that publish a result under this handle's name, if it still leads here."""
+        try:
+            found = None if self._name is None else self._client.info(self._name)
+        except NotFound:
+            found = None
+        if found is None or found.id != self.id:
+            return {}
+        return {"output": self._name, "if_generation": found.generation}
+
     # ---- text ----
 
     def __repr__(self) -> str:
@@ -104,10 +139,13 @@ class Tensor(Views, Casts, Arithmetic, Exports):
         return object.__format__(self, spec) if self.shape else format(self.item(), spec)
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
-        raise TypeError(
-            "a handle belongs to its connection and cannot be pickled; send the tensor's name and "
-            "fetch it with tensord.connect(url)[name] on the other side"
-        )
+        """By its name, and its client: whoever loads it gets the same tensor, or an error."""
+        if self._name is None:
+            raise TypeError(
+                "a tensor without a name belongs to its connection and cannot be pickled; give it "
+                "one with x.save(name)"
+            )
+        return restore, (self._client, self._name, tuple(self._info))
 
     def __copy__(self) -> "Tensor":
         """Another handle on the same tensor."""
@@ -151,14 +189,23 @@ class Variable(Tensor):
 def wrap(client: Any, reply: Reply, name: "str | None" = None) -> Tensor:
     """A handle on the object of a reply, of which the session holds one reference for it."""
     info = reply.info()
+    return _handle(client, info, name or info.name or None, client.session.count_of(reply))
+
+
+def restore(client: Any, name: str, info: tuple) -> Tensor:
+    """A handle that was pickled. It holds the tensor from its first use on; see Handle.ref."""
+    return _handle(client, Info(*info), name, NOT_HELD)
+
+
+def _handle(client: Any, info: Info, name: "str | None", count: int) -> Tensor:
     kind = Variable if info.is_variable or info.requires_grad else Tensor
     handle: Tensor = object.__new__(kind)
     handle._client = client
-    handle._count = reply.session()
+    handle._count = count
     handle._exported = None
     handle._info = info
     handle._memory = info.memory
-    handle._name = name or info.name or None
+    handle._name = name
     handle._reason = info.reason
     handle._session = client.session
     return handle

@@ -1,0 +1,538 @@
+"""Queues: tensors handed from process to process, by reference.
+
+    q = c.queue("frames", maxsize=8)
+    q.put(frame)                        # an array is copied once, into memory that is recycled
+    with q.allocate((480, 640), "uint8") as frame:
+        camera.read_into(frame.array)   # or filled in place: then nothing is copied at all
+        q.put(frame)
+
+and in any number of other processes:
+
+    for item in c.queue("frames"):      # each item is done with when the next one is asked for
+        show(item.numpy())
+"""
+
+import ctypes
+import sys
+from typing import TYPE_CHECKING, Any, Iterator, NamedTuple
+
+from tensord import _shapes, convert, mapping
+from tensord._session import Info, dims_argument, read_info, text_argument
+from tensord._tensord import ffi, lib
+from tensord.dtypes import DType
+from tensord.dtypes import dtype as find_dtype
+from tensord.errors import Closed, check
+from tensord.tensor import Tensor
+from tensord.waiting import timeout_argument
+
+if TYPE_CHECKING:
+    from tensord.client import Client
+
+_FULL = {"block", "fail", "drop_oldest"}
+
+
+def _patience(block: bool, timeout: "float | None") -> int:
+    """timeout_ms of libtensord: -1 for ever, 0 not at all."""
+    if not block:
+        return 0
+    timeout_ms = timeout_argument(timeout)
+    return -1 if timeout_ms is None else timeout_ms
+
+
+class Waiting(NamedTuple):
+    """An item that waits in a queue, without its elements. See Queue.peek."""
+
+    id: int
+    deliveries: int
+    nbytes: int
+    tensors: "dict[str, str]"  #: by key, or position: "float32[2, 3]"
+    meta: str
+
+
+class Segment:
+    """Memory to be filled and put into its queue: see Queue.allocate. Not zeroed.
+
+    `with` gives it back unless it was put. Once it is put its array is read-only; what it shows is
+    the item's then, and later that of another one.
+    """
+
+    __slots__ = ("__weakref__", "_array", "_mapping", "_put")
+
+    def __init__(self, pointer: Any):
+        self._mapping: "mapping.Mapping | None" = mapping.Mapping(pointer)
+        self._mapping.writable = True
+        self._array: Any = None
+        self._put = False
+
+    def _mapped(self) -> mapping.Mapping:
+        if self._mapping is None or self._put:
+            raise ValueError("this memory was put, or given back; allocate anew")
+        return self._mapping
+
+    @property
+    def shape(self) -> tuple:
+        return self._mapped().info.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self._mapped().info.dtype
+
+    @property
+    def array(self) -> Any:
+        """The memory as a NumPy array: the same one each time."""
+        if self._array is None:
+            self._array = mapping.to_numpy(self._mapped())
+        return self._array
+
+    def torch(self) -> Any:
+        """The memory as a PyTorch tensor. It must not be written to once it is put."""
+        return mapping.to_torch(self._mapped())
+
+    def memoryview(self) -> memoryview:
+        """The memory as Python's own view, without NumPy."""
+        return mapping.to_memoryview(self._mapped())
+
+    def __array__(self, dtype: Any = None, copy: "bool | None" = None) -> Any:
+        values = self.array
+        if dtype is not None and values.dtype != dtype:
+            return values.astype(dtype)
+        return values.copy() if copy else values
+
+    def _fill(self, source: convert.Source) -> None:
+        if source.nbytes:
+            ctypes.memmove(self._mapped().address, source.address, source.nbytes)
+
+    def _was_put(self) -> None:
+        self._put = True
+        if self._array is not None:
+            self._array.flags.writeable = False
+
+    def __enter__(self) -> "Segment":
+        return self
+
+    def __exit__(self, *_error: Any) -> None:
+        self._array = None
+        self._mapping = None
+
+    def __repr__(self) -> str:
+        if self._mapping is None or self._put:
+            return f"<tensord.Segment, {'put' if self._put else 'given back'}>"
+        return f"<tensord.Segment {self.shape} {self.dtype.name}>"
+
+
+class ItemTensor(Tensor):
+    """A handle on a tensor of an item. It holds the item's memory as it is, and so do arrays made
+    from it, also after the item is done with. Operations on it are possible until then."""
+
+    __slots__ = ("_index", "_item")
+
+    _index: int
+    _item: "Item"
+
+    def __del__(self) -> None:
+        pass  # the item holds the object
+
+    def _map(self, flags: int) -> mapping.Mapping:
+        if flags & (mapping.WRITE | mapping.FORCE):
+            return super()._map(flags)
+        private = flags & mapping.PRIVATE
+        out = ffi.new("struct td_mapping **")
+        check(lib.td_item_map(self._item._pointer(), self._index, private, out))
+        found = mapping.Mapping(out[0])
+        shared = found.info.memory == "shared"
+        self._memory = "private" if private and shared else found.info.memory
+        self._reason = "mode" if private and shared else found.info.reason
+        return found
+
+
+def _item_tensor(item: "Item", index: int, info: Info) -> ItemTensor:
+    handle: ItemTensor = object.__new__(ItemTensor)
+    handle._client = item._client
+    handle._count = item._count
+    handle._exported = None
+    handle._index = index
+    handle._info = info
+    handle._item = item
+    handle._memory, handle._reason = info.memory, info.reason
+    handle._name = None
+    handle._session = item._client.session
+    return handle
+
+
+class Item:
+    """What a queue hands out: tensors, by key and by position, and what was said with them.
+
+    `with` acknowledges it at its end, or, after an exception, gives it back to the queue, where it
+    stands first; so does iterating over a queue. An item that is simply dropped was done with. If
+    this process dies before, or does not say so within the queue's visibility time, the item is
+    handed out again, to whoever asks: so an item may come twice (`deliveries` tells).
+
+    An item of one tensor can be used like that: item.numpy(), item.torch(), np.asarray(item).
+    """
+
+    def __init__(self, client: "Client", pointer: Any):
+        self._client = client
+        self._count = client.session.count()
+        self._given: Any = ffi.gc(pointer, lib.td_item_free)
+        self._infos = [
+            read_info(lib.td_item_info(pointer, i)) for i in range(lib.td_item_count(pointer))
+        ]
+        self._keys = [
+            ffi.string(lib.td_item_key(pointer, i)).decode() for i in range(len(self._infos))
+        ]
+        #: Its number in the queue.
+        self.id = int(lib.td_item_id(pointer))
+        #: How often it was handed out; 1: for the first time.
+        self.deliveries = int(lib.td_item_deliveries(pointer))
+        #: The text that was put with it, "" if there was none.
+        self.meta = ffi.string(lib.td_item_meta(pointer)).decode()
+
+    def _pointer(self) -> Any:
+        if self._given is None:
+            raise ValueError("the item is done with, or was given back")
+        return self._given
+
+    # ---- its tensors ----
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __getitem__(self, key: "int | str") -> ItemTensor:
+        """The tensor at a position, or of a key; a KeyError or IndexError if there is none."""
+        index = self._index(key)
+        return _item_tensor(self, index, self._infos[index])
+
+    def _index(self, key: "int | str") -> int:
+        if isinstance(key, str):
+            if key not in self._keys:
+                raise KeyError(f"the item has no {key!r}; it has {', '.join(self.keys())}")
+            return self._keys.index(key)
+        index = key.__index__()
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"the item has {len(self)} tensors, and no number {index}")
+        return index % len(self)
+
+    def __iter__(self) -> Iterator[ItemTensor]:
+        return (self[i] for i in range(len(self)))
+
+    def keys(self) -> "list[str]":
+        """The keys, those that were not given as the position."""
+        return [key or str(i) for i, key in enumerate(self._keys)]
+
+    def items(self) -> "Iterator[tuple[str, ItemTensor]]":
+        """(key, tensor) of each."""
+        return zip(self.keys(), self)
+
+    @property
+    def tensor(self) -> ItemTensor:
+        """The tensor of an item that has one; ValueError for several."""
+        if len(self) != 1:
+            raise ValueError(f"the item has {len(self)} tensors: {', '.join(self.keys())}")
+        return self[0]
+
+    @property
+    def shape(self) -> tuple:
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.tensor.dtype
+
+    def numpy(self) -> Any:
+        """The tensor as a NumPy array, of the very memory that was filled; read-only."""
+        return self.tensor.numpy()
+
+    def torch(self) -> Any:
+        """The tensor for PyTorch: copy-on-write, so that what is written stays in this process."""
+        return self.tensor.torch()
+
+    def __array__(self, dtype: Any = None, copy: "bool | None" = None) -> Any:
+        return self.tensor.__array__(dtype, copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.tensor.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple:
+        return self.tensor.__dlpack_device__()
+
+    # ---- its end ----
+
+    def ack(self) -> None:
+        """Acknowledges it, and waits for the daemon's word. Conflict if it had gone back to the
+        queue by then: it is handed out again."""
+        check(lib.td_item_ack(self._pointer()))
+
+    def done(self) -> None:
+        """Acknowledges it, without waiting. Arrays made from it stay good."""
+        self._end(lib.td_item_done)
+
+    def retry(self) -> None:
+        """Gives it back to the queue, to be handed out again: as soon as the arrays made from it
+        are gone."""
+        self._end(lib.td_item_free)
+
+    def _end(self, how: Any) -> None:
+        given, self._given = self._given, None
+        if given is not None:
+            ffi.gc(given, None)  # from here on it is `how` that ends it
+            how(given)
+
+    def __enter__(self) -> "Item":
+        return self
+
+    def __exit__(self, kind: Any, _error: Any, _traceback: Any) -> None:
+        if kind is None:
+            self.done()
+        else:
+            self.retry()
+
+    def __del__(self) -> None:
+        if getattr(self, "_given", None) is not None and not sys.is_finalizing():
+            self.done()
+
+    def __repr__(self) -> str:
+        tensors = ", ".join(
+            f"{key}: {info.dtype.name}{list(info.shape)}"
+            for key, info in zip(self.keys(), self._infos)
+        )
+        return f"<tensord.Item {self.id}: {tensors}>"
+
+
+class Queue:
+    """A bounded queue of the daemon, used like queue.Queue. See Client.queue.
+
+    Any number of processes and threads put and get. A Queue may be used in a child after fork(),
+    and pickled, as its client may.
+    """
+
+    def __init__(
+        self,
+        client: "Client",
+        name: str,
+        maxsize: "int | None" = None,
+        maxbytes: "int | None" = None,
+        when_full: "str | None" = None,
+        visibility: "float | None" = None,
+    ):
+        if when_full is not None and when_full not in _FULL:
+            raise ValueError(f"when_full is block, fail or drop_oldest, not {when_full!r}")
+        self.name = name
+        self._client = client
+        self._settings = (maxsize, maxbytes, when_full, visibility)
+        self._opened: Any = None  # (the connection, the td_queue over it)
+        self._queue()
+
+    def _queue(self) -> Any:
+        """The td_queue of this process."""
+        connection = self._client.session.connection()
+        opened = self._opened
+        if opened is None or opened[0] is not connection:
+            opened = self._opened = (connection, self._open(connection))
+            self._client._queues.add(self)
+        return opened[1]
+
+    def _open(self, connection: Any) -> Any:
+        maxsize, maxbytes, when_full, visibility = self._settings
+        options = ffi.new("struct td_queue_options *")
+        options.max_items = maxsize or 0
+        options.max_bytes = maxbytes or 0
+        policy = None if when_full is None else ffi.new("char[]", when_full.encode())
+        options.when_full = ffi.NULL if policy is None else policy
+        options.visibility_ms = 0 if visibility is None else max(1, round(visibility * 1000))
+        out = ffi.new("struct td_queue **")
+        check(lib.td_queue_open(connection, text_argument(self.name, "name"), options, out))
+        return ffi.gc(out[0], lib.td_queue_free)
+
+    def _forget(self) -> None:
+        """Lets go of what stays mapped; the client is being closed."""
+        self._opened = None
+
+    def __reduce__(self) -> tuple:
+        return Queue, (self._client, self.name, *self._settings)
+
+    # ---- putting ----
+
+    def allocate(
+        self, shape: Any, dtype: Any = "float32", timeout: "float | None" = None
+    ) -> Segment:
+        """Memory to be filled in place and put: recycled, so that filling it costs no page faults,
+        and handing it over no copy. Not zeroed.
+
+        Waits while all that this process may have is in use, for `timeout` seconds (None: for
+        ever), then Full. Over the Unix socket only (Unsupported).
+        """
+        sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+        return self._allocate(find_dtype(dtype), _shapes.sizes((sizes,)), _patience(True, timeout))
+
+    def _allocate(self, element: DType, shape: tuple, timeout_ms: int) -> Segment:
+        out, dims = ffi.new("struct td_mapping **"), dims_argument(shape)
+        queue = self._queue()
+        check(lib.td_queue_allocate(queue, element.code, len(dims), dims, timeout_ms, out))
+        return Segment(out[0])
+
+    def put(
+        self, value: Any, block: bool = True, timeout: "float | None" = None, meta: str = ""
+    ) -> None:
+        """Appends an item: a tensor, or a dict or tuple of tensors, with a small text.
+
+        What comes from allocate() and handles of this client are handed over by reference; other
+        arrays are copied once. When the queue is full it waits, for `timeout` seconds (None: for
+        ever), then Full (queue.Full); at once if block is False. Closed if the queue is.
+        """
+        timeout_ms = _patience(block, timeout)
+        keep: list = []
+        values = _values(value)
+        tensors = ffi.new("struct td_push_tensor[]", len(values))
+        segments = []
+        for slot, (key, part) in zip(tensors, values):
+            slot.key = ffi.NULL if not key else self._kept(keep, text_argument(key, "key"))
+            given = self._segment(part, timeout_ms)
+            if isinstance(given, Segment):
+                segments.append(given)
+                slot.mapping = given._mapped().pointer
+            else:
+                keep.append(given)
+                slot.name = self._kept(keep, given.ref.encode())
+        text = ffi.NULL if not meta else self._kept(keep, text_argument(meta, "meta"))
+        check(lib.td_push(self._queue(), len(values), tensors, text, timeout_ms))
+        for segment in segments:
+            segment._was_put()
+
+    @staticmethod
+    def _kept(keep: list, text: bytes) -> Any:
+        keep.append(ffi.new("char[]", text))
+        return keep[-1]
+
+    def _segment(self, part: Any, timeout_ms: int) -> "Segment | Tensor":
+        """What of the daemon's a value is, or becomes."""
+        if isinstance(part, (Segment, Tensor)):
+            return part if isinstance(part, Segment) else self._client.operand(part)
+        if isinstance(part, str):
+            raise TypeError("a tensor or an array was expected, not str; c[name] is the tensor")
+        source = convert.source(part)
+        if not self._client.is_local:
+            return self._client.operand(part)
+        segment = self._allocate(source.dtype, source.shape, timeout_ms)
+        segment._fill(source)
+        return segment
+
+    def put_nowait(self, value: Any, meta: str = "") -> None:
+        """put(value, block=False)."""
+        self.put(value, block=False, meta=meta)
+
+    # ---- getting ----
+
+    def get(self, block: bool = True, timeout: "float | None" = None) -> Item:
+        """Takes the first item. Waits for one, for `timeout` seconds (None: for ever), then Empty
+        (queue.Empty); at once if block is False. Closed when the queue is and nothing is left."""
+        out = ffi.new("struct td_item **")
+        check(lib.td_pop(self._queue(), _patience(block, timeout), out))
+        return Item(self._client, out[0])
+
+    def get_nowait(self) -> Item:
+        """get(block=False)."""
+        return self.get(block=False)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Items until the queue is closed and empty. Each is done with when the next one is asked
+        for; one in whose turn an exception comes goes back to the queue."""
+        while True:
+            try:
+                item = self.get()
+            except Closed:
+                return
+            with item:
+                yield item
+            del item
+
+    # ---- looking ----
+
+    def info(self) -> dict:
+        """The queue's settings and counters by name: items, bytes, in_flight, parked, puts, ..."""
+        reply = self._client.session.op("queue_info", queue=self.name)
+        found: dict = {entry.text("name"): entry.uint("count") for entry in reply.entries()}
+        found.update(
+            max_items=reply.uint("max_items"),
+            max_bytes=reply.uint("max_bytes"),
+            when_full=reply.text("when_full"),
+            visibility=(reply.uint("visibility_ms") or 0) / 1000,
+            closed=bool(reply.bool("closed")),
+        )
+        return found
+
+    def qsize(self) -> int:
+        """The number of items that wait."""
+        return int(self.info()["items"])
+
+    def __len__(self) -> int:
+        return self.qsize()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def empty(self) -> bool:
+        return self.qsize() == 0
+
+    def full(self) -> bool:
+        info = self.info()
+        return bool(info["items"] >= info["max_items"] or info["bytes"] >= info["max_bytes"])
+
+    @property
+    def closed(self) -> bool:
+        """Whether the queue takes no more items."""
+        return bool(self.info()["closed"])
+
+    def peek(self, limit: int = 1000, parked: bool = False) -> "list[Waiting]":
+        """The first items that wait, without taking them; or those that are parked, because they
+        were handed out five times and never acknowledged."""
+        reply = self._client.session.op(
+            "queue_peek", queue=self.name, limit=limit, parked=parked or None
+        )
+        return [_waiting(entry) for entry in reply.entries()]
+
+    # ---- ending ----
+
+    def close(self) -> None:
+        """No more items can be put; those that wait can still be got, and then all who get are told
+        Closed, which ends their iterating."""
+        self._client.session.op("queue_close", queue=self.name)
+
+    shutdown = close
+
+    def drain(self, parked: bool = False) -> int:
+        """Drops the items that wait, or those that are parked; returns how many."""
+        reply = self._client.session.op(
+            "queue_drain", queue=self.name, parked=parked or None
+        )
+        return reply.uint("count") or 0
+
+    def delete(self) -> None:
+        """Removes the queue and what waits in it. Whoever has an item in hand keeps its memory."""
+        self._client.session.op("queue_delete", queue=self.name)
+
+    def __repr__(self) -> str:
+        return f"<tensord.Queue {self.name!r}>"
+
+
+def _values(value: Any) -> "list[tuple[str, Any]]":
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, tuple):
+        return [("", part) for part in value]
+    return [("", value)]
+
+
+def _waiting(entry: Any) -> Waiting:
+    tensors = {}
+    for i, line in enumerate((entry.text("tensors") or "").split("\n")):
+        key, equals, what = line.partition("=")
+        tensors[key if equals else str(i)] = what if equals else key
+    return Waiting(
+        id=entry.uint("item") or 0,
+        deliveries=entry.uint("deliveries") or 0,
+        nbytes=entry.uint("nbytes") or 0,
+        tensors=tensors,
+        meta=entry.text("meta") or "",
+    )
+
+
