@@ -118,7 +118,8 @@ struct tensor *queue_item_tensor(const struct queue_item *item, size_t i, struct
  * policy; to block is to add the waiter if that may wait (*waits), else FULL. CLOSED, TOO_LARGE.
  *
  * Who waits stands in line: first come, first served, before those who come later. One that waited
- * comes back with the same waiter, woken or not, and keeps its place if it waits on. */
+ * comes back with the same waiter, woken or not, and keeps its place if it waits on. A waiter is
+ * for one line. */
 NODISCARD enum td_status queue_put(struct queue *queue, struct queue_item *item,
                                    struct waiter *waiter, bool may_wait, bool *waits);
 /* Hands the first item to the session, under a lease; *item is a reference. Without an item: adds

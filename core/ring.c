@@ -168,6 +168,13 @@ static void on_freed(struct storage *storage)
     ring_unref(storage->idle_argument);
 }
 
+/* What a new segment for that many bytes has. */
+static uint64_t capacity_for(uint64_t size_bytes)
+{
+    uint64_t capacity = segment_capacity(size_bytes ? size_bytes : 1);
+    return capacity ? capacity : size_bytes;
+}
+
 /* A client may have made a tensor over one that had come back: its descriptor is known. */
 static bool is_free(const struct segment *segment)
 {
@@ -179,9 +186,10 @@ static bool is_free(const struct segment *segment)
 static struct segment *find_free_locked(struct ring *ring, uint64_t size_bytes, bool any)
 {
     struct segment *best = NULL;
+    uint64_t capacity = capacity_for(size_bytes);
     for (struct segment *s = ring->segments; s < ring->segments + ring->count; s++) {
         uint64_t size = s->storage->size_bytes;
-        if (!is_free(s) || size < size_bytes || (!any && size / WASTE_MAX > size_bytes))
+        if (!is_free(s) || size < size_bytes || (!any && size / WASTE_MAX > capacity))
             continue;
         uint64_t least = best ? best->storage->size_bytes : UINT64_MAX;
         if (size < least || (size == least && s->returned > best->returned))
@@ -284,7 +292,6 @@ static enum td_status make_segment(struct ring *ring, struct device *device, uin
                                    struct storage **out)
 {
     _cleanup_(storage_unrefp) struct storage *made = NULL;
-    uint64_t capacity = segment_capacity(size_bytes ? size_bytes : 1);
     pthread_mutex_lock(&ring->lock);
     bool full = ring->count >= ring->max_segments, closed = ring->closed;
     pthread_mutex_unlock(&ring->lock);
@@ -296,7 +303,7 @@ static enum td_status make_segment(struct ring *ring, struct device *device, uin
                     "limit; wait until consumers let go of some, or raise max_items",
                     ring->max_segments);
     /* Cleared: recycled memory of the daemon would show what it held before. */
-    TRY(storage_create(device, ring->account, capacity ? capacity : size_bytes, true, &made));
+    TRY(storage_create(device, ring->account, capacity_for(size_bytes), true, &made));
     if (!add_segment(ring, made))
         return fail(TD_FULL, "the queue takes no more segments of this producer");
     *out = take(&made);

@@ -239,12 +239,22 @@ static inline void delete_all_names(void)
     }
 }
 
+static inline void delete_all_queues(void)
+{
+    struct queue *queue;
+    while (queue_list(engine->queues, text_of(""), text_of(""), 1, &queue)) {
+        assert_ok(queue_delete(engine->queues, queue_name(queue)));
+        queue_unref(queue);
+    }
+}
+
 /* With the session and the names everything goes, to the last byte. */
 static inline int close_engine(void **state)
 {
     (void)state;
     op_end(&call);
     session_leave(session);
+    delete_all_queues();
     delete_all_names();
     struct ledger now;
     ledger_read(&engine->ledger, &now);

@@ -118,26 +118,28 @@ static void *produce(void *argument)
     int number = (int)(intptr_t)argument;
     unsigned random = (unsigned)number;
     struct session *session = open_session(NULL);
-    struct sleeper sleeper;
+    struct sleeper room, segments; /* a waiter stands in one line */
     struct ring *ring;
     struct text key = text_of("");
-    sleeper_init(&sleeper);
+    sleeper_init(&room);
+    sleeper_init(&segments);
     check(queue_ring(queue, session, &ring) == TD_OK, "ring");
     for (int i = 0; i < PUTS; i++) {
         char meta[32];
         struct queue_item *item = NULL;
         snprintf(meta, sizeof meta, "%d %d", number, i);
-        struct tensor *tensor = fill_segment(ring, &sleeper, meta);
+        struct tensor *tensor = fill_segment(ring, &segments, meta);
         check(queue_item_create(&host.ledger, NULL, text_of(meta), 1, &tensor, &key, &item) ==
                   TD_OK,
               "item");
         tensor_unref(tensor);
-        put_until_done(item, &sleeper, &random);
+        put_until_done(item, &room, &random);
         queue_item_unref(item);
     }
     ring_unref(ring);
     session_leave(session);
-    sleeper_finish(&sleeper);
+    sleeper_finish(&room);
+    sleeper_finish(&segments);
     if (atomic_fetch_sub(&putting, 1) == 1)
         queue_close(queue);
     return NULL;
