@@ -308,7 +308,6 @@ def test_a_consumer_that_dies_may_read_on(daemon, local):
         consumer.close()
         producer.close()
         ok(local.request("queue_delete", {"queue": "q"}))
-        local.close()
 
 
 def test_a_slow_consumer_reads_what_it_got(daemon, local):
