@@ -73,6 +73,7 @@ FILE_TYPES = ("application/x-npy", "application/vnd.safetensors", "application/o
 DOCUMENTS = {
     "Tensor": "The tensor.",
     "TensorList": "The tensors, or a page of them: `cursor` asks for the next one.",
+    "EventList": "What was published and removed; `since` is for the next request.",
     "TextList": "Names and what they are.",
     "DeviceList": "The devices, and their bytes.",
     "OpList": "The operations.",
@@ -346,6 +347,7 @@ REPLIES = {
     "hello": "Hello", "ping": "Bytes", "stats": "CountList", "devices": "DeviceList",
     "ops": "TextList", "list": "TensorList", "release": "Nothing", "delete": "Nothing",
     "info": "Tensor", "rename": "Tensor", "touch": "Tensor", "print": "Printed", "item": "Item",
+    "wait": "Tensor", "watch": "EventList",
 }  # fmt: skip
 # Fields whose values may not fit the tensor, or this daemon.
 FITTING = {"dtype", "shape", "index", "dim", "dim0", "dims", "device", "other"}
