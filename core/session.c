@@ -385,9 +385,7 @@ void session_drop_all(struct session *session)
 
 enum td_status session_lease_begin(struct session *session, struct lease *lease, uint64_t *id)
 {
-    TRY(lease_begin(session->table->leases, &session->leases, lease));
-    *id = lease->id;
-    return TD_OK;
+    return lease_begin(session->table->leases, &session->leases, lease, id);
 }
 
 /* What a mapping stands for: that the storage is held, and may be written to. */

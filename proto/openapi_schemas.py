@@ -74,6 +74,7 @@ def special_fields(tables):
         "casting": one_of("unsafe", "same_kind", "safe"),
         "session_key": text(f"[0-9a-f]{{{tables['limits']['session_key_digits']}}}"),
         "kind": one_of("tensor", "variable"),
+        "event": one_of("publish", "remove"),
         "mode": one_of("building", "frozen", "single-writer", "mutable"),
         "memory": one_of("shared", "copied"),
     }
@@ -144,7 +145,7 @@ def answer_schemas(tables):
     tensor = ref("schemas", "Tensor")
     names = {"type": "array", "items": {"type": "string"}}
     result = record((), (*SOMETIMES, *DESCRIPTION, "memory", "reason", "seed", "text", "value",
-                         "count", "cursor"), {"entries": {"type": "array"}},
+                         "count", "cursor", "since", "lost"), {"entries": {"type": "array"}},
                     op={"type": "string"})  # fmt: skip
     op = record(("name", "text"))
     op["properties"].update(required=names, optional=names)
@@ -157,8 +158,15 @@ def answer_schemas(tables):
                            {"data": ref("schemas", "Values")}),
         "TensorList": entries(tensor, ("count",), ("cursor",)),
         "OpList": entries(op),
+        "EventList": entries(record(("event", "name", "revision")), ("since", "count"), ("lost",)),
         "TextList": entries(record(("name", "text"))),
         "DeviceList": entries(record(("name", "text", "nbytes", "storage_bytes"))),
+        "LeaseList": entries(record(
+            ("lease", "session", "principal", "pid", "nbytes", "age_ms"),
+            ("uid", "ttl_ms", "storage"),
+            {"text": {"const": "deleted"}, "mode": ref("schemas", "field.mode")},
+            kind=one_of("read", "write", "fill", "item", "producer")), ("count",), ("lease",)),
+        "PrincipalList": entries(record(("principal", "name", "count"), ("limit",))),
         "CountList": entries(record(("name", "count"))),
         "Counts": {"type": "object", "additionalProperties": UINT},
         "Printed": record(("text",)),
@@ -200,10 +208,12 @@ NARROWER = {
     ("delete", "input"): ref("schemas", "field.output"),
     ("expire", "input"): ref("schemas", "field.output"),
     ("rename", "input"): ref("schemas", "field.output"),
+    ("wait", "input"): ref("schemas", "field.output"),
     ("release", "input"): text(OBJECT),
     ("map", "write"): {"enum": [False, None]},
     ("numpy", "write"): {"enum": [False, None]},
     ("list", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
+    ("watch", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
     ("hello", "protocol"): {"const": 1},
     ("arange", "end"): ref("schemas", "Real"),
     ("arange", "start"): {"anyOf": [ref("schemas", "Real"), {"type": "null"}]},

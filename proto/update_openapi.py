@@ -73,8 +73,11 @@ FILE_TYPES = ("application/x-npy", "application/vnd.safetensors", "application/o
 DOCUMENTS = {
     "Tensor": "The tensor.",
     "TensorList": "The tensors, or a page of them: `cursor` asks for the next one.",
+    "EventList": "What was published and removed; `since` is for the next request.",
     "TextList": "Names and what they are.",
     "DeviceList": "The devices, and their bytes.",
+    "LeaseList": "The leases, or a page of them: `lease` asks for the next one.",
+    "PrincipalList": "What is used of each quota, and `limit` where there is one.",
     "OpList": "The operations.",
     "CountList": "The counters.",
     "Counts": "The counters.",
@@ -268,10 +271,12 @@ EXAMPLES = {
     "grad": {"input": "v", "output": "z"},
     "hello": {"protocol": 1},
     "item": {"input": "s"},
+    "leases": {"limit": 10},
     "list": {"prefix": "x", "limit": 10},
     "release": {"input": "@17"},
     "rename": {"input": "old", "output": "new"},
     "requires_grad_": {"input": "y", "requires_grad": False},
+    "seal": {"input": "x", "wait_ms": 0, "output": "z"},
     "select": {"input": "x", "dim": 0, "index": 1, "output": "z"},
     "set_grad": {"input": "v", "other": "x"},
     "setitem": {"input": "y", "index": "0, 1:", "value": 0.5},
@@ -330,6 +335,8 @@ ROUTES = {
     "GET /v1/ops": ("listOps", "operations", {200: "OpList"}, (), ()),
     "POST /v1/batch": ("batch", "operations", {200: "BatchResults"}, (404, 413, 503), ()),
     "GET /v1/devices": ("listDevices", "daemon", {200: "DeviceList"}, (404,), ()),
+    "GET /v1/leases": ("listLeases", "daemon", {200: "LeaseList"}, (404,), ()),
+    "GET /v1/principals": ("listPrincipals", "daemon", {200: "PrincipalList"}, (404,), ()),
     "GET /v1/stats": ("getStats", "daemon", {200: "Counts"}, (404,), ()),
     "POST /v1/session": ("openSession", "sessions", {201: "Session"}, (503,), ()),
     "DELETE /v1/session": ("closeSession", "sessions", {204: "Gone"}, (404,), ()),
@@ -344,8 +351,10 @@ SESSIONLESS = ("listOps", "openSession", "watch", "getContract")
 # What operations answer with that neither make tensors nor give elements.
 REPLIES = {
     "hello": "Hello", "ping": "Bytes", "stats": "CountList", "devices": "DeviceList",
+    "leases": "LeaseList", "principals": "PrincipalList",
     "ops": "TextList", "list": "TensorList", "release": "Nothing", "delete": "Nothing",
     "info": "Tensor", "rename": "Tensor", "touch": "Tensor", "print": "Printed", "item": "Item",
+    "wait": "Tensor", "watch": "EventList",
 }  # fmt: skip
 # Fields whose values may not fit the tensor, or this daemon.
 FITTING = {"dtype", "shape", "index", "dim", "dim0", "dims", "device", "other"}

@@ -27,8 +27,8 @@ static void set_socket_options(int fd, bool local)
 
 static void on_event(uv_poll_t *poll, int status, int events);
 
-/* Waits for what the connection's state can use. */
-static void update_poll(struct connection *connection)
+/* What the connection's state can use. */
+static int wanted_events(const struct connection *connection)
 {
     const struct frame_options *options = &connection->loop->server->options;
     bool may_read = connection->reading != READ_HOLD && connection->reading != READ_END &&
@@ -38,6 +38,12 @@ static void update_poll(struct connection *connection)
     int events = (may_read ? UV_READABLE : 0) | (replies_pending(connection) ? UV_WRITABLE : 0);
     if (!may_read)
         events |= UV_DISCONNECT;
+    return events;
+}
+
+static void update_poll(struct connection *connection)
+{
+    int events = wanted_events(connection);
     if (connection->closed || events == connection->events)
         return;
     uint64_t now = uv_now(&connection->loop->uv);
@@ -104,6 +110,7 @@ void connection_free_if_done(struct connection *connection)
 static void on_closed(uv_handle_t *handle)
 {
     struct connection *connection = handle->data;
+    loop_enter(connection->loop);
     close(connection->fd);
     connection->handle_closed = true;
     connection_free_if_done(connection);
@@ -410,7 +417,7 @@ static void linger(struct connection *connection)
 }
 
 /* After anything happened: sends, closes what is over, waits for what comes next. */
-static void settle(struct connection *connection)
+void connection_settle(struct connection *connection)
 {
     if (connection->closed || !replies_flush(connection))
         return;
@@ -443,7 +450,7 @@ void connections_settle(struct loop *loop)
 {
     for (int i = 0; i < loop->unsettled_count; i++) {
         loop->unsettled[i]->unsettled = false;
-        settle(loop->unsettled[i]);
+        connection_settle(loop->unsettled[i]);
     }
     loop->unsettled_count = 0;
 }
@@ -453,12 +460,22 @@ void connection_resume(struct connection *connection)
     if (connection->closed)
         return;
     consume(connection);
-    settle(connection);
+    connection_settle(connection);
+}
+
+void connection_settle_abroad(struct connection *connection)
+{
+    bool sent = replies_flush(connection);
+    if (sent && wanted_events(connection) == connection->events)
+        return;
+    connection->more = true; /* what is libuv's is its thread's */
+    uv_async_send(&connection->loop->wake);
 }
 
 static void on_event(uv_poll_t *poll, int status, int events)
 {
     struct connection *connection = poll->data;
+    loop_enter(connection->loop);
     const uint64_t max_inflight = connection->loop->server->options.max_inflight;
     if (status < 0 || ((events & UV_DISCONNECT) && !(events & UV_READABLE))) {
         connection_close(connection);

@@ -49,6 +49,11 @@ struct loop {
     int unsettled_count;
     struct request *spare; /* memory for requests */
     int spare_count;
+    /* Held by the loop's thread but for the time in which it sleeps: then another loop's thread may
+     * run a request that it has woken, and send the answer, see frame_wait.c. */
+    pthread_mutex_t busy;
+    bool holds_busy;                     /* the loop's thread's own */
+    struct request *abroad;              /* of other loops, and woken by this one's thread */
     struct request *woken, **woken_last; /* waited, and are to be run again; the first one first */
 
     pthread_mutex_t lock; /* of what follows, which other threads write */
@@ -153,6 +158,11 @@ void connection_open(struct loop *loop, int fd, bool local, struct account *acco
 void connection_close(struct connection *connection);
 /* Goes on after a request ended or memory came: parses what was read, sends, waits anew. */
 void connection_resume(struct connection *connection);
+/* Sends, closes, and waits anew. */
+void connection_settle(struct connection *connection);
+/* The same from the thread of another loop, while this one sleeps: sends, and wakes it for the rest
+ * if there is any. */
+void connection_settle_abroad(struct connection *connection);
 /* Sends, closes, and waits anew, for all connections that were read from. */
 void connections_settle(struct loop *loop);
 /* Has this connection among them: before the loop waits again. */
@@ -181,6 +191,8 @@ void request_execute(struct request *request);
 /* Into and out of a list of the connection's, parked or waiting. */
 void request_link(struct request *request, struct request **list);
 void request_unlink(struct request *request);
+/* After op_run, with its status: commits, and queues the answer. */
+void request_finish(struct request *request, enum td_status status);
 /* Answers with the error whose detail this thread wrote last. */
 void request_fail(struct request *request, enum td_status status);
 void request_unref(struct request *request);
@@ -204,7 +216,7 @@ void request_wake_now(struct request *request);
 uint64_t request_due_ms(const struct request *request);
 /* Hands a request that is woken to its loop, which is the caller's. */
 void request_woken(struct request *request);
-/* Runs those again that were woken. */
+/* Runs those again that were woken: also those of other loops, if these sleep. */
 void requests_run_woken(struct loop *loop);
 /* The connection has closed: its waiting requests end, those that are woken as soon as they run. */
 void connection_stop_waiting(struct connection *connection);
@@ -220,9 +232,11 @@ bool replies_pending(const struct connection *connection);
 bool replies_flush(struct connection *connection);
 
 /* frame_server.c */
+/* The loop whose thread this is; NULL in other threads. */
+struct loop *loop_of_thread(void);
+/* At the begin of whatever libuv calls: the loop is awake. */
+void loop_enter(struct loop *loop);
 void loop_arm_deadline(struct loop *loop, uint64_t deadline_ms);
-/* Whether the caller is the loop's thread. */
-bool loop_is_here(const struct loop *loop);
 /* Any thread: has the loop take the request up again. */
 void loop_post(struct loop *loop, struct request *request);
 

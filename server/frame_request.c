@@ -260,17 +260,21 @@ static void park(struct request *request, struct phase *phase, const struct park
     request_fail(request, status);
 }
 
-static void run_inline(struct request *request)
+void request_finish(struct request *request, enum td_status status)
 {
-    enum td_status status = op_run(&request->call);
-    if (status == TD_OK && request->call.waits) {
-        request_wait(request);
-        return;
-    }
     if (status == TD_OK)
         status = op_commit(&request->call);
     note_failure(request, status);
     reply_queue(request);
+}
+
+static void run_inline(struct request *request)
+{
+    enum td_status status = op_run(&request->call);
+    if (status == TD_OK && request->call.waits)
+        request_wait(request);
+    else
+        request_finish(request, status);
 }
 
 /* The job pool may still hold the phase that ran before the request waited. */

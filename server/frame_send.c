@@ -239,12 +239,14 @@ bool replies_flush(struct connection *connection)
             refuse_descriptor(connection->sending);
             continue;
         }
+        if (sent < 0 && loop_of_thread() != connection->loop)
+            return false;
         if (sent < 0) {
             connection_close(connection);
             return false;
         }
         turn += (size_t)sent;
-        connection->sent_ms = uv_now(&connection->loop->uv);
+        connection->sent_ms = uv_now(&loop_of_thread()->uv);
         advance(connection, (size_t)sent);
         if ((size_t)sent < total)
             break;

@@ -92,6 +92,7 @@ static enum td_status admit(const struct frame_server *server, int fd, bool loca
 static void on_listening(uv_poll_t *poll, int status, int events)
 {
     struct loop *loop = poll->data;
+    loop_enter(loop);
     struct frame_server *server = loop->server;
     const struct frame_listener *listener = &server->options.listeners[poll - loop->accepting];
     (void)status;
@@ -140,6 +141,7 @@ static void expire(struct engine *engine, uint64_t now_ms)
 static void on_tick(uv_timer_t *timer)
 {
     struct loop *loop = timer->data;
+    loop_enter(loop);
     uint64_t now = uv_now(&loop->uv);
     bool drain_over = loop->draining && now >= loop->drain_until_ms;
     for (struct connection *c = loop->connections, *next; c; c = next) {
@@ -175,6 +177,7 @@ static bool is_due(struct loop *loop, uint64_t due_ms, uint64_t now)
 static void on_deadline(uv_timer_t *timer)
 {
     struct loop *loop = timer->data;
+    loop_enter(loop);
     uint64_t now = uv_now(&loop->uv);
     for (struct connection *c = loop->connections; c; c = c->next) {
         for (struct request *r = c->parked; r; r = r->parked_next)
@@ -232,6 +235,7 @@ static struct request *take_done(struct loop *loop, bool *stop)
 static void on_wake(uv_async_t *wake)
 {
     struct loop *loop = wake->data;
+    loop_enter(loop);
     bool stop;
     struct request *done = take_done(loop, &stop);
     while (done) {
@@ -260,20 +264,34 @@ static void settle(struct loop *loop)
 
 static void on_check(uv_check_t *check)
 {
+    loop_enter(check->data);
     settle(check->data);
 }
 
 /* A name's time to live, or a queue's, may have woken somebody in a timer's turn. */
 static void before_sleep(uv_prepare_t *before)
 {
-    settle(before->data);
+    struct loop *loop = before->data;
+    loop_enter(loop);
+    settle(loop);
+    loop->holds_busy = false;
+    pthread_mutex_unlock(&loop->busy);
 }
 
-static _Thread_local const struct loop *loop_here;
-
-bool loop_is_here(const struct loop *loop)
+/* libuv calls nothing between its sleep and what it was woken for. */
+void loop_enter(struct loop *loop)
 {
-    return loop == loop_here;
+    if (loop->holds_busy)
+        return;
+    pthread_mutex_lock(&loop->busy);
+    loop->holds_busy = true;
+}
+
+static _Thread_local struct loop *loop_here;
+
+struct loop *loop_of_thread(void)
+{
+    return loop_here;
 }
 
 void loop_post(struct loop *loop, struct request *request)
@@ -297,6 +315,7 @@ static int loop_init(struct loop *loop)
 {
     const struct frame_options *options = &loop->server->options;
     pthread_mutex_init(&loop->lock, NULL);
+    pthread_mutex_init(&loop->busy, NULL);
     int error = uv_loop_init(&loop->uv);
     if (error)
         return error;

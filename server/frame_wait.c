@@ -22,10 +22,15 @@ void request_wake(struct op_call *call)
     struct request *request = request_of(call);
     if (atomic_exchange(&request->wait, WAIT_WOKEN) != WAIT_WAITING)
         return; /* the loop is still about to let it wait, and notices */
-    if (loop_is_here(request->loop))
+    struct loop *here = loop_of_thread();
+    if (here == request->loop) {
         request_woken(request);
-    else
+    } else if (here) {
+        request->next = here->abroad;
+        here->abroad = request;
+    } else {
         loop_post(request->loop, request);
+    }
 }
 
 void request_wake_now(struct request *request)
@@ -99,18 +104,70 @@ static void run_again(struct request *request)
     } else {
         request_execute(request);
     }
-    connection_settle_soon(connection);
+    connection_settle(connection); /* ahead of who has woken it, and waits for nothing */
+}
+
+/* ---- from another loop's thread ----------------------------------------------------------------
+ *
+ * Waking a loop that sleeps costs more than all of the rest of a hand-over. So the thread that has
+ * woken a request runs it itself and sends the answer, if the request's loop sleeps (it then has
+ * its lock). It touches nothing of libuv's but uv_async_send.
+ */
+
+/* Whether nothing but its answer is left to be done. */
+static bool may_run_abroad(const struct request *request)
+{
+    const struct connection *connection = request->connection;
+    uint64_t due_ms = request->deadline_ms;
+    return !connection->closed && !waits_in_vain(request) && !op_run_is_long(&request->call) &&
+           (!due_ms || due_ms > uv_now(&loop_of_thread()->uv));
+}
+
+/* False if it waits again: then it is still as it was, and woken. */
+static bool run_abroad(struct request *request)
+{
+    struct connection *connection = request->connection;
+    enum td_status status = op_run(&request->call);
+    if (status == TD_OK && request->call.waits)
+        return false;
+    request_unlink(request);
+    request->waiting = false;
+    request_finish(request, status);
+    connection_settle_abroad(connection);
+    return true;
+}
+
+static void run_or_post(struct request *request)
+{
+    struct loop *loop = request->loop;
+    bool ran = false;
+    if (pthread_mutex_trylock(&loop->busy) == 0) {
+        ran = may_run_abroad(request) && run_abroad(request);
+        pthread_mutex_unlock(&loop->busy);
+    }
+    if (!ran)
+        loop_post(loop, request);
+}
+
+static void run_those_abroad(struct loop *here)
+{
+    for (struct request *request; (request = here->abroad);) {
+        here->abroad = request->next;
+        run_or_post(request);
+    }
 }
 
 /* One of them may wake the next. */
 void requests_run_woken(struct loop *loop)
 {
+    run_those_abroad(loop);
     for (int i = 0; i < WOKEN_AT_ONCE && loop->woken; i++) {
         struct request *request = loop->woken;
         loop->woken = request->next;
         if (!loop->woken)
             loop->woken_last = &loop->woken;
         run_again(request);
+        run_those_abroad(loop);
     }
 }
 

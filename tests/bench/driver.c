@@ -31,7 +31,7 @@ static const struct {
     void (*measure)(const struct plan *plan);
 } measurements[] = {
     {"map", measure_map}, {"touch", measure_touch}, {"put", measure_put},
-    {"get", measure_get}, {"trip", measure_trip},
+    {"get", measure_get}, {"trip", measure_trip},   {"hand", measure_hand},
 };
 
 static struct plan parse(int argc, char **argv)
@@ -72,7 +72,7 @@ int main(int argc, char **argv)
     struct plan plan = parse(argc, argv);
     if (optind >= argc)
         die("usage: driver -u URL -p SOCKET | -t PORT [-s MIB] [-n REPETITIONS] [-c CPU] [-a] "
-            "map | touch | put | get | trip");
+            "map | touch | put | get | trip | hand");
     if (plan.awake)
         awake_start(); /* before there are sockets to inherit */
     if (plan.cpu >= 0)

@@ -29,5 +29,6 @@ void measure_touch(const struct plan *plan); /* touch, touch_unmap, touch_huge *
 void measure_put(const struct plan *plan);   /* put */
 void measure_get(const struct plan *plan);   /* get */
 void measure_trip(const struct plan *plan);  /* ping, get */
+void measure_hand(const struct plan *plan);  /* hand */
 
 #endif

@@ -53,7 +53,7 @@ class Run:
 
 
 def map_runs():
-    for mib, repetitions in (64, 1000), (512, 500):
+    for mib, repetitions in (1, 1000), (64, 1000), (512, 500):
         for together in False, True:
             where = "one CPU" if together else "two CPUs"
             rows = (
@@ -99,7 +99,15 @@ def trip_runs():
                 yield Run(f"{name}-libuv", "trip", "bulk", rows, awake=True, **same)
 
 
-RUNS = [*map_runs(), *trip_runs(), *bulk_runs(False), *bulk_runs(True)]
+def hand_runs():
+    for place in "two", "one":
+        rows = (Row("hand", f"hand over {{mib}} MiB / 64 B, {place} CPU{'s' * (place == 'two')}",
+                    at_most=1.5),)
+        yield Run(f"hand-{place}", "hand", "echo", rows, repetitions=100, awake=True,
+                  together=place == "one", smoke=place == "two")
+
+
+RUNS = [*map_runs(), *hand_runs(), *trip_runs(), *bulk_runs(False), *bulk_runs(True)]
 
 
 # ---- building and starting ----------------------------------------------------------------------
