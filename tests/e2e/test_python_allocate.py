@@ -174,6 +174,7 @@ def test_not_over_tcp(tcp_client):
         tcp_client.allocate(3)
 
 
+@pytest.mark.threads
 def test_many_threads_allocate_and_publish(daemon, client):
     def produce(index):
         for i in range(20):
@@ -311,6 +312,7 @@ def test_a_closed_client_without_arrays_is_gone_at_once(daemon, client):
     del client["gone/x"]
 
 
+@pytest.mark.threads
 def test_arrays_that_go_in_other_threads_after_close(daemon, client):
     other = tensord.connect(daemon.url)
     x = other.zeros(100_000)
@@ -335,6 +337,7 @@ def test_arrays_that_go_in_other_threads_after_close(daemon, client):
     alone(client)
 
 
+@pytest.mark.threads
 def test_closing_while_others_call_keeps_the_arrays_leases(daemon, client):
     for _ in range(10):
         other = tensord.connect(daemon.url)
