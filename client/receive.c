@@ -163,11 +163,11 @@ static enum td_status check_header(const struct reader *reader, const struct cal
                     connection->url, op);
     /* A request whose header could not be read is refused under the id 0. */
     bool unread = header->status != TD_OK && header->request_id == 0;
-    if (!unread && (header->request_id != connection->last_id || header->opcode != call->op))
+    if (!unread && (header->request_id != connection->request_id || header->opcode != call->op))
         return fail(TD_PROTOCOL,
                     "%s answered request %" PRIu64 " (operation %u), and '%s' was "
                     "request %" PRIu64 "; the connection is closed",
-                    connection->url, header->request_id, header->opcode, op, connection->last_id);
+                    connection->url, header->request_id, header->opcode, op, connection->request_id);
     int came = reader->descriptor >= 0 || reader->descriptor_lost;
     if (reader->descriptor_fault || header->descriptors != came)
         return fail(TD_PROTOCOL, "the reply to '%s' from %s announces %u descriptors, and %s came",

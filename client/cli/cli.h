@@ -56,6 +56,7 @@ enum option_id {
     OPTION_INTERVAL,
     OPTION_SIZE,
     OPTION_GENERATION,
+    OPTION_WAIT,
     OPTION_END
 };
 
