@@ -115,25 +115,43 @@ void account_unref(struct account *account)
         free(account);
 }
 
+static enum td_status refuse(struct account *account, enum quota quota, uint64_t amount,
+                             unsigned long long used)
+{
+    uint64_t deleted = quota == QUOTA_BYTES ? atomic_load(&account->deleted_bytes) : 0;
+    char also[80] = "";
+    if (deleted)
+        snprintf(also, sizeof also, ", %" PRIu64 " of them deleted but still held", deleted);
+    return fail(TD_OUT_OF_MEMORY,
+                "%s holds %llu of the %" PRIu64 " %s that it may%s; %" PRIu64
+                " more do not fit: release or delete some, or raise %s",
+                account->name, used, account->limits[quota], quotas[quota].what, also, amount,
+                quotas[quota].option);
+}
+
+static bool fits(const struct account *account, enum quota quota, uint64_t amount,
+                 unsigned long long used)
+{
+    uint64_t limit = account->limits[quota];
+    return amount <= limit && used <= limit - amount;
+}
+
+enum td_status account_check(struct account *account, enum quota quota, uint64_t amount)
+{
+    if (!account || !amount)
+        return TD_OK;
+    unsigned long long used = atomic_load(&account->used[quota]);
+    return fits(account, quota, amount, used) ? TD_OK : refuse(account, quota, amount, used);
+}
+
 enum td_status account_reserve(struct account *account, enum quota quota, uint64_t amount)
 {
     if (!account || !amount)
         return TD_OK;
     unsigned long long used = atomic_load_explicit(&account->used[quota], memory_order_relaxed);
-    uint64_t limit = account->limits[quota];
     do {
-        if (amount > limit || used > limit - amount) {
-            uint64_t deleted = quota == QUOTA_BYTES ? atomic_load(&account->deleted_bytes) : 0;
-            char also[80] = "";
-            if (deleted)
-                snprintf(also, sizeof also, ", %" PRIu64 " of them deleted but still held",
-                         deleted);
-            return fail(TD_OUT_OF_MEMORY,
-                        "%s holds %llu of the %" PRIu64 " %s that it may%s; %" PRIu64
-                        " more do not fit: release or delete some, or raise %s",
-                        account->name, used, limit, quotas[quota].what, also, amount,
-                        quotas[quota].option);
-        }
+        if (!fits(account, quota, amount, used))
+            return refuse(account, quota, amount, used);
     } while (!atomic_compare_exchange_weak(&account->used[quota], &used, used + amount));
     return TD_OK;
 }

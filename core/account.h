@@ -78,6 +78,8 @@ static inline bool account_is_trusted(const struct account *account)
  * quota: the daemon's own doings. */
 NODISCARD enum td_status account_reserve(struct account *account, enum quota quota,
                                          uint64_t amount);
+/* The same without taking it: before something costly, which account_reserve follows. */
+NODISCARD enum td_status account_check(struct account *account, enum quota quota, uint64_t amount);
 /* Counts it also if that is more than the quota: for what cannot be refused any more. */
 void account_force(struct account *account, enum quota quota, uint64_t amount);
 void account_release(struct account *account, enum quota quota, uint64_t amount);

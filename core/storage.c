@@ -147,18 +147,28 @@ static void pay_no_descriptor(struct storage *storage)
     pthread_mutex_unlock(&storage->holders_lock);
 }
 
+/* The memory comes first, so that the error of who finds no more of it tells what others hold, and
+ * not what is asked for. */
+static enum td_status allocate(struct storage *storage, struct account *payer, bool clear)
+{
+    struct device *device = storage->device;
+    uint64_t size_bytes = storage->size_bytes;
+    TRY(account_check(payer, QUOTA_BYTES, size_bytes));
+    TRY(account_check(payer, QUOTA_DESCRIPTORS, size_bytes >= MEMFD_MIN_BYTES));
+    TRY(device->ops->alloc(device, size_bytes, clear, &storage->memory));
+    enum td_status status = pay_begin(storage, payer);
+    if (status != TD_OK)
+        device->ops->free(device, &storage->memory);
+    return status;
+}
+
 enum td_status storage_create(struct device *device, struct account *payer, uint64_t size_bytes,
                               bool clear, struct storage **out)
 {
     struct storage *storage = NULL;
     TRY(storage_new(device, &storage));
     storage->size_bytes = size_bytes;
-    enum td_status status = pay_begin(storage, payer);
-    if (status == TD_OK) {
-        status = device->ops->alloc(device, size_bytes, clear, &storage->memory);
-        if (status != TD_OK)
-            pay_end(storage);
-    }
+    enum td_status status = allocate(storage, payer, clear);
     if (status != TD_OK) {
         storage_delete(storage);
         return status;

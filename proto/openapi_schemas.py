@@ -161,6 +161,12 @@ def answer_schemas(tables):
         "EventList": entries(record(("event", "name", "revision")), ("since", "count"), ("lost",)),
         "TextList": entries(record(("name", "text"))),
         "DeviceList": entries(record(("name", "text", "nbytes", "storage_bytes"))),
+        "LeaseList": entries(record(
+            ("lease", "session", "principal", "pid", "nbytes", "age_ms"),
+            ("uid", "ttl_ms", "storage"),
+            {"text": {"const": "deleted"}, "mode": ref("schemas", "field.mode")},
+            kind=one_of("read", "write", "fill", "item", "producer")), ("count",), ("lease",)),
+        "PrincipalList": entries(record(("principal", "name", "count"), ("limit",))),
         "CountList": entries(record(("name", "count"))),
         "Counts": {"type": "object", "additionalProperties": UINT},
         "Printed": record(("text",)),

@@ -377,6 +377,8 @@ enum td_status ops_post_begin(struct exchange *x);
 enum td_status ops_post_body(struct exchange *x, const char *data, size_t *length);
 enum td_status ops_post_end(struct exchange *x);
 enum td_status devices_list(struct exchange *x);
+enum td_status leases_list(struct exchange *x);
+enum td_status principals_list(struct exchange *x);
 enum td_status stats_get(struct exchange *x);
 enum td_status batch_end(struct exchange *x);
 enum td_status session_post(struct exchange *x);

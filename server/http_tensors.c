@@ -157,6 +157,16 @@ enum td_status devices_list(struct exchange *x)
     return run_op(x, OP_devices, answer_call);
 }
 
+enum td_status leases_list(struct exchange *x)
+{
+    return run_op(x, OP_leases, answer_call);
+}
+
+enum td_status principals_list(struct exchange *x)
+{
+    return run_op(x, OP_principals, answer_call);
+}
+
 /* Counters as one object: a name and a number each. */
 static enum td_status answer_counters(struct exchange *x)
 {

@@ -1,7 +1,7 @@
 """What the frame, hostile and daemon tests share: a daemon of their own, its counters, and a second
 process. Only plain_client is used, so that no library of tensord can hide what the daemon does.
 
-    python3 tests/e2e/harness.py URL     the second process, which runs what it is told (see Peer)
+    python3 tests/e2e/harness.py URL [UID]   the second process, which runs what it is told (see Peer)
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 
+import attacks  # noqa: F401  for Peer, which cannot read files any more when it has another user
 import plain_client as plain
 import pytest
 from plain_client import PlainClient
@@ -38,6 +39,12 @@ SANITIZER_OPTIONS = {
 }
 # Without a pool the descriptors and the memory of the daemon go back to exactly what they were.
 SMALL = ("--memory-limit", "256MiB", "--pool-limit", "0")
+
+
+# So that processes of other users reach the socket.
+OPEN = ("--socket-mode", "0666")
+OTHER_UID, UNKNOWN_UID = 1234, 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="other users' processes need root")
 
 
 def binary():
@@ -81,6 +88,8 @@ class Daemon:
         except BaseException:
             self.kill()
             raise
+        if "--socket-mode" in options:
+            self.folder.chmod(0o711)
 
     def _wait_until_ready(self):
         deadline = time.monotonic() + START_S
@@ -283,6 +292,70 @@ def make_memfd(data, sealed=True, flags=os.MFD_ALLOW_SEALING, fill=True):
     return fd
 
 
+def read_entries(reply):
+    """The entries of a list reply, which must be a success."""
+    ok(reply)
+    return plain.read_list(reply[2])
+
+
+def leases(client):
+    """All leases, page by page."""
+    found, after = [], {}
+    while True:
+        reply = client.request("leases", after)
+        found += read_entries(reply)
+        if "lease" not in reply[1]:
+            return found
+        after = {"lease": reply[1]["lease"]}
+
+
+def principals(client):
+    """{"uid:0": {"bytes": (used, limit), ...}}; deleted_bytes with the limit None."""
+    found = {}
+    for entry in read_entries(client.request("principals")):
+        mine = found.setdefault(entry["principal"], {})
+        mine[entry["name"]] = entry["count"], entry.get("limit")
+    return found
+
+
+def used(client, principal, quota):
+    return principals(client).get(principal, {}).get(quota, (0, None))[0]
+
+
+def eventually(condition, what, seconds=SETTLE_S):
+    """Waits until a condition holds, and returns the seconds that it took."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds, f"{what}: not after {seconds} s"
+        time.sleep(0.005)
+    return time.monotonic() - begun
+
+
+class Filling:
+    """Memory of the operation allocate: .view is mapped for writing, .ref names the object."""
+
+    def __init__(self, client, shape, dtype="uint8", **fields):
+        reply = client.request("allocate", {"dtype": dtype, "shape": shape, **fields})
+        self.client = client
+        self.reply = ok(reply)
+        (self.fd,) = reply[3]
+        self.ref = f"@{self.reply['id']}"
+        size = self.reply["storage_bytes"]
+        self.view = mmap.mmap(self.fd, size, mmap.MAP_SHARED) if size else None
+
+    def publish(self, name, **fields):
+        return self.client.request("publish", {"input": self.ref, "output": name, **fields})
+
+    def unmap(self):
+        if self.view:
+            self.view.close()
+            self.view = None
+
+    def close(self):
+        self.unmap()
+        os.close(self.fd)
+
+
 class Mapping:
     """A tensor mapped by the operation map: .view is its storage, .reply the description."""
 
@@ -305,13 +378,13 @@ class Mapping:
 
 class Peer:
     """Another process with a PlainClient `c` of the daemon; it runs what it is told, with the names
-    of this file."""
+    of this file. uid: the user that it becomes before it connects."""
 
     ANSWER_S = 30
 
-    def __init__(self, url):
+    def __init__(self, url, uid=None):
         self.process = subprocess.Popen(
-            [sys.executable, __file__, url],
+            [sys.executable, __file__, url, *([] if uid is None else [str(uid)])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)  # fmt: skip
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -349,7 +422,15 @@ class Peer:
         self.process.wait()
 
 
-def peer_main(url):
+def become(uid):
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def peer_main(url, uid=None):
+    if uid is not None:
+        become(int(uid))
     names = dict(globals(), c=PlainClient(url))
     for line in sys.stdin:
         request = json.loads(line)
@@ -394,4 +475,4 @@ def abort(connection):
 
 
 if __name__ == "__main__":
-    peer_main(sys.argv[1])
+    peer_main(*sys.argv[1:])

@@ -29,8 +29,9 @@ EXAMPLES = {
             ({**BODY, "output": "NAME", "shape": [2, 3], "strides": [1, 2]}, bytes(24))],
     "get": [({"input": "m", "dtype": "int16", **CAST}, b""),
             ({"input": "v", "index": [1, slice(0, 2)], "force": True}, b"")],
-    "map": [({"input": "m", "write": True}, b""), ({"input": "m", "known_storage": 1}, b"")],
-    "release": [({"input": "@"}, b""), ({"lease": 1}, b"")],
+    "map": [({"input": "m", "write": True, "ttl_ms": 60000}, b""),
+            ({"input": "m", "known_storage": 1}, b"")],
+    "release": [({"input": "@"}, b""), ({"lease": 1}, b""), ({}, b"")],
     "info": [({"input": "m"}, b"")],
     "list": [({"prefix": "", "limit": 3, "cursor": "a"}, b"")],
     "rename": [({"input": "m", "output": "NAME", "create_only": True}, b""),
@@ -53,6 +54,14 @@ EXAMPLES = {
                    ({"dtype": "uint8", "shape": [2, 3], "strides": [10, 2], "offset_bytes": 5,
                      "require_shared": True}, "memfd")],
     "expire": [({"input": "m", "ttl_ms": 60000}, b""), ({"input": "old"}, b"")],
+    "allocate": [({"dtype": "float32", "shape": [2, 3], "device": "cpu"}, b""),
+                 ({"dtype": "float32", "shape": [2, 3], "queue": "QUEUE", "force": True}, b"")],
+    "publish": [({"input": "@new", "output": "NAME", "mode": "frozen", "wait_ms": 10}, b""),
+                ({"input": "@new", "output": "NAME", "mode": "mutable", "requires_grad": True},
+                 b"")],
+    "seal": [({"input": "m", "wait_ms": 10}, b"")],
+    "leases": [({"limit": 3, "lease": 1}, b"")],
+    "principals": [({}, b"")],
     "wait": [({"input": "m"}, b""), ({"input": "m", "generation": 1}, b"")],
     "watch": [({"prefix": "", "since": 0, "limit": 3}, b"")],
     "to": [({"input": "m", "dtype": "float16", "device": "cpu", "copy": True, **CAST}, b""),
@@ -91,8 +100,10 @@ EXAMPLES = {
 }  # fmt: skip
 # What a reply must have besides the description of a tensor.
 TELLS = {"rand": {"seed"}, "randn": {"seed"}, "randint": {"seed"}, "list": {"count"},
-         "print": {"text"}, "item": {"value", "dtype"}, "watch": {"since", "count"}}  # fmt: skip
-LISTS = {"stats", "devices", "ops", "list", "watch"}
+         "print": {"text"}, "item": {"value", "dtype"}, "watch": {"since", "count"}, "leases": {"count"},
+         "allocate": {"memory"}, "publish": {"memory"}, "seal": {"memory"}}  # fmt: skip
+LISTS = {"stats", "devices", "ops", "list", "watch", "principals", "leases"}
+NAMELESS = {"leases"}  # whose entries have no name
 SILENT = {"ping", "release", "delete"} | LISTS
 
 
@@ -110,9 +121,13 @@ def stock(client):
 def completed(client, fields):
     """An example's fields with what only the running daemon knows."""
     fields = dict(fields)
+    if fields.get("queue") == "QUEUE":
+        client.request("queue_create", {"queue": "QUEUE"})
+    if fields.get("input") == "@new":
+        fields["input"] = allocated(client)
     if fields.get("input") == "@":
         fields["input"] = f"@{ok(client.request('zeros', {'shape': [1]}))['id']}"
-    if "lease" in fields:
+    if "lease" in fields and "limit" not in fields:
         status, reply, _, fds = client.request("map", {"input": "m"})
         fields["lease"] = reply.get("lease", 0)
         for fd in fds:
@@ -123,6 +138,20 @@ def completed(client, fields):
     if "known_storage" in fields:
         fields["known_storage"] = ok(client.request("info", {"input": "m"}))["storage"]
     return fields
+
+
+def is_over_tcp(client):
+    return client.socket.family != plain.socket.AF_UNIX
+
+
+def allocated(client):
+    """An object to be published; over TCP there is none."""
+    if is_over_tcp(client):
+        return "@1"
+    status, reply, _, fds = client.request("allocate", {"dtype": "float32", "shape": [2, 3]})
+    for fd in fds:
+        os.close(fd)
+    return f"@{reply['id']}"
 
 
 def send(client, op, fields, body):
@@ -166,7 +195,8 @@ def check_reply(op, reply):
     assert not fds or "fd_out" in TRAITS[op]
     assert TELLS.get(op, set()) <= set(fields)
     if op in LISTS:
-        assert all("name" in entry for entry in plain.read_list(body))
+        wanted = "lease" if op in NAMELESS else "name"
+        assert all(wanted in entry for entry in plain.read_list(body))
     if op not in SILENT and op != "item" and op != "print":
         described = {"id", "kind", "dtype", "shape", "strides", "nbytes", "device", "storage",
                      "storage_bytes", "mode", "epoch", "version", "requires_grad", "is_leaf",
@@ -180,10 +210,11 @@ def check_reply(op, reply):
 
 @pytest.mark.parametrize("op", [op for op in plain.OPS.values() if op != "hello"])
 def test_every_operation(stocked, op):
-    over_tcp = stocked.socket.family != plain.socket.AF_UNIX
+    over_tcp = is_over_tcp(stocked)
     for fields, body in EXAMPLES[op]:
         fields = completed(stocked, fields)
-        if over_tcp and (body == "memfd" or fields.get("write") or "lease" in fields):
+        of_memory = body == "memfd" or fields.get("write") or op in ("allocate", "publish")
+        if over_tcp and (of_memory or (op == "release" and "lease" in fields)):
             continue
         if op != "ping":
             fields["timeout_ms"] = 60000
@@ -194,16 +225,22 @@ def test_every_operation(stocked, op):
 def test_every_operation_that_makes_publishes_its_result(stocked, op):
     fields, body = EXAMPLES[op][0]
     fields = {**completed(stocked, fields), "output": "NAME", "create_only": True, "ttl_ms": 60000}
+    if op == "publish" and is_over_tcp(stocked):
+        return
     reply = send(stocked, op, fields, body)
     if op == "cuda":
         return
     first = ok(reply)
+    if op == "publish":
+        fields["input"] = allocated(stocked)
     assert first["name"] == "NAME" and first["generation"] > 0 and first["ttl_ms"] == 60000
     refused(send(stocked, op, fields, body), "exists")
     del fields["create_only"], fields["ttl_ms"]
     fields["if_generation"] = first["generation"]
     second = ok(send(stocked, op, fields, body))
     assert second["generation"] > first["generation"]
+    if op == "publish":
+        fields["input"] = allocated(stocked)
     refused(send(stocked, op, fields, body), "precondition")
     info = ok(stocked.request("info", {"input": "NAME"}))
     assert (info["generation"], info["id"]) == (second["generation"], second["id"])

@@ -2,12 +2,14 @@
 Then batches, sessions and objects, and what a request can get wrong."""
 
 import json
+import os
 import struct
 import urllib.parse
 
 import pytest
 import test_frames_table as table
-from harness import SMALL, Daemon, client, daemon, local, ok, refused  # noqa: F401
+from harness import (SMALL, Daemon, Mapping, client, daemon, leases, local, ok,  # noqa: F401
+                     refused)  # fmt: skip
 from http_client import Http
 from plain_client import Scalar
 
@@ -99,7 +101,7 @@ def plain_value(name, value):
 @pytest.mark.parametrize("op", table.EXAMPLES)
 def test_an_operation_says_what_it_says_over_frames(http, stocked, op):
     for fields, body in table.EXAMPLES[op]:
-        if body == "memfd" or "lease" in fields:
+        if body == "memfd" or "lease" in fields or op in ("allocate", "publish"):
             continue  # memory is not passed over HTTP
         if fields.get("input") == "@":
             http.op("zeros", shape=[1])
@@ -420,3 +422,30 @@ def test_a_full_memory_is_refused_and_changes_nothing():
         assert http.tensor("keep", values=1).json["data"] == [1, 2, 3]
         after = http.stats()
         assert after["memory_used_bytes"] == before["memory_used_bytes"]
+
+
+def test_leases_and_principals(http, daemon, stocked):
+    """Of all clients, whatever way they came; the lists of HTTP are those of frames."""
+    with daemon.connect() as client:
+        mappings = [Mapping(client, "m", write=True) for _ in range(3)]
+        found = http.get("/v1/leases").json
+        assert found["count"] == 3
+        assert [strip(e) for e in found["entries"]] == [strip(e) for e in leases(client)]
+        assert [entry["kind"] for entry in found["entries"]] == ["write"] * 3
+        first = http.get("/v1/leases", limit=2).json
+        second = http.get("/v1/leases", limit=2, lease=first["lease"]).json
+        assert len(first["entries"]) == 2 and "lease" not in second
+        assert [strip(e) for e in first["entries"] + second["entries"]] == [
+            strip(e) for e in found["entries"]]  # fmt: skip
+        assert http.get("/v1/leases", limit=0).code == "invalid"
+        entries = http.get("/v1/principals").json["entries"]
+        held = {(e["principal"], e["name"]): e["count"] for e in entries}
+        assert held[f"uid:{os.getuid()}", "leases"] == 3 and held["tcp", "leases"] == 0
+        for mapping in mappings:
+            mapping.close()
+    assert http.op("allocate", dtype="uint8", shape=[3]).code == "unsupported"
+
+
+def strip(lease):
+    """Without what changes while one looks."""
+    return {key: value for key, value in lease.items() if key != "age_ms"}

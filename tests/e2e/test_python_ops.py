@@ -43,6 +43,8 @@ def reached(monkeypatch):
     record("get_into", lambda *_args: "get")
     record("from_memory", lambda *_args: "from_numpy")
     record("touch", lambda *_args: "touch")
+    record("allocate", lambda *_args: "allocate")
+    record("publish", lambda *_args: "publish")
     record("map", lambda _name, flags: "numpy" if flags & lib.TD_MAP_NUMPY else "map")
     return seen
 
@@ -102,6 +104,11 @@ def use(c):
     v.requires_grad_(False).requires_grad_()
     v.grad = x
     assert v.grad.tolist() == x.tolist()
+    with c.allocate((2, 3)) as memory:
+        memory.array[:] = 7
+        assert memory.publish("ops/filled").tolist() == [[7] * 3] * 2
+    assert c.zeros(3).seal().mode == "frozen" and c.seal("ops/v", wait=0).mode == "frozen"
+    assert c.leases() == [] and c.principals()
     assert repr(v).startswith("tensor(") and repr(v).endswith("requires_grad=True)")
 
 

@@ -1,0 +1,282 @@
+"""Quotas: what one user takes from the daemon it does not take from another one."""
+
+import os
+
+import numpy as np
+import pytest
+from harness import (OPEN, OTHER_UID, SMALL, UNKNOWN_UID, Daemon, Filling, Mapping, Peer, as_root,
+                     eventually, get, make_memfd, ok, principals, put, refused, run_tensord,
+                     used)  # fmt: skip
+from http_client import Http
+from plain_client import PlainClient, Refused
+
+ME = f"uid:{os.getuid()}"
+KIB = 1024
+
+
+def open_daemon(*options):
+    return Daemon(*SMALL, *OPEN, *options)
+
+
+def peer_refused(peer, request, text):
+    """A request of another user that its quota refuses, with who holds what."""
+    status, fields = peer.ask(f"{request}[:2]")
+    assert status == "out_of_memory" and text in fields["message"], fields
+
+
+@as_root
+def test_bytes():
+    with open_daemon("--quota-bytes", "1MiB") as daemon, daemon.connect() as client:
+        with Peer(daemon.url, OTHER_UID) as peer:
+            peer.run("put(c, 'theirs', bytes(1000000))")
+            peer_refused(peer, "c.request('zeros', {'shape': [20000]})",
+                         f"uid:{OTHER_UID} holds 1000000 of the 1048576 bytes of tensors")  # fmt: skip
+            peer_refused(peer, "c.request('allocate', {'dtype': 'uint8', 'shape': [100000]})",
+                         "100000 more do not fit")  # fmt: skip
+            put(client, "mine", bytes(1000000))  # the other's limit is not ours
+            refused(client.request("put", {"output": "more", "dtype": "uint8", "shape": [50000]},
+                                   bytes(50000)), "out_of_memory", text=f"{ME} holds 1000000")  # fmt: skip
+            refused(client.request("clone", {"input": "mine"}), "out_of_memory")
+            refused(client.request("copy", {"input": "mine", "output": "c"}), "out_of_memory")
+            # Who publishes another's tensor pays nothing: its maker does.
+            ok(client.request("as_tensor", {"input": "theirs", "output": "also"}))
+            assert used(client, f"uid:{OTHER_UID}", "bytes") == 1000000
+            # Deleted memory that is still mapped counts, also above the quota.
+            peer.run("m = Mapping(c, 'mine')")
+            ok(client.request("delete", {"input": "mine"}))
+            assert used(client, f"uid:{OTHER_UID}", "bytes") == 2000000
+            peer_refused(peer, "c.request('zeros', {'shape': [1]})",
+                         "1000000 of them deleted but still held")  # fmt: skip
+            put(client, "mine", bytes(1000000))
+            peer.run("ok(c.request('release', {'lease': m.reply['lease']}))")
+            peer.run("ok(c.request('zeros', {'shape': [1000]}))")
+
+
+@as_root
+def test_names():
+    with open_daemon("--quota-names", "5") as daemon, daemon.connect() as client:
+        with Peer(daemon.url, OTHER_UID) as peer:
+            peer.run("for i in range(5): put(c, f'theirs/{i}', b'x')")
+            peer_refused(peer, "c.request('rename', {'input': 'theirs/0', 'output': 'theirs/x'})"
+                         " and c.request('as_tensor', {'input': 'theirs/x', 'output': 'n'})",
+                         f"uid:{OTHER_UID} holds 5 of the 5 names")  # fmt: skip
+            peer.run("put(c, 'theirs/1', b'again')")  # a name of its own is replaced at the limit
+            for i in range(5):
+                put(client, f"mine/{i}", b"x")
+            refused(client.request("put", {"output": "n", "dtype": "uint8", "shape": [1]}, b"x"),
+                    "out_of_memory", text="raise --quota-names or --max-names")  # fmt: skip
+            # Replacing the name of another makes it one's own: not at the limit.
+            refused(client.request("put", {"output": "theirs/2", "dtype": "uint8", "shape": [1]},
+                                   b"y"), "out_of_memory")  # fmt: skip
+            assert get(client, "theirs/2") == b"x"
+            ok(client.request("delete", {"input": "mine/0"}))
+            put(client, "theirs/2", b"y")
+            assert used(client, ME, "names") == 5
+            assert used(client, f"uid:{OTHER_UID}", "names") == 4
+            ok(client.request("expire", {"input": "mine/1", "ttl_ms": 1}))
+            eventually(lambda: used(client, ME, "names") == 4, "the name has expired")
+
+
+@as_root
+def test_leases():
+    with open_daemon("--quota-leases", "10") as daemon, daemon.connect() as client:
+        put(client, "x", bytes(100000))
+        with Peer(daemon.url, OTHER_UID) as peer:
+            peer.run("d = [c, *(PlainClient(daemon_url) for _ in range(2))]".replace(
+                "daemon_url", repr(daemon.url)))
+            peer.run("m = [Mapping(d[i % 3], 'x') for i in range(10)]")  # of all its sessions
+            for i in range(3):
+                peer_refused(peer, f"d[{i}].request('map', {{'input': 'x'}})",
+                             f"uid:{OTHER_UID} holds 10 of the 10 leases")  # fmt: skip
+            peer_refused(peer, "c.request('allocate', {'dtype': 'uint8', 'shape': [1]})", "leases")
+            mine = [Mapping(client, "x") for _ in range(10)]
+            refused(client.request("map", {"input": "x"}), "out_of_memory", text="--quota-leases")
+            mine.pop().close()
+            ok(client.request("release", {"lease": mine[0].reply["lease"]}))
+            again = client.request("map", {"input": "x"})
+            ok(again)
+            os.close(again[3][0])
+            for mapping in mine:
+                mapping.close()
+
+
+@as_root
+def test_descriptors():
+    with open_daemon("--quota-descriptors", "4") as daemon, daemon.connect() as client:
+        other = f"uid:{OTHER_UID}"
+        with Peer(daemon.url, OTHER_UID) as peer:
+            peer.run("for i in range(3): put(c, f't{i}', bytes(100000))")
+            # Small memory has none, until it is shared.
+            peer.run("for i in range(8): put(c, f's{i}', b'x', mutable=True)")
+            assert used(client, other, "descriptors") == 3
+            peer.run("m = [Mapping(c, 's0') for _ in range(3)]")
+            assert used(client, other, "descriptors") == 4
+            peer_refused(peer, "c.request('map', {'input': 's1'})",
+                         f"{other} holds 4 of the 4 memory descriptors")  # fmt: skip
+            peer_refused(peer, "c.request('allocate', {'dtype': 'uint8', 'shape': [1]})",
+                         "--max-descriptors")  # fmt: skip
+            peer.run("given = make_memfd(bytes(4096))")
+            peer_refused(peer, "c.request('from_numpy', {'dtype': 'uint8', 'shape': [4096]}, "
+                         "fds=[given])", "descriptors")  # fmt: skip
+            assert peer.ask("len(leases(c))") == 3
+            for i in range(4):
+                put(client, f"mine{i}", bytes(100000))
+            refused(client.request("put", {"output": "n", "dtype": "uint8", "shape": [100000]},
+                                   bytes(100000)), "out_of_memory", text=ME)  # fmt: skip
+            put(client, "small", b"x")
+            # Deleted and still mapped: who holds it has the descriptor.
+            peer.run("m += [Mapping(c, 'mine0')]")
+            ok(client.request("delete", {"input": "mine0"}))
+            assert used(client, ME, "descriptors") == 3 and used(client, other, "descriptors") == 5
+            peer.run("ok(c.request('release', {'lease': m[-1].reply['lease']}))")
+            assert used(client, other, "descriptors") == 4
+            peer.run("for i in range(8): ok(c.request('delete', {'input': f's{i}'}))")
+            assert used(client, other, "descriptors") == 4  # s0 is still mapped
+            peer.run("for x in m[:3]: ok(c.request('release', {'lease': x.reply['lease']}))")
+            assert used(client, other, "descriptors") == 3
+
+
+def test_given_memory_counts_while_it_is_known(client_of_one):
+    fd = make_memfd(bytes(4096))
+    fields = {"dtype": "uint8", "shape": [4096]}
+    first = ok(client_of_one.request("from_numpy", fields, fds=[fd]))
+    second = ok(client_of_one.request("from_numpy", fields, fds=[fd]))
+    assert first["storage"] == second["storage"]
+    assert used(client_of_one, ME, "descriptors") == 1 and used(client_of_one, ME, "bytes") == 4096
+    ok(client_of_one.request("release"))
+    assert used(client_of_one, ME, "descriptors") == used(client_of_one, ME, "bytes") == 0
+    os.close(fd)
+
+
+@pytest.fixture
+def client_of_one():
+    with open_daemon() as daemon, daemon.connect() as client:
+        yield client
+
+
+@as_root
+def test_connections():
+    with open_daemon("--quota-connections", "6") as daemon:
+        with Peer(daemon.url, OTHER_UID) as peer, daemon.connect() as client:
+            peer.run(f"more = [PlainClient({daemon.url!r}) for _ in range(5)]")
+            peer.run(f"""
+s = socket.socket(socket.AF_UNIX)
+s.connect({str(daemon.socket)!r})
+s.settimeout(10)
+answer = s.recv(4096).decode('latin-1')
+""")
+            answer = peer.ask("answer")
+            assert f"uid:{OTHER_UID} holds 6 of the 6 connections" in answer
+            assert peer.ask("s.recv(10).decode()") == ""  # and closed
+            ours = [daemon.connect() for _ in range(5)]
+            with pytest.raises((Refused, OSError, EOFError)) as caught:
+                daemon.connect()
+            assert "connections" in str(caught.value) or isinstance(caught.value, OSError)
+            for connection in ours:
+                connection.close()
+            peer.run("more[0].close()")
+            eventually(lambda: used(client, f"uid:{OTHER_UID}", "connections") == 5, "it is free")
+            peer.run(f"more[0] = PlainClient({daemon.url!r})")
+
+
+def test_tcp_and_http_without_a_token_are_one_principal():
+    with open_daemon("--quota-names", "3", "--quota-bytes", "1MiB") as daemon:
+        with PlainClient(daemon.tcp_url) as one, PlainClient(daemon.tcp_url) as two:
+            put(one, "t/1", b"x")
+            put(two, "t/2", b"x")
+            assert http(daemon, "t/3", b"abc") in (200, 201)
+            assert used(one, "tcp", "names") == 3 and used(one, "tcp", "bytes") == 5
+            assert http(daemon, "t/4", b"abc") == 507
+            refused(one.request("put", {"output": "t/5", "dtype": "uint8", "shape": [1]}, b"x"),
+                    "out_of_memory", text="tcp holds 3 of the 3 names")  # fmt: skip
+            assert http(daemon, "t/3", bytes(2 << 20)) == 507
+            with daemon.connect() as local:
+                put(local, "l/1", b"x")
+                assert used(local, ME, "names") == 1
+            ok(two.request("delete", {"input": "t/1"}))
+            assert http(daemon, "t/4", b"abc") in (200, 201)
+            (lease_less,) = [found for name, found in principals(one).items() if name == "tcp"]
+            assert lease_less["connections"][0] == 2
+
+
+def http(daemon, name, body):
+    with Http(daemon.http_url) as client:
+        return client.put(name, np.frombuffer(body, np.uint8)).status
+
+
+def test_with_a_token_they_are_another(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("secret" * 5 + "\n")
+    token.chmod(0o600)
+    with open_daemon("--token-file", token) as daemon:
+        with PlainClient(daemon.tcp_url, token="secret" * 5) as client:
+            put(client, "x", b"abc")
+            found = principals(client)
+            assert found["token"]["bytes"][0] == 3 and "tcp" not in found
+
+
+@as_root
+def test_the_user_that_the_kernel_cannot_name_has_half():
+    with open_daemon("--quota-bytes", "1MiB", "--quota-names", "10") as daemon:
+        with Peer(daemon.url, UNKNOWN_UID) as unknown, daemon.connect() as client:
+            unknown.run("put(c, 'half', bytes(500000))")
+            peer_refused(unknown, "c.request('zeros', {'shape': [10000]})", "524288")
+            unknown.run("for i in range(4): put(c, f'u{i}', b'')")
+            peer_refused(unknown, "c.request('as_tensor', {'input': 'half', 'output': 'n'})",
+                         "uid:65534 holds 5 of the 5 names")  # fmt: skip
+            put(client, "all", bytes(1000000))
+
+
+def test_the_limit_of_all_says_who_holds_most():
+    options = ("--memory-limit", "2MiB", "--pool-limit", "0", "--quota-bytes", "1GiB")
+    with Daemon(*options) as daemon, daemon.connect() as client:
+        put(client, "much", bytes(1500000))
+        text = refused(client.request("zeros", {"shape": [200000]}), "out_of_memory")
+        assert f"{ME} 1500000" in text and "--memory-limit" in text
+
+
+def test_every_quota_has_a_number_by_default():
+    text = run_tensord("--help").stdout
+    for quota in ("bytes", "names", "leases", "queue-bytes", "descriptors", "connections"):
+        (line,) = [line for line in text.splitlines() if f"--quota-{quota} " in line]
+        number = line.rpartition("[")[2].rstrip("]")
+        assert int(number) > 0, line
+    with Daemon(*SMALL, "--max-names", "77") as daemon, daemon.connect() as client:
+        limits = {name: limit for name, (_, limit) in principals(client)[ME].items()}
+        assert limits["bytes"] == limits["queue_bytes"] == 256 << 20 and limits["names"] == 77
+        assert limits["connections"] == 1024 - 64 and limits["leases"] == 4 * 65536
+        assert limits["deleted_bytes"] is None and limits["descriptors"] > 0
+
+
+def test_queue_bytes_are_listed():
+    with Daemon(*SMALL, "--quota-queue-bytes", "5k") as daemon, daemon.connect() as client:
+        assert principals(client)[ME]["queue_bytes"] == (0, 5000)
+
+
+def test_nothing_is_left_over():
+    """All kinds of what counts, and then the counters are what they were."""
+    with open_daemon() as daemon, daemon.connect() as client:
+        before = principals(client)
+        with daemon.connect() as other:
+            put(other, "a", bytes(100000), mutable=True)
+            put(other, "small", b"x", mutable=True)
+            for name in ("a", "small"):
+                mapping = Mapping(other, name, write=True)
+                mapping.close()
+            memory = Filling(other, [100000])
+            memory.unmap()
+            ok(memory.publish("b"))
+            unpublished = Filling(other, [10])
+            fd = make_memfd(bytes(4096))
+            ok(other.request("from_numpy", {"dtype": "uint8", "shape": [4], "output": "c"},
+                             fds=[fd]))  # fmt: skip
+            ok(other.request("seal", {"input": "a", "wait_ms": 0}))
+            ok(other.request("rename", {"input": "b", "output": "c"}))
+            ok(other.request("delete", {"input": "c"}))
+            unpublished.close()
+            os.close(fd)
+            os.close(memory.fd)
+        for name in ("a", "small"):
+            ok(client.request("delete", {"input": name}))
+        eventually(lambda: principals(client) == before, "all is as it was")
+        assert before[ME]["bytes"][0] == 0
