@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Sharing from Python, beside what others use for it; see README.md beside run.py.
+"""Sharing from Python, beside what others use for it; see README.md one folder up.
 
-    build/venv/bin/python tests/bench/share/run.py            measures (two minutes), judges
-    ... --peers     the same, and installs Redis, redis-py and Vineyard first, where they are missing
+    build/venv/bin/python tests/bench/share/run.py     measures (two minutes), judges
+    ... --peers     the same, and installs first what is missing of Redis, redis-py and Vineyard
     ... --smoke     a few seconds, small sizes, no judgement
 
 Each side hands the same tensor to this process, turn by turn, a few times in a turn (of which the
-first is left out, for it finds its server out of the caches): until its elements can be read. The exit
-code is 0 unless something breaks, or, with --strict, a wanted figure is missed.
+first is left out, for it finds its server out of the caches): until its elements can be read. The
+exit code is 0 unless something breaks, or, with --strict, a wanted figure is missed.
 """
 
 import argparse
@@ -24,12 +24,12 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent.parent
 sys.path.insert(0, str(HERE.parent))
 
+import numpy  # noqa: E402
 import peers  # noqa: E402
 from servers import Daemon  # noqa: E402
 from table import Row, judge, print_header, print_result  # noqa: E402
 
 MIB = 1 << 20
-SMALL_PAGE = 4096
 BLOCK = 8
 
 
@@ -41,12 +41,17 @@ def rows(mib):
         yield Row("map", f"map {mib} MiB / {title}", against=side, **wanted)
 
 
-def touch(values):
-    """One read of every page: the seconds it takes."""
-    pages = values.reshape(-1).view("u1")[::SMALL_PAGE]
-    begun = time.perf_counter_ns()
-    int(pages.sum())
-    return time.perf_counter_ns() - begun
+class Reader:
+    """Reads all elements, into memory of its own that is there already."""
+
+    def __init__(self, size):
+        self.into = numpy.ones(size // 4, "f4")
+        self.own = numpy.ones(size // 4, "f4")
+
+    def read(self, values):
+        begun = time.perf_counter_ns()
+        numpy.copyto(self.into, values)
+        return time.perf_counter_ns() - begun
 
 
 class Samples:
@@ -60,12 +65,12 @@ class Samples:
         return {"tensord": self.of[metric]["tensord"], side: self.of.get(metric, {}).get(side, [])}
 
 
-def one_fetch(samples, side, peer, warm):
+def one_fetch(samples, side, peer, reader, warm):
     """Until the elements can be read, and what reading them costs the first and the second time."""
     begun = time.perf_counter_ns()
     values = peer.fetch()
     taken = time.perf_counter_ns() - begun
-    touches = touch(values), touch(values)
+    touches = reader.read(values), reader.read(values)
     peer.check(values)
     del values
     peer.done()
@@ -74,6 +79,7 @@ def one_fetch(samples, side, peer, warm):
     samples.add("map", side, taken)
     samples.add("first", side, touches[0])
     samples.add("second", side, touches[1])
+    samples.add("own", side, reader.read(reader.own))
 
 
 def measure_map(arguments, daemon, folder, samples):
@@ -81,10 +87,11 @@ def measure_map(arguments, daemon, folder, samples):
     turns = 5 if arguments.smoke else arguments.turns
     with contextlib.ExitStack() as stack:
         sides = peers.open_all(stack, daemon, folder, size)
+        reader = Reader(size)
         for turn in range(-3, turns):
             for side, peer in sides.items():
                 for i in range(BLOCK if turn % peer.every == 0 else 0):
-                    one_fetch(samples, side, peer, turn < 0 or i == 0)
+                    one_fetch(samples, side, peer, reader, turn < 0 or i == 0)
         return size // MIB, sides
 
 
@@ -105,7 +112,6 @@ def measure_hand(arguments, daemon, samples):
 
 def measure_many(arguments, daemon):
     """Small tensors: held, listed, read; and how many descriptors that takes."""
-    import numpy
     import tensord
 
     count = 2000 if arguments.smoke else 100_000
@@ -133,12 +139,15 @@ def measure_many(arguments, daemon):
     client.close()
 
 
-def print_touches(samples, sides):
-    """At what speed every page is read (one byte of each), the first time and the second."""
-    for metric in "first", "second":
+def print_touches(samples, sides, mib):
+    """How fast all elements are copied out, the first time and the second, beside memory that this
+    process had before."""
+    for metric in "first", "second", "own":
         times = {side: sorted(samples.of[metric][side]) for side in sides}
-        print(f"{metric} touch, median: " + ", ".join(
-            f"{side} {taken[len(taken) // 2] / 1e6:.2f} ms" for side, taken in times.items()))
+        speeds = (f"{side} {mib / 1024 / (taken[len(taken) // 2] / 1e9):.1f}"
+                  for side, taken in times.items())
+        what = "own memory" if metric == "own" else f"{metric} read"
+        print(f"{what:10} GiB/s, median: {', '.join(speeds)}")
 
 
 def parse_arguments():
@@ -170,7 +179,7 @@ def main():
             result = judge(row, mib, samples.get(metric, row.against))
             print_result(result, arguments.smoke)
             missed += [result["title"]] if result["ok"] is False else []
-        print_touches(samples, sides)
+        print_touches(samples, sides, mib)
         measure_many(arguments, daemon)
     finally:
         daemon.stop()
