@@ -236,6 +236,8 @@ NARROWER = {
     ("numpy", "write"): {"enum": [False, None]},
     ("list", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
     ("queues", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
+    ("leases", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
+    ("publish", "mode"): {"enum": ["frozen", "single-writer", "mutable", None]},
     ("queue_peek", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
     ("watch", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
     ("hello", "protocol"): {"const": 1},
@@ -269,6 +271,8 @@ def op_schema(op):
     if name in EITHER:
         a, b = EITHER[name]
         schema["oneOf"] = [one_without(a, b), one_without(b, a)]
+        if name == "release":  # or neither: then all objects
+            schema["oneOf"].append({"properties": {a: {"type": "null"}, b: {"type": "null"}}})
     if "makes" in op["traits"] and "output" not in op["required"]:
         schema["dependentRequired"] = {"create_only": ["output"], "if_generation": ["output"]}
     return schema

@@ -205,7 +205,7 @@ TAKE_ELEMENTS = ("put", "tensor", "from_numpy")
 # Operations whose example cannot succeed here.
 NOT_HERE = {"cuda": (422, "no_device"), "queue_ack": (404, "not_found"),
             "release": (404, "not_found"),
-            "allocate": (422, "unsupported"), "publish": (409, "conflict")}  # fmt: skip
+            "allocate": (415, "unsupported"), "publish": (409, "conflict")}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -346,7 +346,8 @@ SENSELESS = re.compile(
     "step must be nonzero|unsupported range|inconsistent with step sign|over its range|"
     "random_ expects|is out of bounds for|without overflow|go with an output name|"
     "go with a descriptor|takes either|format=text shows the tensor as it is|"
-    "takes elements in C order|has 1 to 512 bytes|stands twice in the item"
+    "takes elements in C order|has 1 to 512 bytes|stands twice in the item|"
+    "shared over the Unix socket only"
 )
 
 
