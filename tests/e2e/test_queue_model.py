@@ -225,5 +225,5 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(max_examples=40, stateful_step_count=40, deadline=None,
+TestQueue.settings = settings(max_examples=150, stateful_step_count=60, deadline=None,
                               suppress_health_check=list(HealthCheck))  # fmt: skip
