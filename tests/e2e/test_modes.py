@@ -8,8 +8,8 @@ import os
 
 import attacks
 import pytest
-from harness import (OPEN, OTHER_UID, SMALL, Daemon, Filling, Mapping, Peer, as_root, get, make_memfd,
-                     ok, put, refused)  # fmt: skip
+from harness import (OPEN, OTHER_UID, SMALL, Daemon, Filling, Mapping, Peer, as_root, get,
+                     make_memfd, ok, put, refused)  # fmt: skip
 
 SIZE = 300000
 BODY = os.urandom(SIZE)
@@ -82,7 +82,8 @@ def sealed_copy(local):
     return memory
 
 
-FROZEN = {"stored": stored, "filled": filled("frozen"), "sealed": sealed, "sealed copy": sealed_copy}
+FROZEN = {"stored": stored, "filled": filled("frozen"), "sealed": sealed,
+          "sealed copy": sealed_copy}  # fmt: skip
 SINGLE_WRITER = {"filled": filled("single-writer"), "given": given}
 
 
