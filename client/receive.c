@@ -167,7 +167,8 @@ static enum td_status check_header(const struct reader *reader, const struct cal
         return fail(TD_PROTOCOL,
                     "%s answered request %" PRIu64 " (operation %u), and '%s' was "
                     "request %" PRIu64 "; the connection is closed",
-                    connection->url, header->request_id, header->opcode, op, connection->request_id);
+                    connection->url, header->request_id, header->opcode, op,
+                    connection->request_id);
     int came = reader->descriptor >= 0 || reader->descriptor_lost;
     if (reader->descriptor_fault || header->descriptors != came)
         return fail(TD_PROTOCOL, "the reply to '%s' from %s announces %u descriptors, and %s came",

@@ -100,8 +100,9 @@ EXAMPLES = {
 }  # fmt: skip
 # What a reply must have besides the description of a tensor.
 TELLS = {"rand": {"seed"}, "randn": {"seed"}, "randint": {"seed"}, "list": {"count"},
-         "print": {"text"}, "item": {"value", "dtype"}, "watch": {"since", "count"}, "leases": {"count"},
-         "allocate": {"memory"}, "publish": {"memory"}, "seal": {"memory"}}  # fmt: skip
+         "print": {"text"}, "item": {"value", "dtype"}, "watch": {"since", "count"},
+         "leases": {"count"}, "allocate": {"memory"}, "publish": {"memory"},
+         "seal": {"memory"}}  # fmt: skip
 LISTS = {"stats", "devices", "ops", "list", "watch", "principals", "leases"}
 NAMELESS = {"leases"}  # whose entries have no name
 SILENT = {"ping", "release", "delete"} | LISTS
