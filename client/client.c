@@ -299,6 +299,13 @@ static enum td_status call_once(struct td_client *client, const struct call *cal
     TRY(reply_new(&reply));
     int64_t connect_deadline = deadline_after(client->timeout_ms);
     TRY(pool_take(client, deadline == DEADLINE_NEVER ? connect_deadline : deadline, &connection));
+    if (call->session && connection->session != call->session) {
+        pool_give(client, connection, CONNECTION_GOOD);
+        return fail(TD_CONNECTION,
+                    "the session at %s that '%s' is about is gone, and what it held with it: the "
+                    "connection was lost, and made anew",
+                    client->address.url, op_infos[call->op].name);
+    }
     bool fresh = connection->fresh;
     reply->session = connection->session;
     connection->tell_listens = pool_listens;

@@ -226,9 +226,37 @@ CLEANUP_DEFINE(struct td_mapping *, td_unmap)
  * over, also on failure. */
 NODISCARD enum td_status mapping_new(struct td_client *client, struct td_reply *reply,
                                      struct td_mapping **out);
+/* As td_map, of an object of that session: CONNECTION if it is gone. 0: any session. */
+NODISCARD enum td_status mapping_of(struct td_client *client, const char *name, unsigned flags,
+                                    uint64_t session, struct td_mapping **out);
 /* Offset, shape and strides must lie inside the storage, whatever the daemon says. *span_bytes: 0
  * without elements, and then `data` points somewhere. */
 NODISCARD enum td_status mapping_check_layout(struct td_mapping *mapping);
+
+/* ---- kept.c --------------------------------------------------------------------------------- */
+
+#define KEPT_MS 10000 /* since they were used last */
+
+/* Segments that stay mapped from item to item. Under the client's lock, which fork() respects. */
+struct kept_list {
+    size_t count, room; /* the one that was used last stands first */
+    struct kept {
+        uint64_t storage, session;
+        struct storage_map *map;    /* a reference */
+        struct td_mapping *mapping; /* a consumer's: with the lease; else NULL */
+        int64_t used_ms;
+    } * kept;
+};
+
+/* A reference to the segment if it is kept; else NULL. */
+struct storage_map *kept_find(struct td_client *client, struct kept_list *list, uint64_t storage,
+                              uint64_t session);
+/* Keeps a segment, takes over what it is made of, and lets go of one that was not used for long. */
+void kept_add(struct td_client *client, struct kept_list *list, struct storage_map *map,
+              struct td_mapping *mapping);
+/* Lets go of those that were not used for KEPT_MS; whether some are left. */
+bool kept_age(struct td_client *client, struct kept_list *list);
+void kept_clear(struct td_client *client, struct kept_list *list);
 
 /* ---- queue.c -------------------------------------------------------------------------------- */
 

@@ -281,8 +281,35 @@ enum td_status connection_receive(struct connection *connection, const struct ca
                       op_infos[call->op].name);
     reply->descriptor = reader.descriptor;
     exchange->reply_begun = reader.received > 0;
+    connection->unanswered = (op_infos[call->op].traits & OP_WAITS) && !exchange->reply_begun &&
+                             (result == IO_CANCELLED || result == IO_TIMEOUT);
     if (!finished)
         exchange->state =
             status == TD_CONNECTION && !exchange->refused ? CONNECTION_LOST : CONNECTION_DESYNC;
     return status;
+}
+
+#define TAKE_ANSWER_MS 250
+
+bool connection_take_answer(struct connection *connection, struct td_reply *reply)
+{
+    static const struct interrupt undisturbed = {0};
+    struct reader reader = {
+        .connection = connection, .deadline = deadline_after(TAKE_ANSWER_MS), .descriptor = -1};
+    struct wire_header header;
+    connection->interrupt = &undisturbed;
+    bool answered = shutdown(connection->fd, SHUT_WR) == 0 && receive_header(&reader) == IO_DONE &&
+                    wire_header_decode(connection->in, &header) == TD_OK &&
+                    (header.flags & WIRE_REPLY) && header.status == TD_OK &&
+                    header.request_id == connection->last_id;
+    if (answered) {
+        uint8_t *meta = malloc(header.meta_length + 1);
+        answered = meta && receive_exactly(&reader, meta, header.meta_length) == IO_DONE;
+        if (answered)
+            answered = reply_set_meta(reply, meta, header.meta_length) == TD_OK;
+        else
+            free(meta);
+    }
+    reply->descriptor = reader.descriptor;
+    return answered;
 }

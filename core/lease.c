@@ -73,7 +73,7 @@ uint64_t lease_now(void)
 }
 
 static enum td_status begin_locked(struct lease_table *table, struct lease_owner *owner,
-                                   struct lease *lease)
+                                   struct lease *lease, uint64_t *id)
 {
     if (owner->ended)
         return fail(TD_CANCELLED, "the session has ended");
@@ -82,7 +82,7 @@ static enum td_status begin_locked(struct lease_table *table, struct lease_owner
                     "the session holds %" PRIu64
                     " leases, which is the limit (--max-leases); release what is not used any more",
                     owner->count);
-    lease->id = ++table->last_id;
+    *id = lease->id = ++table->last_id;
     lease->owner = owner;
     lease->account = account_ref(owner->account);
     lease->since_ms = lease_now();
@@ -114,12 +114,12 @@ static void unreserve(struct lease_table *table, struct account *account)
 }
 
 enum td_status lease_begin(struct lease_table *table, struct lease_owner *owner,
-                           struct lease *lease)
+                           struct lease *lease, uint64_t *id)
 {
     /* Before the lock: reserving may give pooled memory back to the kernel. */
     TRY(reserve(table, owner));
     pthread_mutex_lock(&table->lock);
-    enum td_status status = begin_locked(table, owner, lease);
+    enum td_status status = begin_locked(table, owner, lease, id);
     pthread_mutex_unlock(&table->lock);
     if (status != TD_OK)
         unreserve(table, owner->account);

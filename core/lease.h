@@ -89,10 +89,10 @@ size_t lease_list(struct lease_table *table, uint64_t after, const struct accoun
 /* ---- for session.c ---------------------------------------------------------------------------
  */
 
-/* The lease is the owner's from now on, reserved against its limit, its account and the ledger; on
- * failure it stays the caller's. CANCELLED when the owner has ended. */
+/* The lease is the owner's from now on, and may end at any time, reserved against its limit, its
+ * account and the ledger; on failure it stays the caller's. CANCELLED when the owner has ended. */
 NODISCARD enum td_status lease_begin(struct lease_table *table, struct lease_owner *owner,
-                                     struct lease *lease);
+                                     struct lease *lease, uint64_t *id);
 /* Ends one; NOT_FOUND if the owner has none of that id. */
 NODISCARD enum td_status lease_release(struct lease_table *table, const struct lease_owner *owner,
                                        uint64_t id);

@@ -114,8 +114,8 @@ static enum td_status begin_names(struct op_call *call)
     bool makes = op_infos[call->op].traits & OP_MAKES;
     if (FIELDS_HAS(in, output))
         TRY(name_check(in->output));
-    else if (FIELDS_HAS(in, create_only) ||
-             (makes && (FIELDS_HAS(in, if_generation) || FIELDS_HAS(in, ttl_ms))))
+    else if (makes && (FIELDS_HAS(in, create_only) || FIELDS_HAS(in, if_generation) ||
+                       FIELDS_HAS(in, ttl_ms)))
         return fail(TD_INVALID, "create_only, if_generation and ttl_ms go with an output name");
     if (FIELDS_HAS(in, ttl_ms))
         TRY(ttl_check(in->ttl_ms));

@@ -22,11 +22,10 @@ static void woken(struct waiter *waiter)
     call->wake(call);
 }
 
-/* The waiter to add where the operation may wait, else NULL. */
 static struct waiter *waiter_of(struct op_call *call)
 {
     call->waiter.wake = woken;
-    return op_may_wait(call) ? &call->waiter : NULL;
+    return &call->waiter;
 }
 
 /* The queue that the request names, kept for the calls that follow. */
@@ -249,7 +248,9 @@ static enum td_status ready_segment(struct storage *storage)
     if (!ring_owns(storage))
         return fail(TD_CONFLICT, "the tensor is not published yet: publish it before it is put, or "
                                  "allocate it for a queue");
-    return storage_seal(storage, STORAGE_SINGLE_WRITER);
+    enum td_status status = storage_seal(storage, STORAGE_SINGLE_WRITER);
+    /* It may have been put meanwhile, over another connection of the session. */
+    return storage_mode_of(storage) == STORAGE_SINGLE_WRITER ? TD_OK : status;
 }
 
 static enum td_status make_item(struct op_call *call, struct queue_item **out)
@@ -267,9 +268,11 @@ static enum td_status make_item(struct op_call *call, struct queue_item **out)
                              wanted.tensors, wanted.keys, out);
 }
 
+/* Before op_run its place in line is kept: queue_put knows the waiter again. */
 static void forget_put(struct op_call *call)
 {
-    queue_put_forget(call->queue, &call->waiter, call->given_up);
+    if (call->given_up)
+        queue_put_forget(call->queue, &call->waiter);
 }
 
 /* What was allocated for a queue is the item's from now on, not the producer's any more. */
@@ -283,19 +286,22 @@ static void give_up_segments(struct op_call *call)
     }
 }
 
+static void offer_segment(struct op_call *call);
+
 enum td_status op_run_queue_put(struct op_call *call)
 {
     bool waits = false;
     TRY(find_queue(call));
     if (!call->item)
         TRY(make_item(call, &call->item));
-    TRY(queue_put(call->queue, call->item, waiter_of(call), &waits));
+    TRY(queue_put(call->queue, call->item, waiter_of(call), op_may_wait(call), &waits));
     call->waits = waits;
     if (waits) {
         call->stop_waiting = forget_put;
         return TD_OK;
     }
     give_up_segments(call);
+    offer_segment(call);
     FIELDS_SET(&call->out, item, queue_item_id(call->item));
     FIELDS_SET(&call->out, nbytes, queue_item_bytes(call->item));
     return TD_OK;
@@ -306,7 +312,8 @@ enum td_status op_run_queue_put(struct op_call *call)
 
 static void forget_get(struct op_call *call)
 {
-    queue_get_forget(call->queue, &call->waiter, call->given_up);
+    if (call->given_up)
+        queue_get_forget(call->queue, &call->waiter);
 }
 
 static enum td_status emit_tensor(struct op_call *call, const struct tensor *tensor,
@@ -342,8 +349,8 @@ enum td_status op_run_queue_get(struct op_call *call)
     bool waits;
     uint64_t lease;
     TRY(find_queue(call));
-    TRY(queue_get(call->queue, call->session, waiter_of(call), &waits, &call->wait_until_ms,
-                  &call->item, &lease));
+    TRY(queue_get(call->queue, call->session, waiter_of(call), op_may_wait(call), &waits,
+                  &call->wait_until_ms, &call->item, &lease));
     call->waits = waits;
     if (waits) {
         call->stop_waiting = forget_get;
@@ -363,20 +370,22 @@ enum td_status op_run_queue_ack(struct op_call *call)
     return queue_ack(call->session, call->in->lease);
 }
 
-/* "KEY=float32[2, 3]", one a line. */
+/* "KEY=float32[2, 3]", one a line; those that do not fit are left out. */
 static void item_text(const struct queue_item *item, char *out, size_t size)
 {
     size_t length = 0;
-    out[0] = '\0';
-    for (size_t i = 0; i < queue_item_count(item) && length < size; i++) {
+    for (size_t i = 0; i < queue_item_count(item); i++) {
         char shape[SHAPE_TEXT_SIZE];
         struct text key;
         const struct layout *layout = &queue_item_tensor(item, i, &key)->layout;
-        length +=
-            (size_t)snprintf(out + length, size - length, "%s%.*s%s%s%s", i ? "\n" : "",
-                             TEXT_ARGS(key), key.length ? "=" : "", dtype_infos[layout->dtype].name,
-                             layout_shape_text(layout->rank, layout->shape, shape, sizeof shape));
+        int more = snprintf(out + length, size - length, "%s%.*s%s%s%s", i ? "\n" : "",
+                            TEXT_ARGS(key), key.length ? "=" : "", dtype_infos[layout->dtype].name,
+                            layout_shape_text(layout->rank, layout->shape, shape, sizeof shape));
+        if (more < 0 || (size_t)more >= size - length)
+            break;
+        length += (size_t)more;
     }
+    out[length] = '\0';
 }
 
 static enum td_status emit_item(struct op_call *call, const struct queue_item *item)
@@ -435,6 +444,8 @@ bool op_segment_is_ready(const struct op_call *call)
     struct layout layout;
     if (!call->session || layout_contiguous(in->dtype, &in->shape, &layout) != TD_OK)
         return true; /* to be refused */
+    if (FIELDS_HAS(in, force) && in->force)
+        return false;
     if (!ring && queue_find(call->engine->queues, in->queue, &queue) != TD_OK)
         return true;
     if (!ring)
@@ -447,11 +458,7 @@ static enum td_status hand_segment(struct op_call *call, const struct layout *la
                                    struct storage *storage)
 {
     _cleanup_(tensor_unrefp) struct tensor *tensor = NULL;
-    enum td_status status = tensor_create(storage, layout, &tensor);
-    if (status != TD_OK) {
-        storage->idle(storage);
-        return status;
-    }
+    TRY(tensor_create(storage, layout, &tensor));
     /* Its descriptor leaves once: who has it mapped fills it again and again. */
     if (!storage->filled)
         TRY(storage_share_building(storage, &call->share_fd));
@@ -461,12 +468,36 @@ static enum td_status hand_segment(struct op_call *call, const struct layout *la
     return TD_OK;
 }
 
+/* For the next item, if that is asked for and costs nothing; else the producer will ask. */
+static void offer_segment(struct op_call *call)
+{
+    _cleanup_(ring_unrefp) struct ring *ring = NULL;
+    _cleanup_(storage_unrefp) struct storage *storage = NULL;
+    const struct fields *in = call->in;
+    struct layout layout;
+    if (!FIELDS_HAS(in, dtype) || !FIELDS_HAS(in, shape) || !call->local || !call->session ||
+        layout_contiguous(in->dtype, &in->shape, &layout) != TD_OK)
+        return;
+    ring = queue_ring_there(call->queue, call->session);
+    storage = ring ? ring_take_ready(ring, (uint64_t)layout_nbytes(&layout)) : NULL;
+    if (!storage)
+        return;
+    if (hand_segment(call, &layout, storage) != TD_OK)
+        call->undo = NULL; /* why is told to who asks for one */
+    storage_left(storage); /* as ring_take_ready counted it */
+}
+
 enum td_status op_allocate_for_queue(struct op_call *call)
 {
     _cleanup_(storage_unrefp) struct storage *storage = NULL;
     const struct fields *in = call->in;
     struct layout layout;
     bool waits;
+    if (!device_is_cpu(call->device))
+        return fail(TD_UNSUPPORTED,
+                    "queues recycle memory of the cpu; put tensors of %s without "
+                    "allocating for the queue",
+                    call->device->name);
     TRY(find_queue(call));
     TRY(layout_contiguous(in->dtype, &in->shape, &layout));
     if (!call->ring)
@@ -474,11 +505,15 @@ enum td_status op_allocate_for_queue(struct op_call *call)
     /* A client that has lost its mappings cannot fill what it had before. */
     while (FIELDS_HAS(in, force) && in->force && ring_drop_free(call->ring))
         ;
-    TRY(ring_take(call->ring, call->device, (uint64_t)layout_nbytes(&layout), waiter_of(call),
-                  &waits, &storage));
+    struct waiter *waiter = op_may_wait(call) ? waiter_of(call) : NULL;
+    TRY(ring_take(call->ring, call->device, (uint64_t)layout_nbytes(&layout), waiter, &waits,
+                  &storage));
     call->waits = waits;
-    if (!waits)
-        return hand_segment(call, &layout, storage);
-    call->stop_waiting = forget_segment;
-    return TD_OK;
+    if (waits) {
+        call->stop_waiting = forget_segment;
+        return TD_OK;
+    }
+    enum td_status status = hand_segment(call, &layout, storage);
+    storage_left(storage); /* as ring_take counted it */
+    return status;
 }

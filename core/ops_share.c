@@ -109,6 +109,10 @@ enum td_status op_run_publish(struct op_call *call)
     struct storage *storage = call->input->storage;
     enum storage_mode mode;
     TRY(mode_asked(call, &mode));
+    if (ring_owns(storage) && mode != STORAGE_SINGLE_WRITER)
+        return fail(TD_CONFLICT, "memory that was allocated for a queue is filled again: it is "
+                                 "put, or published as single-writer; clone makes a copy that "
+                                 "stays");
     enum td_status status = storage_seal(storage, mode);
     bool written = status == TD_CONFLICT && storage_mode_of(storage) == STORAGE_BUILDING;
     if (status != TD_OK && !written)

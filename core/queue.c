@@ -6,8 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define EXPIRE_MAX 4096 /* queues looked at in one turn of a clock */
-
 static int name_compare(const struct queue *a, const struct queue *b)
 {
     size_t shorter = a->name.length < b->name.length ? a->name.length : b->name.length;
@@ -91,14 +89,15 @@ uint64_t queue_table_count(struct queue_table *table)
 void queue_table_expire(struct queue_table *table)
 {
     struct queue *first = NULL, *queue;
-    size_t count = 0;
+    uint64_t now_ms = lease_now();
     pthread_mutex_lock(&table->lock);
-    for (queue = RB_MIN(queue_tree, &table->queues); queue && count < EXPIRE_MAX;
-         queue = RB_NEXT(queue_tree, &table->queues, queue), count++) {
+    RB_FOREACH(queue, queue_tree, &table->queues)
+    {
         pthread_mutex_lock(&queue->lock);
-        bool flying = !TAILQ_EMPTY(&queue->flying);
+        const struct delivery *oldest = TAILQ_FIRST(&queue->flying);
+        bool due = oldest && oldest->due_ms <= now_ms;
         pthread_mutex_unlock(&queue->lock);
-        if (flying && !queue->listed) { /* else another clock is at it */
+        if (due && !queue->listed) { /* else another clock is at it */
             queue->listed = true;
             queue->next = first;
             first = queue_ref(queue);
@@ -173,7 +172,8 @@ void queue_unref(struct queue *queue)
         return;
     queue_items_free(&queue->items);
     queue_items_free(&queue->parked);
-    account_release(queue->account, QUOTA_NAMES, 1);
+    if (!queue->deleted)
+        account_release(queue->account, QUOTA_NAMES, 1);
     account_unref(queue->account);
     ledger_release(queue->table->ledger, queue_size(queue), 0, 0);
     pthread_mutex_destroy(&queue->lock);
@@ -301,17 +301,11 @@ struct text queue_name(const struct queue *queue)
 /* ---- its end -----------------------------------------------------------------------------------
  */
 
-static void wake_all_locked(struct queue *queue)
-{
-    waiter_wake_all(&queue->getters);
-    waiter_wake_all(&queue->putters);
-}
-
 void queue_close(struct queue *queue)
 {
     pthread_mutex_lock(&queue->lock);
     queue->closed = true;
-    wake_all_locked(queue);
+    queue_settle_locked(queue);
     pthread_mutex_unlock(&queue->lock);
 }
 
@@ -325,7 +319,7 @@ uint64_t queue_drain(struct queue *queue, bool parked)
     if (!parked)
         queue->bytes = 0;
     queue->drained += drained;
-    waiter_wake_all(&queue->putters);
+    queue_settle_locked(queue);
     pthread_mutex_unlock(&queue->lock);
     queue_items_free(&gone);
     return drained;
@@ -359,8 +353,9 @@ enum td_status queue_delete(struct queue_table *table, struct text name)
         return fail(TD_NOT_FOUND, "the queue '%.*s' was deleted meanwhile", TEXT_ARGS(name));
     pthread_mutex_lock(&queue->lock);
     queue->closed = queue->deleted = true;
-    wake_all_locked(queue);
+    queue_settle_locked(queue);
     pthread_mutex_unlock(&queue->lock);
+    account_release(queue->account, QUOTA_NAMES, 1); /* it may live on for what is in flight */
     (void)queue_drain(queue, false);
     (void)queue_drain(queue, true);
     rings_close(queue);

@@ -115,18 +115,23 @@ size_t queue_item_count(const struct queue_item *item);
 struct tensor *queue_item_tensor(const struct queue_item *item, size_t i, struct text *key);
 
 /* Appends the item, of which the queue takes a reference. When there is no room: by the queue's
- * policy; to block is to add the waiter, if there is one (*waits), else FULL. CLOSED, TOO_LARGE. */
+ * policy; to block is to add the waiter if that may wait (*waits), else FULL. CLOSED, TOO_LARGE.
+ *
+ * Who waits stands in line: first come, first served, before those who come later. One that waited
+ * comes back with the same waiter, woken or not, and keeps its place if it waits on. A waiter is
+ * for one line. */
 NODISCARD enum td_status queue_put(struct queue *queue, struct queue_item *item,
-                                   struct waiter *waiter, bool *waits);
+                                   struct waiter *waiter, bool may_wait, bool *waits);
 /* Hands the first item to the session, under a lease; *item is a reference. Without an item: adds
- * the waiter, if there is one (*waits; *until_ms: when an item may come back by itself, 0:
- * unknown), else EMPTY. CLOSED when none is to come. */
+ * the waiter, if that may wait (*waits; *until_ms: when an item may come back by itself, 0:
+ * unknown), else EMPTY. CLOSED when none is to come. Who may not wait takes what is there, also
+ * before those who do. */
 NODISCARD enum td_status queue_get(struct queue *queue, struct session *session,
-                                   struct waiter *waiter, bool *waits, uint64_t *until_ms,
-                                   struct queue_item **item, uint64_t *lease);
-/* Takes the waiter of one of the two back; passes its wake on if it had one and gives up. */
-void queue_put_forget(struct queue *queue, struct waiter *waiter, bool given_up);
-void queue_get_forget(struct queue *queue, struct waiter *waiter, bool given_up);
+                                   struct waiter *waiter, bool may_wait, bool *waits,
+                                   uint64_t *until_ms, struct queue_item **item, uint64_t *lease);
+/* The waiter of one of the two gives up: leaves the line, and its turn to the next. */
+void queue_put_forget(struct queue *queue, struct waiter *waiter);
+void queue_get_forget(struct queue *queue, struct waiter *waiter);
 /* The item in hand is done with. NOT_FOUND for what is no such lease of the session, CONFLICT when
  * the item has gone back: the consumer was too slow. The lease stays until it is released. */
 NODISCARD enum td_status queue_ack(struct session *session, uint64_t lease);

@@ -38,6 +38,42 @@ static void link_item(struct queue *queue, struct queue_item *item)
     queue->bytes += item->bytes;
 }
 
+/* ---- who waits --------------------------------------------------------------------------------
+ */
+
+void queue_settle_locked(struct queue *queue)
+{
+    bool over = queue->closed && !queue->count && !queue->flying_count;
+    while ((over || queue->deleted || queue->count > queue->getters_called) &&
+           waiter_wake_one(&queue->getters))
+        queue->getters_called++;
+    /* One after another: the next is woken when the first has found its place, or none. */
+    while ((queue->closed || (!queue->putters_called && has_room(queue, 0))) &&
+           waiter_wake_one(&queue->putters))
+        queue->putters_called++;
+}
+
+/* Whether the waiter was woken and comes because of that; it is not expected any more. */
+static bool answers_call(const struct waiter *waiter, uint64_t *called)
+{
+    bool woken = waiter->woken && !waiter_waits(waiter);
+    *called -= woken;
+    return woken;
+}
+
+/* One that stands in line already keeps its place. */
+static void stand_in_line(struct waiter_list *list, struct waiter *waiter)
+{
+    if (!waiter_waits(waiter))
+        waiter_add_again(list, waiter);
+}
+
+static void leave_line(struct waiter_list *list, struct waiter *waiter)
+{
+    waiter_remove(list, waiter);
+    waiter->woken = false;
+}
+
 /* ---- items that come back ----------------------------------------------------------------------
  */
 
@@ -65,8 +101,8 @@ static void come_back_locked(struct queue *queue, struct delivery *delivery, str
         retire_segments(item);
     } else {
         link_item(queue, item);
-        (void)waiter_wake_one(&queue->getters);
     }
+    queue_settle_locked(queue);
 }
 
 static void expire_locked(struct queue *queue, struct item_list *gone)
@@ -99,8 +135,13 @@ static enum td_status refuse_closed(const struct queue *queue)
                 queue->deleted ? "was deleted" : "is closed: it takes no more items");
 }
 
-static enum td_status refuse_full(const struct queue *queue)
+static enum td_status refuse_full(const struct queue *queue, uint64_t bytes)
 {
+    if (has_room(queue, bytes))
+        return fail(TD_FULL,
+                    "the queue '%.*s' has room for what others wait to put, who were here before; "
+                    "wait (timeout_ms)",
+                    TEXT_ARGS(queue->name));
     return fail(TD_FULL,
                 "the queue '%.*s' is full: %" PRIu64 " items (of %" PRIu64 ") of %" PRIu64
                 " bytes (of %" PRIu64 ") wait; wait until some are taken (timeout_ms), or raise "
@@ -109,34 +150,29 @@ static enum td_status refuse_full(const struct queue *queue)
                 queue->settings.max_bytes);
 }
 
-/* Makes room, or says that there is none: *waits after the waiter was added. */
-static enum td_status make_room_locked(struct queue *queue, uint64_t bytes, struct waiter *waiter,
-                                       bool *waits, struct item_list *gone)
+static void drop_oldest(struct queue *queue, uint64_t bytes, struct item_list *gone)
 {
-    enum queue_full policy = queue->settings.when_full;
-    /* Who was there before goes first; one that was woken has waited already. */
-    bool others = queue->putters.first && !(waiter && waiter->woken);
-    if (has_room(queue, bytes) && !(policy == QUEUE_FULL_BLOCK && others))
-        return TD_OK;
-    if (policy == QUEUE_FULL_DROP_OLDEST) {
-        while (!has_room(queue, bytes)) {
-            struct queue_item *oldest = TAILQ_FIRST(&queue->items);
-            unlink_item(queue, oldest);
-            TAILQ_INSERT_TAIL(gone, oldest, link);
-            queue->dropped++;
-        }
-        return TD_OK;
+    while (!has_room(queue, bytes)) {
+        struct queue_item *oldest = TAILQ_FIRST(&queue->items);
+        unlink_item(queue, oldest);
+        TAILQ_INSERT_TAIL(gone, oldest, link);
+        queue->dropped++;
     }
-    if (policy == QUEUE_FULL_FAIL || !waiter)
-        return refuse_full(queue);
-    waiter_add_again(&queue->putters, waiter);
-    *waits = true;
-    return TD_OK;
+}
+
+/* Whether it is this one's turn: who was there before goes first. */
+static bool is_first(const struct queue *queue, const struct waiter *waiter, bool called)
+{
+    const struct waiter *first = queue->putters.first;
+    return called || (!queue->putters_called && (!first || first == waiter));
 }
 
 static enum td_status put_locked(struct queue *queue, struct queue_item *item,
-                                 struct waiter *waiter, bool *waits, struct item_list *gone)
+                                 struct waiter *waiter, bool may_wait, bool *waits,
+                                 struct item_list *gone)
 {
+    enum queue_full policy = queue->settings.when_full;
+    bool called = answers_call(waiter, &queue->putters_called);
     if (queue->closed)
         return refuse_closed(queue);
     if (item->bytes > queue->settings.max_bytes)
@@ -144,48 +180,54 @@ static enum td_status put_locked(struct queue *queue, struct queue_item *item,
                     "an item of %" PRIu64 " bytes never fits into the queue '%.*s', which holds "
                     "%" PRIu64 "; make it with more max_bytes",
                     item->bytes, TEXT_ARGS(queue->name), queue->settings.max_bytes);
-    TRY(make_room_locked(queue, item->bytes, waiter, waits, gone));
-    if (*waits)
-        return TD_OK;
+    if (policy == QUEUE_FULL_DROP_OLDEST)
+        drop_oldest(queue, item->bytes, gone);
+    if (!has_room(queue, item->bytes) || !is_first(queue, waiter, called)) {
+        *waits = may_wait && policy == QUEUE_FULL_BLOCK;
+        return *waits ? TD_OK : refuse_full(queue, item->bytes);
+    }
     item->id = ++queue->last_item;
     link_item(queue, queue_item_ref(item));
     queue->puts++;
-    (void)waiter_wake_one(&queue->getters);
-    if (queue->putters.first && has_room(queue, 0))
-        (void)waiter_wake_one(&queue->putters);
     return TD_OK;
 }
 
 enum td_status queue_put(struct queue *queue, struct queue_item *item, struct waiter *waiter,
-                         bool *waits)
+                         bool may_wait, bool *waits)
 {
     struct item_list gone = TAILQ_HEAD_INITIALIZER(gone);
     *waits = false;
     pthread_mutex_lock(&queue->lock);
-    enum td_status status = put_locked(queue, item, waiter, waits, &gone);
+    enum td_status status = put_locked(queue, item, waiter, may_wait, waits, &gone);
+    if (*waits) {
+        stand_in_line(&queue->putters, waiter);
+    } else {
+        leave_line(&queue->putters, waiter);
+        queue_settle_locked(queue);
+    }
     pthread_mutex_unlock(&queue->lock);
     queue_items_free(&gone);
     return status;
 }
 
-void queue_put_forget(struct queue *queue, struct waiter *waiter, bool given_up)
+static void forget(struct queue *queue, struct waiter_list *list, uint64_t *called,
+                   struct waiter *waiter)
 {
     pthread_mutex_lock(&queue->lock);
-    bool had = !waiter_waits(waiter) && waiter->woken;
-    waiter_remove(&queue->putters, waiter);
-    if (given_up && had)
-        (void)waiter_wake_one(&queue->putters);
+    (void)answers_call(waiter, called);
+    leave_line(list, waiter);
+    queue_settle_locked(queue);
     pthread_mutex_unlock(&queue->lock);
 }
 
-void queue_get_forget(struct queue *queue, struct waiter *waiter, bool given_up)
+void queue_put_forget(struct queue *queue, struct waiter *waiter)
 {
-    pthread_mutex_lock(&queue->lock);
-    bool had = !waiter_waits(waiter) && waiter->woken;
-    waiter_remove(&queue->getters, waiter);
-    if (given_up && had)
-        (void)waiter_wake_one(&queue->getters);
-    pthread_mutex_unlock(&queue->lock);
+    forget(queue, &queue->putters, &queue->putters_called, waiter);
+}
+
+void queue_get_forget(struct queue *queue, struct waiter *waiter)
+{
+    forget(queue, &queue->getters, &queue->getters_called, waiter);
 }
 
 /* ---- get ---------------------------------------------------------------------------------------
@@ -224,28 +266,29 @@ static void lease_ended(struct lease *lease)
     delivery_end((struct delivery *)(void *)lease);
 }
 
-static enum td_status nothing_locked(struct queue *queue, struct waiter *waiter, bool *waits,
+static enum td_status nothing_locked(struct queue *queue, bool may_wait, bool *waits,
                                      uint64_t *until_ms)
 {
     const struct delivery *first = TAILQ_FIRST(&queue->flying);
-    if (queue->deleted || (queue->closed && !first))
+    if (queue->deleted || (queue->closed && !first && !queue->count))
         return refuse_closed(queue);
-    if (!waiter)
+    if (!may_wait)
         return fail(TD_EMPTY, "the queue '%.*s' has nothing to hand out%s", TEXT_ARGS(queue->name),
                     first ? ": what there is, other consumers have in hand" : "");
-    waiter_add_again(&queue->getters, waiter);
     *until_ms = first ? first->due_ms : 0;
     *waits = true;
     return TD_OK;
 }
 
-/* Takes the first item for the delivery, if there is one. */
+/* Takes the first item for the delivery, if there is one that is not there for others. */
 static enum td_status take_locked(struct queue *queue, struct delivery *delivery,
-                                  struct waiter *waiter, bool *waits, uint64_t *until_ms)
+                                  const struct waiter *waiter, bool may_wait, bool *waits,
+                                  uint64_t *until_ms)
 {
     struct queue_item *item = TAILQ_FIRST(&queue->items);
-    if (!item)
-        return nothing_locked(queue, waiter, waits, until_ms);
+    bool called = answers_call(waiter, &queue->getters_called);
+    if (!item || (may_wait && !called && queue->count <= queue->getters_called))
+        return nothing_locked(queue, may_wait, waits, until_ms);
     unlink_item(queue, item);
     delivery->item = item; /* with the queue's reference */
     atomic_fetch_add(&item->deliveries, 1);
@@ -254,9 +297,6 @@ static enum td_status take_locked(struct queue *queue, struct delivery *delivery
     TAILQ_INSERT_TAIL(&queue->flying, delivery, link);
     queue->flying_count++;
     queue->gets++;
-    if (queue->count)
-        (void)waiter_wake_one(&queue->getters);
-    (void)waiter_wake_one(&queue->putters);
     return TD_OK;
 }
 
@@ -272,29 +312,54 @@ static enum td_status hand_over(struct delivery *delivery, uint64_t *lease)
     return session_lease_begin(delivery->session, &delivery->lease, lease);
 }
 
-enum td_status queue_get(struct queue *queue, struct session *session, struct waiter *waiter,
-                         bool *waits, uint64_t *until_ms, struct queue_item **item, uint64_t *lease)
+/* Takes the first item in hand: *made is then a delivery of it, which is not the session's yet. */
+static enum td_status deliver(struct queue *queue, struct session *session, struct waiter *waiter,
+                              bool may_wait, bool *waits, uint64_t *until_ms,
+                              struct delivery **made)
 {
     struct item_list gone = TAILQ_HEAD_INITIALIZER(gone);
-    *waits = false;
-    *until_ms = 0;
     struct delivery *delivery = calloc(1, sizeof *delivery);
-    if (!delivery)
-        return fail(TD_OUT_OF_MEMORY, "no memory to hand out an item");
-    delivery->queue = queue_ref(queue);
-    delivery->session = session_ref(session);
+    enum td_status status = TD_OUT_OF_MEMORY;
+    if (delivery) {
+        delivery->queue = queue_ref(queue);
+        delivery->session = session_ref(session);
+    }
     pthread_mutex_lock(&queue->lock);
     expire_locked(queue, &gone);
-    enum td_status status = take_locked(queue, delivery, waiter, waits, until_ms);
+    if (delivery)
+        status = take_locked(queue, delivery, waiter, may_wait, waits, until_ms);
+    else
+        (void)answers_call(waiter, &queue->getters_called);
+    if (*waits) {
+        stand_in_line(&queue->getters, waiter);
+    } else {
+        leave_line(&queue->getters, waiter);
+        queue_settle_locked(queue);
+    }
     pthread_mutex_unlock(&queue->lock);
     queue_items_free(&gone);
-    if (status != TD_OK || *waits) {
+    if (!delivery)
+        return fail(TD_OUT_OF_MEMORY, "no memory to hand out an item");
+    if (status != TD_OK || *waits)
         delivery_free(delivery);
-        return status;
-    }
+    else
+        *made = delivery;
+    return status;
+}
+
+enum td_status queue_get(struct queue *queue, struct session *session, struct waiter *waiter,
+                         bool may_wait, bool *waits, uint64_t *until_ms, struct queue_item **item,
+                         uint64_t *lease)
+{
+    struct delivery *delivery = NULL;
+    *waits = false;
+    *until_ms = 0;
+    TRY(deliver(queue, session, waiter, may_wait, waits, until_ms, &delivery));
+    if (!delivery)
+        return TD_OK;
     /* Once it is the session's, its end may come at any time. */
     struct queue_item *got = queue_item_ref(delivery->item);
-    status = hand_over(delivery, lease);
+    enum td_status status = hand_over(delivery, lease);
     if (status != TD_OK) {
         atomic_fetch_sub(&got->deliveries, 1); /* nobody has seen it */
         delivery_end(delivery);
@@ -325,9 +390,7 @@ static enum td_status ack_locked(struct lease *lease, void *argument)
         queue->flying_count--;
         queue->acks++;
         *done = queue_item_ref(delivery->item);
-        /* Who waits for what may come back need not wait any more if the queue is closed. */
-        if (queue->closed && !queue->flying_count && !queue->count)
-            waiter_wake_all(&queue->getters);
+        queue_settle_locked(queue);
     }
     pthread_mutex_unlock(&queue->lock);
     if (flying)
@@ -383,46 +446,61 @@ static void ring_ended(struct ring *ring, void *argument)
     queue_unref(queue);
 }
 
+static struct ring *find_ring_locked(struct queue *queue, const struct session *session)
+{
+    for (struct ring_member *member = queue->rings; member; member = member->next)
+        if (ring_session(member->ring) == session && !ring_is_closed(member->ring))
+            return ring_ref(member->ring);
+    return NULL;
+}
+
 struct ring *queue_ring_there(struct queue *queue, const struct session *session)
 {
-    struct ring *found = NULL;
     pthread_mutex_lock(&queue->lock);
-    for (struct ring_member *member = queue->rings; member && !found; member = member->next)
-        if (ring_session(member->ring) == session)
-            found = ring_ref(member->ring);
+    struct ring *found = find_ring_locked(queue, session);
     pthread_mutex_unlock(&queue->lock);
     return found;
 }
 
-/* Enters the ring, unless it has ended already, or the queue has. */
-static void add_ring(struct queue *queue, struct ring_member *member, struct ring *ring)
+/* Enters the ring, of which the member has a reference; false if it has ended already, or the queue
+ * has, or another connection of the session was faster: *there is a reference to that one then. */
+static bool add_ring(struct queue *queue, struct ring_member *member, struct ring **there)
 {
     pthread_mutex_lock(&queue->lock);
-    bool added = !queue->deleted && !ring_is_closed(ring);
+    *there = find_ring_locked(queue, ring_session(member->ring));
+    bool added = !*there && !queue->deleted && !ring_is_closed(member->ring);
     if (added) {
-        member->ring = ring_ref(ring);
         member->next = queue->rings;
         queue->rings = member;
     }
     pthread_mutex_unlock(&queue->lock);
-    if (!added)
-        free(member);
+    return added;
 }
 
 enum td_status queue_ring(struct queue *queue, struct session *session, struct ring **out)
 {
+    struct ring *there;
     if ((*out = queue_ring_there(queue, session)))
         return TD_OK;
     struct ring_member *member = calloc(1, sizeof *member);
     if (!member)
         return fail(TD_OUT_OF_MEMORY, "no memory for a producer's segments");
     enum td_status status = ring_create(session, queue->settings.max_items + RING_SPARE, ring_ended,
-                                        queue_ref(queue), out);
+                                        queue_ref(queue), &member->ring);
     if (status != TD_OK) {
         queue_unref(queue);
         free(member);
         return status;
     }
-    add_ring(queue, member, *out);
-    return TD_OK;
+    struct ring *made = ring_ref(member->ring);
+    if (add_ring(queue, member, &there)) {
+        *out = made;
+        return TD_OK;
+    }
+    ring_close(made);
+    ring_unref(made);
+    ring_unref(member->ring);
+    free(member);
+    *out = there;
+    return there ? TD_OK : fail(TD_CLOSED, "the queue was deleted, or the session has ended");
 }

@@ -59,6 +59,9 @@ struct queue {
     struct delivery_list flying;
     uint64_t last_item, count, bytes, flying_count, parked_count;
     struct waiter_list getters, putters;
+    /* Of the waiters those that were woken, and have not come back yet: what is there is theirs,
+     * before anybody else's who would wait. */
+    uint64_t getters_called, putters_called;
     struct ring_member {
         struct ring *ring; /* a reference */
         struct ring_member *next;
@@ -73,6 +76,8 @@ struct queue {
 
 /* Takes items back whose consumers were too slow. */
 void queue_expire(struct queue *queue);
+/* With the lock, after anything has changed: wakes those who wait for that. */
+void queue_settle_locked(struct queue *queue);
 /* Lets go of items that have left the queue. Without its lock. */
 void queue_items_free(struct item_list *items);
 

@@ -11,7 +11,8 @@
 
 struct ring {
     atomic_uint refs;
-    struct session *session; /* borrowed: only compared, and used while its lease lives */
+    struct session *session; /* a reference */
+    uint64_t lease;          /* its id, before anybody else sees the ring */
     struct account *account; /* a reference: pays for the segments */
     uint64_t max_segments;
     void (*ended)(struct ring *ring, void *argument);
@@ -45,6 +46,7 @@ void ring_unref(struct ring *ring)
         return;
     pthread_mutex_destroy(&ring->lock);
     account_unref(ring->account);
+    session_unref(ring->session);
     free(ring->segments);
     free(ring);
 }
@@ -64,7 +66,7 @@ static void segment_leave(struct storage *storage)
     storage_unref(storage);
 }
 
-void ring_close(struct ring *ring)
+static void let_go(struct ring *ring)
 {
     pthread_mutex_lock(&ring->lock);
     ring->closed = true;
@@ -79,6 +81,12 @@ void ring_close(struct ring *ring)
     free(segments);
 }
 
+void ring_close(struct ring *ring)
+{
+    if (session_release(ring->session, ring->lease) != TD_OK)
+        return; /* it has ended, or is about to */
+}
+
 bool ring_is_closed(struct ring *ring)
 {
     pthread_mutex_lock(&ring->lock);
@@ -91,7 +99,7 @@ static void lease_ended(struct lease *lease)
 {
     struct ring_lease *of = (struct ring_lease *)(void *)lease;
     struct ring *ring = of->ring;
-    ring_close(ring);
+    let_go(ring);
     ring->ended(ring, ring->argument);
     ring_unref(ring);
     free(of);
@@ -103,14 +111,13 @@ enum td_status ring_create(struct session *session, uint64_t max_segments,
 {
     struct ring *ring = calloc(1, sizeof *ring);
     struct ring_lease *of = calloc(1, sizeof *of);
-    uint64_t id;
     if (!ring || !of) {
         free(ring);
         free(of);
         return fail(TD_OUT_OF_MEMORY, "no memory for a producer's segments");
     }
     atomic_init(&ring->refs, 2);
-    ring->session = session;
+    ring->session = session_ref(session);
     ring->account = account_ref(session_account(session));
     ring->max_segments = max_segments;
     ring->ended = ended;
@@ -119,7 +126,7 @@ enum td_status ring_create(struct session *session, uint64_t max_segments,
     of->ring = ring;
     of->lease.kind = LEASE_PRODUCER;
     of->lease.end = lease_ended;
-    enum td_status status = session_lease_begin(session, &of->lease, &id);
+    enum td_status status = session_lease_begin(session, &of->lease, &ring->lease);
     if (status != TD_OK) {
         ring_unref(ring);
         ring_unref(ring);
@@ -148,9 +155,9 @@ static void on_idle(struct storage *storage)
     struct ring *ring = storage->idle_argument;
     pthread_mutex_lock(&ring->lock);
     for (size_t i = 0; i < ring->count; i++)
-        if (ring->segments[i].storage == storage && !ring->segments[i].returned &&
-            atomic_load(&storage->tensors) == 0) {
-            ring->segments[i].returned = ++ring->returns;
+        if (ring->segments[i].storage == storage && atomic_load(&storage->tensors) == 0) {
+            if (!ring->segments[i].returned)
+                ring->segments[i].returned = ++ring->returns;
             (void)waiter_wake_one(&ring->waiting);
         }
     pthread_mutex_unlock(&ring->lock);
@@ -161,14 +168,28 @@ static void on_freed(struct storage *storage)
     ring_unref(storage->idle_argument);
 }
 
+/* What a new segment for that many bytes has. */
+static uint64_t capacity_for(uint64_t size_bytes)
+{
+    uint64_t capacity = segment_capacity(size_bytes ? size_bytes : 1);
+    return capacity ? capacity : size_bytes;
+}
+
+/* A client may have made a tensor over one that had come back: its descriptor is known. */
+static bool is_free(const struct segment *segment)
+{
+    return segment->returned && atomic_load(&segment->storage->tensors) == 0;
+}
+
 /* The free segment that fits best, unless it is far too large (`any`: also then); of equal ones
  * that which came back last, for its lines may still be in the cache. */
 static struct segment *find_free_locked(struct ring *ring, uint64_t size_bytes, bool any)
 {
     struct segment *best = NULL;
+    uint64_t capacity = capacity_for(size_bytes);
     for (struct segment *s = ring->segments; s < ring->segments + ring->count; s++) {
         uint64_t size = s->storage->size_bytes;
-        if (!s->returned || size < size_bytes || (!any && size / WASTE_MAX > size_bytes))
+        if (!is_free(s) || size < size_bytes || (!any && size / WASTE_MAX > capacity))
             continue;
         uint64_t least = best ? best->storage->size_bytes : UINT64_MAX;
         if (size < least || (size == least && s->returned > best->returned))
@@ -183,7 +204,20 @@ static struct storage *take_free_locked(struct ring *ring, uint64_t size_bytes, 
     if (!found)
         return NULL;
     found->returned = 0;
+    atomic_fetch_add(&found->storage->tensors,
+                     1); /* so that it does not come back before its time */
     return storage_ref(found->storage);
+}
+
+struct storage *ring_take_ready(struct ring *ring, uint64_t size_bytes)
+{
+    struct storage *found = NULL;
+    pthread_mutex_lock(&ring->lock);
+    const struct segment *best = find_free_locked(ring, size_bytes, false);
+    if (best && best->storage->filled)
+        found = take_free_locked(ring, size_bytes, false);
+    pthread_mutex_unlock(&ring->lock);
+    return found;
 }
 
 bool ring_is_ready(struct ring *ring, uint64_t size_bytes)
@@ -214,6 +248,7 @@ static bool add_segment(struct ring *ring, struct storage *storage)
     bool good = !ring->closed && ring->count < ring->max_segments && grow_locked(ring);
     if (good) {
         ring->segments[ring->count++] = (struct segment){.storage = storage_ref(storage)};
+        atomic_fetch_add(&storage->tensors, 1);
         ring->bytes += storage->size_bytes;
         storage->idle_argument = ring_ref(ring);
         storage->idle = on_idle;
@@ -232,7 +267,7 @@ bool ring_drop_free(struct ring *ring)
     struct storage *gone = NULL;
     pthread_mutex_lock(&ring->lock);
     for (struct segment *s = ring->segments; s < ring->segments + ring->count; s++)
-        if (s->returned && (!oldest || s->returned < oldest->returned))
+        if (is_free(s) && (!oldest || s->returned < oldest->returned))
             oldest = s;
     if (oldest) {
         gone = oldest->storage;
@@ -268,7 +303,6 @@ static enum td_status make_segment(struct ring *ring, struct device *device, uin
                                    struct storage **out)
 {
     _cleanup_(storage_unrefp) struct storage *made = NULL;
-    uint64_t capacity = segment_capacity(size_bytes ? size_bytes : 1);
     pthread_mutex_lock(&ring->lock);
     bool full = ring->count >= ring->max_segments, closed = ring->closed;
     pthread_mutex_unlock(&ring->lock);
@@ -280,33 +314,37 @@ static enum td_status make_segment(struct ring *ring, struct device *device, uin
                     "limit; wait until consumers let go of some, or raise max_items",
                     ring->max_segments);
     /* Cleared: recycled memory of the daemon would show what it held before. */
-    TRY(storage_create(device, ring->account, capacity ? capacity : size_bytes, true, &made));
+    TRY(storage_create(device, ring->account, capacity_for(size_bytes), true, &made));
     if (!add_segment(ring, made))
         return fail(TD_FULL, "the queue takes no more segments of this producer");
     *out = take(&made);
     return TD_OK;
 }
 
-/* Whether something is in use that will come back; then the waiter is told. */
-static bool wait_for_return(struct ring *ring, struct waiter *waiter)
+/* Whether something is in use that will come back: then the waiter is told. If something has come
+ * back just now, *again is set instead. */
+static bool wait_for_return(struct ring *ring, struct waiter *waiter, bool *again)
 {
     bool in_use = false;
+    *again = false;
     pthread_mutex_lock(&ring->lock);
-    for (size_t i = 0; i < ring->count; i++)
-        in_use = in_use || !ring->segments[i].returned;
+    for (size_t i = 0; i < ring->count; i++) {
+        bool is = is_free(&ring->segments[i]);
+        *again = *again || is;
+        in_use = in_use || !is;
+    }
+    in_use = in_use && !*again;
     if (in_use)
         waiter_add_again(&ring->waiting, waiter);
     pthread_mutex_unlock(&ring->lock);
     return in_use;
 }
 
-enum td_status ring_take(struct ring *ring, struct device *device, uint64_t size_bytes,
-                         struct waiter *waiter, bool *waits, struct storage **out)
+/* Takes what is there, makes what may be made, or frees one segment after the other to that end. */
+static enum td_status take_or_make(struct ring *ring, struct device *device, uint64_t size_bytes,
+                                   struct storage **out)
 {
     enum td_status status = TD_OK;
-    *waits = false;
-    /* Each round takes what is there, makes what may be made, or has one segment less to try with.
-     */
     do {
         pthread_mutex_lock(&ring->lock);
         *out = take_free_locked(ring, size_bytes, status != TD_OK);
@@ -317,7 +355,21 @@ enum td_status ring_take(struct ring *ring, struct device *device, uint64_t size
         if (status == TD_OK)
             return TD_OK;
     } while (status != TD_CLOSED && ring_drop_free(ring));
-    *waits = status != TD_CLOSED && waiter && wait_for_return(ring, waiter);
+    return status;
+}
+
+enum td_status ring_take(struct ring *ring, struct device *device, uint64_t size_bytes,
+                         struct waiter *waiter, bool *waits, struct storage **out)
+{
+    enum td_status status;
+    bool again;
+    *waits = false;
+    do {
+        again = false;
+        status = take_or_make(ring, device, size_bytes, out);
+        if (status != TD_OK && status != TD_CLOSED && waiter)
+            *waits = wait_for_return(ring, waiter, &again);
+    } while (again);
     return *waits ? TD_OK : status;
 }
 

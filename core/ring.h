@@ -28,19 +28,21 @@ void ring_unref(struct ring *ring);
 CLEANUP_DEFINE(struct ring *, ring_unref)
 const struct session *ring_session(const struct ring *ring);
 bool ring_is_closed(struct ring *ring);
-/* Takes no more back: frees what is not in use. */
+/* Ends its lease, if that has not ended: takes no more back, and frees what is not in use. */
 void ring_close(struct ring *ring);
 void ring_count(struct ring *ring, uint64_t *segments, uint64_t *bytes);
 
 /* Memory of at least size_bytes that nobody uses, as a reference: a segment that came back, or a
  * new one, BUILDING. Where that cannot be, because of max_segments or memory, while segments are in
  * use: adds the waiter, if there is one (*waits, and *out is not set), to be woken when one comes
- * back; else the error. A segment comes back when the last tensor over it goes: who makes none
- * calls storage->idle. */
+ * back; else the error. It counts as if a tensor were over it, until the caller has made one and
+ * calls storage_left. */
 NODISCARD enum td_status ring_take(struct ring *ring, struct device *device, uint64_t size_bytes,
                                    struct waiter *waiter, bool *waits, struct storage **out);
 /* Whether ring_take would find one that came back. */
 bool ring_is_ready(struct ring *ring, uint64_t size_bytes);
+/* The same as a reference, if one came back that its producer has mapped; else NULL. */
+struct storage *ring_take_ready(struct ring *ring, uint64_t size_bytes);
 /* Frees the segment that has not been wanted for longest; false if all are in use. */
 bool ring_drop_free(struct ring *ring);
 void ring_forget(struct ring *ring, struct waiter *waiter, bool given_up);

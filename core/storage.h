@@ -68,7 +68,7 @@ struct storage *storage_ref(struct storage *storage);
 void storage_unref(struct storage *storage);
 CLEANUP_DEFINE(struct storage *, storage_unref)
 
-/* A tensor over it has gone, whose reference still stands. */
+/* A tensor over it, or what counted as one, has gone; the reference of it still stands. */
 static inline void storage_left(struct storage *storage)
 {
     if (atomic_fetch_sub_explicit(&storage->tensors, 1, memory_order_acq_rel) == 1 && storage->idle)

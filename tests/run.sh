@@ -262,6 +262,9 @@ stage_bench() {
   [ -z "${TENSORD_TESTS_FULL:-}" ] || how=""
   # shellcheck disable=SC2086
   try "benchmarks" python3 tests/bench/run.py $how
+  install_package || return 1
+  # shellcheck disable=SC2086
+  try "benchmarks of sharing" "$venv/bin/python" tests/bench/share/run.py ${how:+--smoke}
 }
 
 # run_stage NAME: in a process of its own, so that its limit ends it and all it started

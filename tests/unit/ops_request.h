@@ -29,6 +29,7 @@ static struct {
     int count;
     char names[128][64];
     uint64_t counts[128];
+    char texts[8192]; /* the field tensors of the last entry */
 } listed;
 
 static inline enum td_status list_entry(void *sink, const struct fields *entry)
@@ -39,6 +40,8 @@ static inline enum td_status list_entry(void *sink, const struct fields *entry)
             snprintf(listed.names[listed.count], 64, "%.*s", TEXT_ARGS(entry->name));
         listed.counts[listed.count] = FIELDS_HAS(entry, count) ? entry->count : 0;
     }
+    if (FIELDS_HAS(entry, tensors))
+        snprintf(listed.texts, sizeof listed.texts, "%.*s", TEXT_ARGS(entry->tensors));
     listed.count++;
     return TD_OK;
 }
@@ -210,6 +213,7 @@ static inline int open_engine_with(uint64_t memory_bytes, uint64_t pool_bytes)
         .job_threads = 1,
         .max_queued = 8,
         .max_watches = 8,
+        .max_queues = 8,
     };
     memset(&call, 0, sizeof call);
     call.fd = -1;
@@ -235,12 +239,22 @@ static inline void delete_all_names(void)
     }
 }
 
+static inline void delete_all_queues(void)
+{
+    struct queue *queue;
+    while (queue_list(engine->queues, text_of(""), text_of(""), 1, &queue)) {
+        assert_ok(queue_delete(engine->queues, queue_name(queue)));
+        queue_unref(queue);
+    }
+}
+
 /* With the session and the names everything goes, to the last byte. */
 static inline int close_engine(void **state)
 {
     (void)state;
     op_end(&call);
     session_leave(session);
+    delete_all_queues();
     delete_all_names();
     struct ledger now;
     ledger_read(&engine->ledger, &now);

@@ -8,6 +8,7 @@ static struct accounts *accounts;
 static struct account *account, *other_account;
 static struct lease_owner owner, other;
 static int ended;
+static uint64_t last_id; /* of the lease that was begun last */
 
 struct held {
     struct lease lease;
@@ -65,8 +66,8 @@ static struct lease *new_lease(enum lease_kind kind)
 static uint64_t begin(struct lease_owner *of, enum lease_kind kind)
 {
     struct lease *lease = new_lease(kind);
-    assert_ok(lease_begin(table, of, lease));
-    return lease->id;
+    assert_ok(lease_begin(table, of, lease, &last_id));
+    return last_id;
 }
 
 static void test_a_lease_ends_once(void **state)
@@ -83,7 +84,7 @@ static void test_a_lease_ends_once(void **state)
     assert_int_equal(lease_end_all(table, &owner), 0);
     assert_int_equal(ended, 2);
     struct lease *late = new_lease(LEASE_READ);
-    assert_refused(lease_begin(table, &owner, late), TD_CANCELLED, "has ended");
+    assert_refused(lease_begin(table, &owner, late, &last_id), TD_CANCELLED, "has ended");
     free(late);
     assert_int_equal(ended, 2);
 }
@@ -94,17 +95,17 @@ static void test_the_limits(void **state)
     for (int i = 0; i < 4; i++)
         begin(&owner, LEASE_READ);
     struct lease *more = new_lease(LEASE_READ);
-    assert_refused(lease_begin(table, &owner, more), TD_OUT_OF_MEMORY, "--max-leases");
+    assert_refused(lease_begin(table, &owner, more, &last_id), TD_OUT_OF_MEMORY, "--max-leases");
     /* Of another session of the same user. */
     struct lease_owner second = {.account = account, .session = 5, .limit = 100};
     begin(&second, LEASE_READ);
     begin(&second, LEASE_READ);
-    assert_refused(lease_begin(table, &second, more), TD_OUT_OF_MEMORY,
+    assert_refused(lease_begin(table, &second, more, &last_id), TD_OUT_OF_MEMORY,
                    "uid:42 holds 6 of the 6 leases");
     host.ledger.fail_after = 1;
-    assert_refused(lease_begin(table, &other, more), TD_OUT_OF_MEMORY, "");
+    assert_refused(lease_begin(table, &other, more, &last_id), TD_OUT_OF_MEMORY, "");
     assert_int_equal(atomic_load(&other_account->used[QUOTA_LEASES]), 0);
-    assert_ok(lease_begin(table, &other, more));
+    assert_ok(lease_begin(table, &other, more, &last_id));
     assert_int_equal(lease_end_all(table, &second), 2);
 }
 
@@ -131,8 +132,8 @@ static void test_what_expires(void **state)
     begin(&owner, LEASE_READ);
     soon->expires_ms = now + 10;
     later->expires_ms = now + 20;
-    assert_ok(lease_begin(table, &owner, soon));
-    assert_ok(lease_begin(table, &owner, later));
+    assert_ok(lease_begin(table, &owner, soon, &last_id));
+    assert_ok(lease_begin(table, &owner, later, &last_id));
     lease_expire(table, now + 9);
     assert_int_equal(ended, 0);
     lease_expire(table, now + 10);
@@ -153,7 +154,7 @@ static void test_the_list(void **state)
     mapping->storage = storage;
     mapping->expires_ms = lease_now() + 60000;
     begin(&other, LEASE_ITEM);
-    assert_ok(lease_begin(table, &owner, mapping));
+    assert_ok(lease_begin(table, &owner, mapping, &last_id));
     uint64_t last = begin(&other, LEASE_PRODUCER);
 
     assert_int_equal(lease_list(table, 0, NULL, 8, entries), 3);

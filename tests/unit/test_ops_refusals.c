@@ -48,7 +48,7 @@ static int close_filled_engine(void **state)
 struct world {
     struct ledger_limits used;
     uint64_t revision, names, objects, leases, versions, epochs;
-    int descriptors;
+    uint64_t descriptors; /* no padding: compared as bytes */
 };
 
 static struct world world(void)
@@ -63,7 +63,7 @@ static struct world world(void)
         .names = store_count(engine->store),
         .objects = counts.objects,
         .leases = counts.leases,
-        .descriptors = open_descriptors(),
+        .descriptors = (uint64_t)open_descriptors(),
     };
     for (size_t i = 0; i < COUNT(ids); i++) {
         RUN(info, INPUT(ids[i]));
@@ -181,8 +181,8 @@ static void assert_same_world(const char *name, uint64_t n, const struct world *
     if (memcmp(&after, before, sizeof after) != 0)
         fail_msg("%s, refused at reservation %" PRIu64 ": memory %" PRIu64 " -> %" PRIu64
                  ", names %" PRIu64 " -> %" PRIu64 ", objects %" PRIu64 " -> %" PRIu64
-                 ", revision %" PRIu64 " -> %" PRIu64 ", descriptors %d -> %d, epochs %" PRIu64
-                 " -> %" PRIu64,
+                 ", revision %" PRIu64 " -> %" PRIu64 ", descriptors %" PRIu64 " -> %" PRIu64
+                 ", epochs %" PRIu64 " -> %" PRIu64,
                  name, n, before->used.memory_bytes, after.used.memory_bytes, before->names,
                  after.names, before->objects, after.objects, before->revision, after.revision,
                  before->descriptors, after.descriptors, before->epochs, after.epochs);
