@@ -26,8 +26,8 @@ def options(page):
 def test_help(ctl):
     assert ctl.text("help") == ctl.text("--help") == ctl.text("-h")
     assert set(commands(ctl)) == {
-        "ls", "info", "show", "put", "get", "rm", "mv", "op", "stats", "watch", "wait", "ping",
-        "completion", "help",
+        "ls", "info", "show", "put", "get", "rm", "mv", "op", "stats", "watch", "wait", "queue",
+        "ping", "completion", "help",
     }  # fmt: skip
     for name, summary in commands(ctl).items():
         page = ctl.text("help", name)
