@@ -128,7 +128,8 @@ static enum td_status publish(struct td_client *client, struct td_mapping *mappi
         TRY(become_private(mapping));
     snprintf(object, sizeof object, "@%llu", (unsigned long long)mapping->info.id);
     FIELDS_SET(fields, input, text_of(object));
-    struct call call = {.op = OP_publish, .fields = fields, .descriptor = -1};
+    struct call call = {
+        .op = OP_publish, .fields = fields, .descriptor = -1, .session = mapping->reply->session};
     enum td_status status = client_call(client, &call, &reply);
     if (freezes && was_writable && was_refused(status))
         become_writable(mapping);

@@ -47,12 +47,19 @@ struct pending_release {
 struct connection {
     int fd;
     bool local;
-    bool busy;               /* checked out; written under the client's lock */
-    bool going;              /* about to be closed; under the client's lock */
-    bool fresh;              /* not yet used for a call */
+    bool busy;    /* checked out; written under the client's lock */
+    bool going;   /* about to be closed; under the client's lock */
+    bool fresh;   /* not yet used for a call */
+    bool unanswered; /* a call that waits has given up, and nothing of its reply was read */
+    bool listens; /* its call is sent and waits for the reply: whoever holds the client's
+                     lock may send releases; under the lock */
+    /* Called when that begins and when it ends; NULL: nobody is told. */
+    void (*tell_listens)(struct connection *connection, void *argument, bool listens);
+    void *listens_argument;
     struct connection *next; /* the pool's list; under the client's lock */
     uint64_t session;        /* td_session_count of the session it belongs to */
     uint64_t last_id;
+    uint64_t request_id;               /* of the call, whose reply is to come */
     int64_t patience_ms;               /* the socket's receive timeout; 0: for ever */
     const char *url;                   /* of the client, for messages */
     const struct interrupt *interrupt; /* of the client */
@@ -107,6 +114,9 @@ struct call {
     void *into;     /* where the reply's body goes; NULL: memory of the reply's own */
     size_t into_bytes;
     bool into_given; /* into counts, even if it is NULL and 0 */
+    /* td_session_count of the session that the numbers in `fields` belong to, which no other may
+     * be asked about; 0: there are none. */
+    uint64_t session;
 };
 
 /* What an exchange leaves of its connection. */
@@ -132,6 +142,10 @@ struct td_reply;
 NODISCARD enum td_status connection_exchange(struct connection *connection, const struct call *call,
                                              int64_t deadline, struct td_reply *reply,
                                              struct exchange *exchange);
+
+/* After a call that waits has given up: asks the daemon to give up, too, and reads its answer,
+ * which may be that it had just done it. False if none comes at once. Writes no error text. */
+bool connection_take_answer(struct connection *connection, struct td_reply *reply);
 
 /* The halves of an exchange, in send.c and receive.c. */
 enum io_result { IO_DONE, IO_EARLY_REPLY, IO_CLOSED, IO_TIMEOUT, IO_CANCELLED, IO_FAILED };

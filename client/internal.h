@@ -1,9 +1,9 @@
 /* internal: what the files of libtensord share.
  *
  * Locks: client->lock guards the members of struct td_client below it and the pool's list; it is
- * never held over I/O. The order is clients (client.c), client->lock, regions (memory.c), storages.
- * td_release and td_unmap run in finalizers of other languages, between a failed call and its
- * td_last_error: nothing they reach may write an error text.
+ * never held over I/O that waits. The order is clients (client.c), client->lock, regions
+ * (memory.c), storages. td_release and td_unmap run in finalizers of other languages, between a
+ * failed call and its td_last_error: nothing they reach may write an error text.
  */
 #ifndef CLIENT_INTERNAL_H
 #define CLIENT_INTERNAL_H
@@ -92,6 +92,11 @@ void pool_give(struct td_client *client, struct connection *connection,
                enum connection_state state);
 /* An idle connection, marked busy, or NULL. The caller holds the lock. */
 struct connection *pool_find_idle(struct td_client *client);
+/* Sends the waiting releases over a connection whose call waits for its reply, if there is one. The
+ * caller holds the lock, and goes on holding it: it does not wait. */
+void pool_send_pending(struct td_client *client);
+/* Whether the connection does that; for connection.tell_listens, whose argument is the client. */
+void pool_listens(struct connection *connection, void *client, bool listens);
 /* Queues the waiting releases on the connection. The caller holds the lock. */
 void pool_queue_pending(struct td_client *client, struct connection *connection);
 /* Before td_close: a connection that keeps the session, marked busy; NULL if that is gone. Waits no
@@ -221,9 +226,37 @@ CLEANUP_DEFINE(struct td_mapping *, td_unmap)
  * over, also on failure. */
 NODISCARD enum td_status mapping_new(struct td_client *client, struct td_reply *reply,
                                      struct td_mapping **out);
+/* As td_map, of an object of that session: CONNECTION if it is gone. 0: any session. */
+NODISCARD enum td_status mapping_of(struct td_client *client, const char *name, unsigned flags,
+                                    uint64_t session, struct td_mapping **out);
 /* Offset, shape and strides must lie inside the storage, whatever the daemon says. *span_bytes: 0
  * without elements, and then `data` points somewhere. */
 NODISCARD enum td_status mapping_check_layout(struct td_mapping *mapping);
+
+/* ---- kept.c --------------------------------------------------------------------------------- */
+
+#define KEPT_MS 10000 /* since they were used last */
+
+/* Segments that stay mapped from item to item. Under the client's lock, which fork() respects. */
+struct kept_list {
+    size_t count, room; /* the one that was used last stands first */
+    struct kept {
+        uint64_t storage, session;
+        struct storage_map *map;    /* a reference */
+        struct td_mapping *mapping; /* a consumer's: with the lease; else NULL */
+        int64_t used_ms;
+    } * kept;
+};
+
+/* A reference to the segment if it is kept; else NULL. */
+struct storage_map *kept_find(struct td_client *client, struct kept_list *list, uint64_t storage,
+                              uint64_t session);
+/* Keeps a segment, takes over what it is made of, and lets go of one that was not used for long. */
+void kept_add(struct td_client *client, struct kept_list *list, struct storage_map *map,
+              struct td_mapping *mapping);
+/* Lets go of those that were not used for KEPT_MS; whether some are left. */
+bool kept_age(struct td_client *client, struct kept_list *list);
+void kept_clear(struct td_client *client, struct kept_list *list);
 
 /* ---- queue.c -------------------------------------------------------------------------------- */
 

@@ -141,7 +141,7 @@ static enum td_status mapping_create(struct td_client *client, const char *name,
 /* One attempt. guess: the storage to tell the daemon as known; may be NULL. *stale: the answer
  * relies on it, but comes from another session than the one that knew it. */
 static enum td_status map_once(struct td_client *client, const char *name, unsigned flags,
-                               const struct storage_map *guess, bool *stale,
+                               uint64_t session, const struct storage_map *guess, bool *stale,
                                struct td_mapping **out)
 {
     struct fields fields;
@@ -158,6 +158,7 @@ static enum td_status map_once(struct td_client *client, const char *name, unsig
         .op = flags & TD_MAP_NUMPY ? OP_numpy : OP_map,
         .fields = &fields,
         .descriptor = -1,
+        .session = session,
     };
     TRY(client_call(client, &call, &reply));
     *stale = guess && reply->session != guess->session && reply->descriptor < 0;
@@ -172,6 +173,12 @@ static enum td_status map_once(struct td_client *client, const char *name, unsig
 enum td_status td_map(struct td_client *client, const char *name, unsigned flags,
                       struct td_mapping **out)
 {
+    return mapping_of(client, name, flags, 0, out);
+}
+
+enum td_status mapping_of(struct td_client *client, const char *name, unsigned flags,
+                          uint64_t session, struct td_mapping **out)
+{
     if (!name)
         return fail(TD_INVALID, "no name was given (NULL)");
     if (flags & ~(unsigned)MAP_FLAGS || (flags & TD_MAP_FORCE && !(flags & TD_MAP_NUMPY)))
@@ -185,10 +192,10 @@ enum td_status td_map(struct td_client *client, const char *name, unsigned flags
     else if (!client_is_foreign(client))
         guess = storage_guess(client, name, (flags & TD_MAP_WRITE) != 0);
     bool stale = false;
-    enum td_status status = map_once(client, name, flags, guess, &stale, out);
+    enum td_status status = map_once(client, name, flags, session, guess, &stale, out);
     storage_put(client, guess);
     if (status == TD_OK && stale)
-        status = map_once(client, name, flags, NULL, &stale, out);
+        status = map_once(client, name, flags, session, NULL, &stale, out);
     return status;
 }
 

@@ -49,6 +49,27 @@ void pool_queue_pending(struct td_client *client, struct connection *connection)
     client->pending_count = kept;
 }
 
+void pool_send_pending(struct td_client *client)
+{
+    struct connection *c = client->connections;
+    while (c && !(c->listens && c->session == client->session))
+        c = c->next;
+    if (!c || client->pending_count == 0)
+        return;
+    pool_queue_pending(client, c);
+    (void)connection_flush_now(c); /* whoever waits for the reply finds out if it is broken */
+}
+
+void pool_listens(struct connection *connection, void *argument, bool listens)
+{
+    struct td_client *client = argument;
+    pthread_mutex_lock(&client->lock);
+    connection->listens = listens;
+    if (listens)
+        pool_send_pending(client); /* what came while the request was sent */
+    pthread_mutex_unlock(&client->lock);
+}
+
 /* ---- sessions ------------------------------------------------------------------------------ */
 
 static enum td_status closed_error(const struct td_client *client)
@@ -295,6 +316,21 @@ static void give_good(struct td_client *client, struct connection *connection)
     connection_close(surplus);
 }
 
+/* What the daemon has handed out in the moment in which the call gave up, nobody would give back
+ * before the session ends. */
+static void give_back_answer(struct td_client *client, struct connection *connection)
+{
+    struct td_reply *reply;
+    char detail[FAIL_DETAIL_SIZE];
+    strcpy(detail, fail_detail());
+    if (reply_new(&reply) == TD_OK) {
+        if (connection_take_answer(connection, reply) && FIELDS_HAS(&reply->fields, lease))
+            client_release(client, true, reply->fields.lease, connection->session);
+        td_reply_free(reply);
+    }
+    (void)fail(TD_CONNECTION, "%s", detail);
+}
+
 void pool_give(struct td_client *client, struct connection *connection, enum connection_state state)
 {
     if (state == CONNECTION_GOOD) {
@@ -303,6 +339,8 @@ void pool_give(struct td_client *client, struct connection *connection, enum con
     }
     if (state == CONNECTION_DESYNC)
         session_keep(client, connection);
+    if (state == CONNECTION_DESYNC && connection->unanswered)
+        give_back_answer(client, connection);
     pthread_mutex_lock(&client->lock);
     unlink_connection(client, connection);
     if (connection == client->keeper)

@@ -10,27 +10,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#define KEPT_MAX 128   /* segments that stay mapped, of each side */
-#define KEPT_MS 10000  /* since they were used last */
 #define TENSORS_MAX 64 /* of an item */
 #define TENSORS_TEXT_MAX 32768
-
-/* A segment that stays mapped. */
-struct kept {
-    struct storage_map *storage; /* a reference */
-    struct td_mapping *mapping;  /* a consumer's: with the lease; else NULL */
-    int64_t used_ms;
-};
-
-struct kept_list {
-    size_t count; /* the one that was used last stands first */
-    struct kept kept[KEPT_MAX];
-};
 
 struct td_queue {
     atomic_uint refs;         /* the caller's, and those of items */
     struct td_client *client; /* a reference */
-    pthread_mutex_t lock;     /* of the lists */
     struct kept_list filled, read;
     char name[];
 };
@@ -50,88 +35,6 @@ struct td_item {
     } tensors[];
 };
 
-/* ---- what stays mapped ----------------------------------------------------------------------- */
-
-static int64_t now_ms(void)
-{
-    return deadline_after(0);
-}
-
-static void kept_free(struct td_client *client, struct kept *kept)
-{
-    storage_put(client, kept->storage);
-    td_unmap(kept->mapping);
-}
-
-/* Moves the one at `i` to the front. */
-static void kept_touch(struct kept_list *list, size_t i)
-{
-    struct kept used = list->kept[i];
-    used.used_ms = now_ms();
-    memmove(&list->kept[1], &list->kept[0], i * sizeof used);
-    list->kept[0] = used;
-}
-
-/* A reference to the segment if it is kept. */
-static struct storage_map *kept_find(struct td_queue *queue, struct kept_list *list,
-                                     uint64_t storage, uint64_t session)
-{
-    struct storage_map *found = NULL;
-    pthread_mutex_lock(&queue->lock);
-    for (size_t i = 0; i < list->count && !found; i++) {
-        const struct storage_map *s = list->kept[i].storage;
-        if (s->storage != storage || s->session != session)
-            continue;
-        found = storage_known(queue->client, storage, session, s->writable);
-        kept_touch(list, i);
-    }
-    pthread_mutex_unlock(&queue->lock);
-    return found;
-}
-
-/* Keeps a segment, takes over what it is made of, and lets go of one that was not used for long. */
-static void kept_add(struct td_queue *queue, struct kept_list *list, struct storage_map *storage,
-                     struct td_mapping *mapping)
-{
-    struct kept gone = {0};
-    pthread_mutex_lock(&queue->lock);
-    if (list->count == KEPT_MAX ||
-        (list->count && now_ms() - list->kept[list->count - 1].used_ms > KEPT_MS))
-        gone = list->kept[--list->count];
-    list->kept[list->count++] = (struct kept){storage, mapping, 0};
-    kept_touch(list, list->count - 1);
-    pthread_mutex_unlock(&queue->lock);
-    if (gone.storage)
-        kept_free(queue->client, &gone);
-}
-
-/* Segments that the daemon does not use any more are not held for long. */
-static void kept_age(struct td_queue *queue, struct kept_list *list)
-{
-    for (struct kept gone = {0};; gone = (struct kept){0}) {
-        pthread_mutex_lock(&queue->lock);
-        if (list->count && now_ms() - list->kept[list->count - 1].used_ms > KEPT_MS)
-            gone = list->kept[--list->count];
-        pthread_mutex_unlock(&queue->lock);
-        if (!gone.storage)
-            return;
-        kept_free(queue->client, &gone);
-    }
-}
-
-static void kept_clear(struct td_queue *queue, struct kept_list *list)
-{
-    for (struct kept gone = {0};; gone = (struct kept){0}) {
-        pthread_mutex_lock(&queue->lock);
-        if (list->count)
-            gone = list->kept[--list->count];
-        pthread_mutex_unlock(&queue->lock);
-        if (!gone.storage)
-            return;
-        kept_free(queue->client, &gone);
-    }
-}
-
 /* ---- queues ---------------------------------------------------------------------------------- */
 
 static struct td_queue *queue_ref(struct td_queue *queue)
@@ -144,9 +47,8 @@ static void queue_unref(struct td_queue *queue)
 {
     if (atomic_fetch_sub_explicit(&queue->refs, 1, memory_order_acq_rel) != 1)
         return;
-    kept_clear(queue, &queue->filled);
-    kept_clear(queue, &queue->read);
-    pthread_mutex_destroy(&queue->lock);
+    kept_clear(queue->client, &queue->filled);
+    kept_clear(queue->client, &queue->read);
     client_unref(queue->client);
     free(queue);
 }
@@ -182,7 +84,6 @@ enum td_status td_queue_open(struct td_client *client, const char *name,
     atomic_init(&queue->refs, 1);
     client_ref(client);
     queue->client = client;
-    pthread_mutex_init(&queue->lock, NULL);
     *out = queue;
     return TD_OK;
 }
@@ -191,8 +92,8 @@ void td_queue_free(struct td_queue *queue)
 {
     if (!queue)
         return;
-    kept_clear(queue, &queue->filled);
-    kept_clear(queue, &queue->read);
+    kept_clear(queue->client, &queue->filled);
+    kept_clear(queue->client, &queue->read);
     queue_unref(queue);
 }
 
@@ -227,13 +128,13 @@ static enum td_status find_segment(struct td_queue *queue, struct td_mapping *ma
 {
     const struct td_info *info = &mapping->info;
     uint64_t session = mapping->reply->session;
-    if ((*out = kept_find(queue, &queue->filled, info->storage, session)) ||
+    if ((*out = kept_find(queue->client, &queue->filled, info->storage, session)) ||
         mapping->reply->descriptor < 0)
         return TD_OK;
     TRY(storage_get(queue->client, queue->name, true, info, mapping->reply, out));
     struct storage_map *kept = storage_known(queue->client, info->storage, session, true);
     if (kept)
-        kept_add(queue, &queue->filled, kept, NULL);
+        kept_add(queue->client, &queue->filled, kept, NULL);
     return TD_OK;
 }
 
@@ -271,7 +172,7 @@ enum td_status td_queue_allocate(struct td_queue *queue, enum td_dtype dtype, in
     struct layout layout;
     struct td_mapping *mapping;
     TRY(tensor_describe(dtype, rank, shape, &layout));
-    kept_age(queue, &queue->filled);
+    kept_age(queue->client, &queue->filled);
     TRY(allocate_once(queue, &layout, timeout_ms, false, &mapping));
     if (!mapping->storage) { /* a segment whose mapping was let go: it cannot be mapped again */
         td_unmap(mapping);
@@ -313,6 +214,26 @@ static enum td_status tensors_text(size_t count, const struct td_push_tensor *te
     return TD_OK;
 }
 
+/* Numbers mean something in their own session only: 0 where there is none. */
+static enum td_status session_of(const struct td_client *client, size_t count,
+                                 const struct td_push_tensor *tensors, uint64_t *out)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct td_mapping *mapping = tensors[i].mapping;
+        if (!mapping)
+            continue;
+        if (mapping->client != client || !mapping->reply)
+            return fail(TD_INVALID,
+                        "tensor %zu of the item is no memory that td_queue_allocate gave with this "
+                        "client",
+                        i);
+        if (*out && *out != mapping->reply->session)
+            return fail(TD_CONNECTION, "the tensors of the item were allocated in two sessions");
+        *out = mapping->reply->session;
+    }
+    return TD_OK;
+}
+
 enum td_status td_push(struct td_queue *queue, size_t count, const struct td_push_tensor *tensors,
                        const char *meta, int64_t timeout_ms)
 {
@@ -329,6 +250,7 @@ enum td_status td_push(struct td_queue *queue, size_t count, const struct td_pus
         FIELDS_SET(&fields, meta, text_of(meta));
     set_timeout(&fields, timeout_ms);
     struct call call = {.op = OP_queue_put, .fields = &fields, .descriptor = -1};
+    TRY(session_of(queue->client, count, tensors, &call.session));
     TRY(client_call(queue->client, &call, &reply));
     td_reply_free(reply);
     for (size_t i = 0; i < count; i++)
@@ -395,7 +317,7 @@ static enum td_status item_new(struct td_queue *queue, struct td_reply *reply, s
     return TD_OK;
 }
 
-enum td_status td_pop(struct td_queue *queue, int64_t timeout_ms, struct td_item **out)
+static enum td_status pop(struct td_queue *queue, int64_t timeout_ms, struct td_item **out)
 {
     struct fields fields;
     struct td_reply *reply;
@@ -403,9 +325,21 @@ enum td_status td_pop(struct td_queue *queue, int64_t timeout_ms, struct td_item
     FIELDS_SET(&fields, queue, text_of(queue->name));
     set_timeout(&fields, timeout_ms);
     struct call call = {.op = OP_queue_get, .fields = &fields, .descriptor = -1};
-    kept_age(queue, &queue->read);
     TRY(client_call(queue->client, &call, &reply));
     return item_new(queue, reply, out);
+}
+
+enum td_status td_pop(struct td_queue *queue, int64_t timeout_ms, struct td_item **out)
+{
+    int64_t deadline = deadline_after(timeout_ms);
+    for (;;) {
+        /* Who waits long must not hold, meanwhile, what producers are done with. */
+        int left_ms = deadline_left(deadline);
+        bool in_turns = kept_age(queue->client, &queue->read) && (left_ms < 0 || left_ms > KEPT_MS);
+        enum td_status status = pop(queue, in_turns ? KEPT_MS : left_ms, out);
+        if (status != TD_EMPTY || (!in_turns && left_ms != INT32_MAX))
+            return status;
+    }
 }
 
 uint64_t td_item_id(const struct td_item *item)
@@ -478,7 +412,7 @@ static enum td_status map_anew(struct td_item *item, const struct td_info *info,
 {
     char object[32];
     snprintf(object, sizeof object, "@%" PRIu64, info->id);
-    return td_map(item->queue->client, object, flags, out);
+    return mapping_of(item->queue->client, object, flags, item->reply->session, out);
 }
 
 enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags, struct td_mapping **out)
@@ -491,9 +425,9 @@ enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags, struc
     if (flags & ~(unsigned)TD_MAP_PRIVATE)
         return fail(TD_INVALID, "the flags %#x of td_item_map are unknown", flags);
     if (recycled && !flags) {
-        struct storage_map *kept = kept_find(queue, &queue->read, info->storage, session);
+        struct storage_map *kept = kept_find(queue->client, &queue->read, info->storage, session);
         if (!kept) /* what is filled here is mapped, too */
-            kept = kept_find(queue, &queue->filled, info->storage, session);
+            kept = kept_find(queue->client, &queue->filled, info->storage, session);
         if (kept)
             return map_known(item, info, kept, out);
     }
@@ -502,7 +436,7 @@ enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags, struc
         *out = mapping;
         return TD_OK;
     }
-    if (flags || !mapping->storage || mapping->reply->session != session) {
+    if (flags || !mapping->storage) {
         mapping->item = item_ref(item);
         *out = mapping;
         return TD_OK;
@@ -510,7 +444,7 @@ enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags, struc
     /* It stays mapped, with its lease, and the item's mapping is one over that. */
     struct storage_map *stays = storage_known(queue->client, info->storage, session, false);
     struct storage_map *shown = storage_known(queue->client, info->storage, session, false);
-    kept_add(queue, &queue->read, stays, mapping);
+    kept_add(queue->client, &queue->read, stays, mapping);
     return map_known(item, info, shown, out);
 }
 
@@ -520,7 +454,8 @@ enum td_status td_item_ack(struct td_item *item)
     struct td_reply *reply;
     fields.present = 0;
     FIELDS_SET(&fields, lease, item->reply->fields.lease);
-    struct call call = {.op = OP_queue_ack, .fields = &fields, .descriptor = -1};
+    struct call call = {
+        .op = OP_queue_ack, .fields = &fields, .descriptor = -1, .session = item->reply->session};
     TRY(client_call(item->queue->client, &call, &reply));
     td_reply_free(reply);
     atomic_store(&item->done, true);

@@ -163,11 +163,11 @@ static enum td_status check_header(const struct reader *reader, const struct cal
                     connection->url, op);
     /* A request whose header could not be read is refused under the id 0. */
     bool unread = header->status != TD_OK && header->request_id == 0;
-    if (!unread && (header->request_id != connection->last_id || header->opcode != call->op))
+    if (!unread && (header->request_id != connection->request_id || header->opcode != call->op))
         return fail(TD_PROTOCOL,
                     "%s answered request %" PRIu64 " (operation %u), and '%s' was "
                     "request %" PRIu64 "; the connection is closed",
-                    connection->url, header->request_id, header->opcode, op, connection->last_id);
+                    connection->url, header->request_id, header->opcode, op, connection->request_id);
     int came = reader->descriptor >= 0 || reader->descriptor_lost;
     if (reader->descriptor_fault || header->descriptors != came)
         return fail(TD_PROTOCOL, "the reply to '%s' from %s announces %u descriptors, and %s came",
@@ -280,8 +280,35 @@ enum td_status connection_receive(struct connection *connection, const struct ca
                       op_infos[call->op].name);
     reply->descriptor = reader.descriptor;
     exchange->reply_begun = reader.received > 0;
+    connection->unanswered = (op_infos[call->op].traits & OP_WAITS) && !exchange->reply_begun &&
+                             (result == IO_CANCELLED || result == IO_TIMEOUT);
     if (!finished)
         exchange->state =
             status == TD_CONNECTION && !exchange->refused ? CONNECTION_LOST : CONNECTION_DESYNC;
     return status;
+}
+
+#define TAKE_ANSWER_MS 250
+
+bool connection_take_answer(struct connection *connection, struct td_reply *reply)
+{
+    static const struct interrupt undisturbed = {0};
+    struct reader reader = {
+        .connection = connection, .deadline = deadline_after(TAKE_ANSWER_MS), .descriptor = -1};
+    struct wire_header header;
+    connection->interrupt = &undisturbed;
+    bool answered = shutdown(connection->fd, SHUT_WR) == 0 && receive_header(&reader) == IO_DONE &&
+                    wire_header_decode(connection->in, &header) == TD_OK &&
+                    (header.flags & WIRE_REPLY) && header.status == TD_OK &&
+                    header.request_id == connection->last_id;
+    if (answered) {
+        uint8_t *meta = malloc(header.meta_length + 1);
+        answered = meta && receive_exactly(&reader, meta, header.meta_length) == IO_DONE;
+        if (answered)
+            answered = reply_set_meta(reply, meta, header.meta_length) == TD_OK;
+        else
+            free(meta);
+    }
+    reply->descriptor = reader.descriptor;
+    return answered;
 }

@@ -388,9 +388,29 @@ enum td_status session_lease_begin(struct session *session, struct lease *lease,
     return lease_begin(session->table->leases, &session->leases, lease, id);
 }
 
+/* Whether the session has the object only with items that it has in hand. */
+static bool has_lent(struct session *session, uint64_t id)
+{
+    struct held_object *object = NULL;
+    pthread_mutex_lock(&session->lock);
+    HASH_FIND(hh, session->objects, &id, sizeof id, object);
+    bool lent = object && object->pins && !object->times;
+    pthread_mutex_unlock(&session->lock);
+    return lent;
+}
+
+struct map_lease {
+    struct lease lease;
+    struct tensor *kept; /* a reference, so that its memory is not filled again; or NULL */
+};
+
 /* What a mapping stands for: that the storage is held, and may be written to. */
 static void map_let_go(struct lease *lease, struct account *account)
 {
+    struct tensor *kept = ((struct map_lease *)(void *)lease)->kept;
+    if (kept && lease->cut) /* the client may be there still, and read */
+        ring_retire(lease->storage);
+    tensor_unref(kept);
     if (lease->kind != LEASE_READ)
         storage_writer_end(lease->storage);
     storage_hold_end(lease->storage, account);
@@ -403,12 +423,15 @@ static void map_end(struct lease *lease)
     map_let_go(lease, lease->account);
 }
 
-enum td_status session_lease(struct session *session, enum lease_kind kind, struct storage *storage,
-                             uint64_t ttl_ms, uint64_t *out)
+static enum td_status lease_mapping(struct session *session, enum lease_kind kind,
+                                    struct storage *storage, struct tensor *kept, uint64_t ttl_ms,
+                                    uint64_t *out)
 {
-    struct lease *lease = calloc(1, sizeof *lease);
-    if (!lease)
+    struct map_lease *made = calloc(1, sizeof *made);
+    if (!made)
         return fail(TD_OUT_OF_MEMORY, "no memory for a lease");
+    made->kept = kept ? tensor_ref(kept) : NULL;
+    struct lease *lease = &made->lease;
     lease->kind = kind;
     lease->storage = storage_ref(storage);
     lease->bytes = storage_mapped_bytes(storage);
@@ -421,6 +444,19 @@ enum td_status session_lease(struct session *session, enum lease_kind kind, stru
     if (status != TD_OK)
         map_let_go(lease, session->leases.account);
     return status;
+}
+
+enum td_status session_lease(struct session *session, enum lease_kind kind, struct storage *storage,
+                             uint64_t ttl_ms, uint64_t *out)
+{
+    return lease_mapping(session, kind, storage, NULL, ttl_ms, out);
+}
+
+enum td_status session_lease_tensor(struct session *session, enum lease_kind kind,
+                                    struct tensor *tensor, uint64_t ttl_ms, uint64_t *out)
+{
+    bool refilled = ring_owns(tensor->storage) && !has_lent(session, tensor->id);
+    return lease_mapping(session, kind, tensor->storage, refilled ? tensor : NULL, ttl_ms, out);
 }
 
 enum td_status session_release(struct session *session, uint64_t id)

@@ -64,6 +64,7 @@ enum option_id {
     OPTION_FILE,
     OPTION_NO_ACK,
     OPTION_PARKED,
+    OPTION_WAIT,
     OPTION_END
 };
 

@@ -68,6 +68,17 @@ static const struct option_row mv_options[] = {
     END,
 };
 
+static const struct option_row seal_options[] = {
+    {OPTION_WAIT, 'w', "wait", "TIME", "for who may write to let go: 1s (default), 0",
+     COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row leases_options[] = {
+    {OPTION_BYTES, 'b', "bytes", NULL, "exact sizes, in bytes", COMPLETE_NOTHING},
+    END,
+};
+
 static const struct option_row op_options[] = {
     {OPTION_OUTPUT, 'o', "output", "NAME", "publish the result under NAME", COMPLETE_NAME},
     {OPTION_BODY, 0, "body", "FILE", "the elements, for operations that take some; - is stdin",
@@ -155,6 +166,23 @@ static const char rm_help[] =
     "Removes names. Whoever maps or holds the tensors keeps them. --prefix asks first, and needs\n"
     "--yes where nobody can be asked.\n";
 
+static const char seal_help[] =
+    "Freezes tensors: nobody can change them any more. Memory that nobody outside the daemon has\n"
+    "seen is frozen where it is. Else those who may write to it are waited for, and then the\n"
+    "elements are copied; the name leads to the copy.\n";
+
+static const char leases_help[] =
+    "Who has what mapped: lease, kind (read, write, fill, item, producer), principal, process,\n"
+    "session, storage, mode, size and age. \"deleted\": no name leads to the memory any more. In "
+    "a\n"
+    "pipe the columns are separated by one tab each.\n";
+
+static const char principals_help[] =
+    "What each user holds, and may hold: uid:N for a user of the Unix socket, tcp or token for "
+    "all\n"
+    "who come over TCP and HTTP. deleted_bytes are those of the bytes to which no name leads any\n"
+    "more. In a pipe the columns are separated by one tab each.\n";
+
 static const char op_help[] =
     "Runs any operation by name; without a name lists them. Values are written\n"
     "  shape=2,3  value=1.5  index='0, 1:3'  dtype=float16  requires_grad=true  input=NAME\n"
@@ -216,10 +244,16 @@ const struct command commands[] = {
      COMPLETE_NAME, COMPLETE_NAME},
     {"mv", cmd_mv, "OLD NEW", "give a tensor another name", "", mv_options, 2, 2, COMPLETE_NAME,
      COMPLETE_NAME},
+    {"seal", cmd_seal, "NAME...", "let nobody change a tensor any more", seal_help, seal_options, 1,
+     -1, COMPLETE_NAME, COMPLETE_NAME},
     {"op", cmd_op, "[OPERATION [INPUT] [FIELD=VALUE]...]", "run any operation", op_help, op_options,
      0, -1, COMPLETE_OP, COMPLETE_FIELD},
     {"stats", cmd_stats, "", "the daemon's counters", stats_help, stats_options, 0, 0,
      COMPLETE_NOTHING, COMPLETE_NOTHING},
+    {"leases", cmd_leases, "", "who has what mapped", leases_help, leases_options, 0, 0,
+     COMPLETE_NOTHING, COMPLETE_NOTHING},
+    {"principals", cmd_principals, "", "what each user holds, and may hold", principals_help,
+     leases_options, 0, 0, COMPLETE_NOTHING, COMPLETE_NOTHING},
     {"watch", cmd_watch, "[PREFIX]", "print names as they come and go", watch_help, watch_options,
      0, 1, COMPLETE_NAME, COMPLETE_NOTHING},
     {"wait", cmd_wait, "NAME", "wait until a name is published", wait_help, wait_options, 1, 1,

@@ -1,4 +1,4 @@
-"""tensorctl queue: its commands, their files both ways, and the exit codes of loops over a queue."""
+"""tensorctl queue: its commands, files both ways, and the exit codes of loops over a queue."""
 
 import json
 import os
@@ -43,8 +43,8 @@ def until(q, name, counter, value):
 
 
 def test_queues(q):
-    made = q.json("create", "r/1", "--max-items", "3", "--max-bytes", "64KiB", "--when-full", "fail",
-                  "--visibility", "2s")  # fmt: skip
+    made = q.json("create", "r/1", "--max-items", "3", "--max-bytes", "64KiB",
+                  "--when-full", "fail", "--visibility", "2s")  # fmt: skip
     assert made == {"queue": "r/1", "count": 0, "nbytes": 0, "max_items": 3, "max_bytes": 65536,
                     "when_full": "fail", "visibility_ms": 2000, "closed": False}  # fmt: skip
     assert "max_items      3" in q.text("create", "r/1")
@@ -87,7 +87,8 @@ def test_items(q, tmp_path):
 def test_files_as_items(q, tmp_path):
     np.save(tmp_path / "one.npy", np.arange(3))
     np.savez(tmp_path / "two.npz", u=np.ones(2), v=np.zeros((1, 2), "i4"))
-    q("put", "q", "--file", tmp_path / "one.npy", f"k={tmp_path / 'two.npz'}", f"y={tmp_path / 'one.npy'}")
+    one, two = tmp_path / "one.npy", tmp_path / "two.npz"
+    q("put", "q", "--file", one, f"k={two}", f"y={one}")
     (peeked,) = q.json("peek", "q")
     assert peeked["tensors"].split("\n") == ["int64[3]", "k/u=float64[2]", "k/v=int32[1, 2]",
                                              "y=int64[3]"]  # fmt: skip

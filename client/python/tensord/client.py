@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from typing import Any, Iterable, Iterator, Mapping, NamedTuple
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from tensord import _shapes, convert, mapping, waiting
 from tensord._session import Info, Reply, Session, ttl_argument, wait_argument
@@ -55,15 +55,17 @@ class Client(Creation):
     ):
         """See tensord.connect."""
         self.session = Session(url, token, timeout)
-        self._queues: "WeakSet[Queue]" = WeakSet()
+        self._queues: "WeakValueDictionary[int, Queue]" = WeakValueDictionary()
 
     # ---- the connection ----
 
     def close(self) -> None:
         """Ends the connection. Handles of it raise ConnectionError from now on."""
-        for opened in list(self._queues):
-            opened._forget()
         self.session.close()
+        for reference in self._queues.valuerefs():
+            opened = reference()
+            if opened is not None:
+                opened._forget()
 
     @property
     def closed(self) -> bool:
@@ -456,7 +458,7 @@ def _restore(url: "str | None", token: "str | None", timeout: "float | None") ->
     if client is None or client.closed:
         client = Client.__new__(Client)
         client.session = Session(url, token, timeout, lazily=True)
-        client._queues = WeakSet()
+        client._queues = WeakValueDictionary()
         _restored[key] = client
     return client
 

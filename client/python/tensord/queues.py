@@ -13,7 +13,9 @@ and in any number of other processes:
 """
 
 import ctypes
+import math
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Iterator, NamedTuple
 
 from tensord import _shapes, convert, mapping
@@ -21,7 +23,7 @@ from tensord._session import Info, dims_argument, read_info, text_argument
 from tensord._tensord import ffi, lib
 from tensord.dtypes import DType
 from tensord.dtypes import dtype as find_dtype
-from tensord.errors import Closed, check
+from tensord.errors import Closed, Full, OutOfMemory, check
 from tensord.tensor import Tensor
 from tensord.waiting import timeout_argument
 
@@ -31,12 +33,24 @@ if TYPE_CHECKING:
 _FULL = {"block", "fail", "drop_oldest"}
 
 
-def _patience(block: bool, timeout: "float | None") -> int:
-    """timeout_ms of libtensord: -1 for ever, 0 not at all."""
-    if not block:
-        return 0
-    timeout_ms = timeout_argument(timeout)
-    return -1 if timeout_ms is None else timeout_ms
+_TENSORS_MAX = 64  # of an item
+_RECYCLED_S = 0.05  # that put waits for recycled memory before it takes other
+
+
+class _Patience:
+    """How long a call waits in all."""
+
+    def __init__(self, block: bool, timeout: "float | None"):
+        if timeout_argument(timeout) is None or not block:
+            timeout = None if block else 0.0
+        self._ends = None if timeout is None else time.monotonic() + timeout
+
+    def left_ms(self, most: float = math.inf) -> int:
+        """timeout_ms of libtensord: -1 for ever, 0 not at all. most: in seconds."""
+        if self._ends is not None:
+            most = min(most, max(0.0, self._ends - time.monotonic()))
+        timeout_ms = timeout_argument(most)
+        return -1 if timeout_ms is None else timeout_ms
 
 
 class Waiting(NamedTuple):
@@ -132,17 +146,37 @@ class ItemTensor(Tensor):
     def __del__(self) -> None:
         pass  # the item holds the object
 
+    def torch(self) -> Any:
+        """See Tensor.torch; does not ask the daemon."""
+        result = mapping.to_torch(self._open_mapping())
+        return result.requires_grad_(True) if self._info.requires_grad else result
+
     def _map(self, flags: int) -> mapping.Mapping:
-        if flags & (mapping.WRITE | mapping.FORCE):
+        checked = flags & (mapping.NUMPY | mapping.FORCE) == mapping.NUMPY
+        if flags & mapping.WRITE or (checked and self._info.requires_grad):
             return super()._map(flags)
         private = flags & mapping.PRIVATE
         out = ffi.new("struct td_mapping **")
-        check(lib.td_item_map(self._item._pointer(), self._index, private, out))
+        check(self._item._call(lib.td_item_map, self._index, private, out))
         found = mapping.Mapping(out[0])
         shared = found.info.memory == "shared"
         self._memory = "private" if private and shared else found.info.memory
         self._reason = "mode" if private and shared else found.info.reason
         return found
+
+
+class _Given:
+    """A td_item, made before one is taken: whatever exception comes in between, a Ctrl-C among
+    them, gives the item back. It ends with the last call that uses it, as `how` says."""
+
+    __slots__ = ("cell", "how")
+
+    def __init__(self) -> None:
+        self.cell = ffi.new("struct td_item **")
+        self.how = lib.td_item_free
+
+    def __del__(self) -> None:
+        self.how(self.cell[0])
 
 
 def _item_tensor(item: "Item", index: int, info: Info) -> ItemTensor:
@@ -153,7 +187,7 @@ def _item_tensor(item: "Item", index: int, info: Info) -> ItemTensor:
     handle._index = index
     handle._info = info
     handle._item = item
-    handle._memory, handle._reason = info.memory, info.reason
+    handle._memory, handle._reason = "shared", ""  # as it was handed over
     handle._name = None
     handle._session = item._client.session
     return handle
@@ -170,10 +204,10 @@ class Item:
     An item of one tensor can be used like that: item.numpy(), item.torch(), np.asarray(item).
     """
 
-    def __init__(self, client: "Client", pointer: Any):
+    def __init__(self, client: "Client", given: _Given):
+        pointer = given.cell[0]
         self._client = client
         self._count = client.session.count()
-        self._given: Any = ffi.gc(pointer, lib.td_item_free)
         self._infos = [
             read_info(lib.td_item_info(pointer, i)) for i in range(lib.td_item_count(pointer))
         ]
@@ -186,11 +220,14 @@ class Item:
         self.deliveries = int(lib.td_item_deliveries(pointer))
         #: The text that was put with it, "" if there was none.
         self.meta = ffi.string(lib.td_item_meta(pointer)).decode()
+        self._given: "_Given | None" = given
 
-    def _pointer(self) -> Any:
-        if self._given is None:
+    def _call(self, function: Any, *arguments: Any) -> Any:
+        """function(the td_item, *arguments), during which another thread may end the item."""
+        given = self._given
+        if given is None:
             raise ValueError("the item is done with, or was given back")
-        return self._given
+        return function(given.cell[0], *arguments)
 
     # ---- its tensors ----
 
@@ -260,7 +297,7 @@ class Item:
     def ack(self) -> None:
         """Acknowledges it, and waits for the daemon's word. Conflict if it had gone back to the
         queue by then: it is handed out again."""
-        check(lib.td_item_ack(self._pointer()))
+        check(self._call(lib.td_item_ack))
 
     def done(self) -> None:
         """Acknowledges it, without waiting. Arrays made from it stay good."""
@@ -272,10 +309,10 @@ class Item:
         self._end(lib.td_item_free)
 
     def _end(self, how: Any) -> None:
-        given, self._given = self._given, None
+        given = self._given
         if given is not None:
-            ffi.gc(given, None)  # from here on it is `how` that ends it
-            how(given)
+            given.how = how
+        self._given = None
 
     def __enter__(self) -> "Item":
         return self
@@ -328,7 +365,9 @@ class Queue:
         opened = self._opened
         if opened is None or opened[0] is not connection:
             opened = self._opened = (connection, self._open(connection))
-            self._client._queues.add(self)
+            self._client._queues[id(self)] = self
+            if self._client.closed:  # by another thread, which did not see this one
+                self._forget()
         return opened[1]
 
     def _open(self, connection: Any) -> Any:
@@ -362,7 +401,8 @@ class Queue:
         ever), then Full. Over the Unix socket only (Unsupported).
         """
         sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
-        return self._allocate(find_dtype(dtype), _shapes.sizes((sizes,)), _patience(True, timeout))
+        patience = _Patience(True, timeout)
+        return self._allocate(find_dtype(dtype), _shapes.sizes((sizes,)), patience.left_ms())
 
     def _allocate(self, element: DType, shape: tuple, timeout_ms: int) -> Segment:
         out, dims = ffi.new("struct td_mapping **"), dims_argument(shape)
@@ -375,18 +415,21 @@ class Queue:
     ) -> None:
         """Appends an item: a tensor, or a dict or tuple of tensors, with a small text.
 
-        What comes from allocate() and handles of this client are handed over by reference; other
-        arrays are copied once. When the queue is full it waits, for `timeout` seconds (None: for
-        ever), then Full (queue.Full); at once if block is False. Closed if the queue is.
+        What comes from allocate(), handles of this client and items of its queues are handed over
+        by reference; other arrays are copied once. When the queue is full it waits, for `timeout`
+        seconds (None: for ever), then Full (queue.Full); at once if block is False. Closed if the
+        queue is.
         """
-        timeout_ms = _patience(block, timeout)
+        patience = _Patience(block, timeout)
         keep: list = []
         values = _values(value)
+        if not 1 <= len(values) <= _TENSORS_MAX:
+            raise ValueError(f"an item has 1 to {_TENSORS_MAX} tensors, not {len(values)}")
         tensors = ffi.new("struct td_push_tensor[]", len(values))
-        segments = []
+        segments: list = []
         for slot, (key, part) in zip(tensors, values):
-            slot.key = ffi.NULL if not key else self._kept(keep, text_argument(key, "key"))
-            given = self._segment(part, timeout_ms)
+            slot.key = ffi.NULL if key == "" else self._kept(keep, text_argument(key, "key"))
+            given = self._segment(part, patience, not segments)
             if isinstance(given, Segment):
                 segments.append(given)
                 slot.mapping = given._mapped().pointer
@@ -394,7 +437,7 @@ class Queue:
                 keep.append(given)
                 slot.name = self._kept(keep, given.ref.encode())
         text = ffi.NULL if not meta else self._kept(keep, text_argument(meta, "meta"))
-        check(lib.td_push(self._queue(), len(values), tensors, text, timeout_ms))
+        check(lib.td_push(self._queue(), len(values), tensors, text, patience.left_ms()))
         for segment in segments:
             segment._was_put()
 
@@ -403,18 +446,37 @@ class Queue:
         keep.append(ffi.new("char[]", text))
         return keep[-1]
 
-    def _segment(self, part: Any, timeout_ms: int) -> "Segment | Tensor":
-        """What of the daemon's a value is, or becomes."""
+    def _segment(self, part: Any, patience: _Patience, first: bool) -> "Segment | Tensor":
+        """What of the daemon's a value is, or becomes. first: this call has no segment yet."""
         if isinstance(part, (Segment, Tensor)):
             return part if isinstance(part, Segment) else self._client.operand(part)
         if isinstance(part, str):
-            raise TypeError("a tensor or an array was expected, not str; c[name] is the tensor")
+            raise TypeError("a tensor or an array was expected, not str")
         source = convert.source(part)
-        if not self._client.is_local:
-            return self._client.operand(part)
-        segment = self._allocate(source.dtype, source.shape, timeout_ms)
+        segment = self._recycled(source, patience, first) if self._client.is_local else None
+        if segment is None:
+            return self._client._create(
+                "tensor", None, dtype=source.dtype, shape=source.shape, mutable=False,
+                body=source.body,
+            )  # fmt: skip
         segment._fill(source)
         return segment
+
+    def _recycled(
+        self, source: convert.Source, patience: _Patience, first: bool
+    ) -> "Segment | None":
+        """Memory to fill, if it comes soon; None while consumers hold it all, although the queue
+        may have room. Who holds a segment already must not wait for another: all that are in use
+        may be such."""
+        try:
+            soon = patience.left_ms(_RECYCLED_S if first else 0.0)
+            return self._allocate(source.dtype, source.shape, soon)
+        except Full:
+            return None
+        except OutOfMemory:
+            if not first:
+                raise
+        return self._allocate(source.dtype, source.shape, patience.left_ms())
 
     def put_nowait(self, value: Any, meta: str = "") -> None:
         """put(value, block=False)."""
@@ -425,9 +487,9 @@ class Queue:
     def get(self, block: bool = True, timeout: "float | None" = None) -> Item:
         """Takes the first item. Waits for one, for `timeout` seconds (None: for ever), then Empty
         (queue.Empty); at once if block is False. Closed when the queue is and nothing is left."""
-        out = ffi.new("struct td_item **")
-        check(lib.td_pop(self._queue(), _patience(block, timeout), out))
-        return Item(self._client, out[0])
+        given = _Given()
+        check(lib.td_pop(self._queue(), _Patience(block, timeout).left_ms(), given.cell))
+        return Item(self._client, given)
 
     def get_nowait(self) -> Item:
         """get(block=False)."""
@@ -435,7 +497,7 @@ class Queue:
 
     def __iter__(self) -> Iterator[Item]:
         """Items until the queue is closed and empty. Each is done with when the next one is asked
-        for; one in whose turn an exception comes goes back to the queue."""
+        for; one in whose turn an exception comes, or a break, goes back to the queue."""
         while True:
             try:
                 item = self.get()
@@ -517,6 +579,8 @@ class Queue:
 def _values(value: Any) -> "list[tuple[str, Any]]":
     if isinstance(value, dict):
         return list(value.items())
+    if isinstance(value, Item):
+        return list(zip(value._keys, value))
     if isinstance(value, tuple):
         return [("", part) for part in value]
     return [("", value)]
