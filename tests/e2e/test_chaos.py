@@ -106,7 +106,10 @@ class Show:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                self.violations_add(f"{_role} does not end {LEAVE_S} s after SIGTERM")
+                process.send_signal(signal.SIGUSR2)  # it tells where it is
+                time.sleep(0.5)
+                self.violations_add(f"{_role} does not end {LEAVE_S} s after SIGTERM:\n"
+                                    + (self.folder / "errors").read_text())  # fmt: skip
                 process.kill()
                 process.wait()
 

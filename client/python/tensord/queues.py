@@ -486,7 +486,10 @@ class Queue:
 
     def get(self, block: bool = True, timeout: "float | None" = None) -> Item:
         """Takes the first item. Waits for one, for `timeout` seconds (None: for ever), then Empty
-        (queue.Empty); at once if block is False. Closed when the queue is and nothing is left."""
+        (queue.Empty); at once if block is False. Closed when the queue is and nothing is left.
+
+        Nothing is left once the last item is done with: until then it may come back. So who holds
+        items of a closed queue itself waits for itself here; arrays may be held, see Item.done."""
         given = _Given()
         check(lib.td_pop(self._queue(), _Patience(block, timeout).left_ms(), given.cell))
         return Item(self._client, given)
