@@ -308,6 +308,8 @@ static enum td_status call_once(struct td_client *client, const struct call *cal
     }
     bool fresh = connection->fresh;
     reply->session = connection->session;
+    connection->tell_listens = pool_listens;
+    connection->listens_argument = client;
     enum td_status status = connection_exchange(connection, call, deadline, reply, &exchange);
     pool_give(client, connection, exchange.state);
     bool read = exchange.state == CONNECTION_GOOD && !exchange.refused;
@@ -362,9 +364,11 @@ static void release(struct td_client *client, const struct pending_release *give
         connection = pool_find_idle(client);
     if (connection)
         pool_queue_pending(client, connection);
+    else
+        pool_send_pending(client);
     pthread_mutex_unlock(&client->lock);
     if (!connection)
-        return; /* whoever gives a connection back sends it */
+        return; /* else whoever gives a connection back sends it */
     bool good = connection_flush_now(connection);
     pool_give(client, connection, good ? CONNECTION_GOOD : CONNECTION_LOST);
 }

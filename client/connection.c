@@ -308,6 +308,19 @@ enum td_status connection_fail(const struct connection *connection, const struct
                 connection->url, op);
 }
 
+/* The reply may take for ever to come: what others have to send meanwhile does not wait for it. */
+static enum td_status receive_listening(struct connection *connection, const struct call *call,
+                                        int64_t deadline, struct td_reply *reply,
+                                        struct exchange *exchange)
+{
+    if (connection->tell_listens)
+        connection->tell_listens(connection, connection->listens_argument, true);
+    enum td_status status = connection_receive(connection, call, deadline, reply, exchange);
+    if (connection->tell_listens)
+        connection->tell_listens(connection, connection->listens_argument, false);
+    return status;
+}
+
 enum td_status connection_exchange(struct connection *connection, const struct call *call,
                                    int64_t deadline, struct td_reply *reply,
                                    struct exchange *exchange)
@@ -315,7 +328,7 @@ enum td_status connection_exchange(struct connection *connection, const struct c
     *exchange = (struct exchange){.state = CONNECTION_GOOD};
     enum io_result sent = connection_send(connection, call, deadline, &exchange->request_begun);
     if (sent == IO_DONE)
-        return connection_receive(connection, call, deadline, reply, exchange);
+        return receive_listening(connection, call, deadline, reply, exchange);
 
     bool may_have_answer = sent == IO_EARLY_REPLY || (sent == IO_CLOSED && exchange->request_begun);
     if (!may_have_answer) {

@@ -47,13 +47,19 @@ struct pending_release {
 struct connection {
     int fd;
     bool local;
-    bool busy;               /* checked out; written under the client's lock */
-    bool going;              /* about to be closed; under the client's lock */
-    bool fresh;              /* not yet used for a call */
-    bool unanswered;         /* a call that waits has given up, and nothing of its reply was read */
+    bool busy;    /* checked out; written under the client's lock */
+    bool going;   /* about to be closed; under the client's lock */
+    bool fresh;   /* not yet used for a call */
+    bool unanswered; /* a call that waits has given up, and nothing of its reply was read */
+    bool listens; /* its call is sent and waits for the reply: whoever holds the client's
+                     lock may send releases; under the lock */
+    /* Called when that begins and when it ends; NULL: nobody is told. */
+    void (*tell_listens)(struct connection *connection, void *argument, bool listens);
+    void *listens_argument;
     struct connection *next; /* the pool's list; under the client's lock */
     uint64_t session;        /* td_session_count of the session it belongs to */
     uint64_t last_id;
+    uint64_t request_id;               /* of the call, whose reply is to come */
     int64_t patience_ms;               /* the socket's receive timeout; 0: for ever */
     const char *url;                   /* of the client, for messages */
     const struct interrupt *interrupt; /* of the client */

@@ -1,9 +1,9 @@
 /* internal: what the files of libtensord share.
  *
  * Locks: client->lock guards the members of struct td_client below it and the pool's list; it is
- * never held over I/O. The order is clients (client.c), client->lock, regions (memory.c), storages.
- * td_release and td_unmap run in finalizers of other languages, between a failed call and its
- * td_last_error: nothing they reach may write an error text.
+ * never held over I/O that waits. The order is clients (client.c), client->lock, regions
+ * (memory.c), storages. td_release and td_unmap run in finalizers of other languages, between a
+ * failed call and its td_last_error: nothing they reach may write an error text.
  */
 #ifndef CLIENT_INTERNAL_H
 #define CLIENT_INTERNAL_H
@@ -92,6 +92,11 @@ void pool_give(struct td_client *client, struct connection *connection,
                enum connection_state state);
 /* An idle connection, marked busy, or NULL. The caller holds the lock. */
 struct connection *pool_find_idle(struct td_client *client);
+/* Sends the waiting releases over a connection whose call waits for its reply, if there is one. The
+ * caller holds the lock, and goes on holding it: it does not wait. */
+void pool_send_pending(struct td_client *client);
+/* Whether the connection does that; for connection.tell_listens, whose argument is the client. */
+void pool_listens(struct connection *connection, void *client, bool listens);
 /* Queues the waiting releases on the connection. The caller holds the lock. */
 void pool_queue_pending(struct td_client *client, struct connection *connection);
 /* Before td_close: a connection that keeps the session, marked busy; NULL if that is gone. Waits no

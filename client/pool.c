@@ -49,6 +49,27 @@ void pool_queue_pending(struct td_client *client, struct connection *connection)
     client->pending_count = kept;
 }
 
+void pool_send_pending(struct td_client *client)
+{
+    struct connection *c = client->connections;
+    while (c && !(c->listens && c->session == client->session))
+        c = c->next;
+    if (!c || client->pending_count == 0)
+        return;
+    pool_queue_pending(client, c);
+    (void)connection_flush_now(c); /* whoever waits for the reply finds out if it is broken */
+}
+
+void pool_listens(struct connection *connection, void *argument, bool listens)
+{
+    struct td_client *client = argument;
+    pthread_mutex_lock(&client->lock);
+    connection->listens = listens;
+    if (listens)
+        pool_send_pending(client); /* what came while the request was sent */
+    pthread_mutex_unlock(&client->lock);
+}
+
 /* ---- sessions ------------------------------------------------------------------------------ */
 
 static enum td_status closed_error(const struct td_client *client)

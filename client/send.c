@@ -192,6 +192,7 @@ enum io_result connection_send(struct connection *connection, const struct call 
         errno = ENOMEM;
         return IO_FAILED;
     }
+    connection->request_id = connection->last_id;
     sent = 0;
     result = send_all(connection, call->body, call->body_bytes, call->descriptor, deadline, &sent);
     *request_begun = sent > ahead;

@@ -167,9 +167,11 @@ enum op_trait {
       "A queue's settings, and its counters: one entry each, name and count.")                     \
     X(103, queues, 0, F(prefix) | F(limit) | F(cursor), OP_BODY_OUT,                               \
       "The queues in the byte order of their names, one entry each; cursor when there are more.")  \
-    X(104, queue_put, F(queue) | F(tensors), F(meta), OP_WAITS,                                    \
+    X(104, queue_put, F(queue) | F(tensors), F(meta) | F(dtype) | F(shape), OP_WAITS,              \
       "Appends an item, by reference: nothing is copied. What was allocated for a queue is given " \
-      "away with that. Waits for room, unless the queue does otherwise when it is full.")          \
+      "away with that. Waits for room, unless the queue does otherwise when it is full. With "     \
+      "dtype and shape the reply describes memory for the next item, as allocate would give it, "  \
+      "if some is free that the session has mapped.")                                              \
     X(105, queue_get, F(queue), 0, OP_BODY_OUT | OP_WAITS,                                         \
       "Takes the first item in hand, under a lease: its tensors are objects of the session, one "  \
       "entry each, until the lease is released. Waits for one.")                                   \

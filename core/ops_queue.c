@@ -286,6 +286,8 @@ static void give_up_segments(struct op_call *call)
     }
 }
 
+static void offer_segment(struct op_call *call);
+
 enum td_status op_run_queue_put(struct op_call *call)
 {
     bool waits = false;
@@ -299,6 +301,7 @@ enum td_status op_run_queue_put(struct op_call *call)
         return TD_OK;
     }
     give_up_segments(call);
+    offer_segment(call);
     FIELDS_SET(&call->out, item, queue_item_id(call->item));
     FIELDS_SET(&call->out, nbytes, queue_item_bytes(call->item));
     return TD_OK;
@@ -463,6 +466,25 @@ static enum td_status hand_segment(struct op_call *call, const struct layout *la
     op_result(call, take(&tensor), NULL);
     call->undo = undo_segment;
     return TD_OK;
+}
+
+/* For the next item, if that is asked for and costs nothing; else the producer will ask. */
+static void offer_segment(struct op_call *call)
+{
+    _cleanup_(ring_unrefp) struct ring *ring = NULL;
+    _cleanup_(storage_unrefp) struct storage *storage = NULL;
+    const struct fields *in = call->in;
+    struct layout layout;
+    if (!FIELDS_HAS(in, dtype) || !FIELDS_HAS(in, shape) || !call->local || !call->session ||
+        layout_contiguous(in->dtype, &in->shape, &layout) != TD_OK)
+        return;
+    ring = queue_ring_there(call->queue, call->session);
+    storage = ring ? ring_take_ready(ring, (uint64_t)layout_nbytes(&layout)) : NULL;
+    if (!storage)
+        return;
+    if (hand_segment(call, &layout, storage) != TD_OK)
+        call->undo = NULL; /* why is told to who asks for one */
+    storage_left(storage); /* as ring_take_ready counted it */
 }
 
 enum td_status op_allocate_for_queue(struct op_call *call)

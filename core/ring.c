@@ -209,6 +209,17 @@ static struct storage *take_free_locked(struct ring *ring, uint64_t size_bytes, 
     return storage_ref(found->storage);
 }
 
+struct storage *ring_take_ready(struct ring *ring, uint64_t size_bytes)
+{
+    struct storage *found = NULL;
+    pthread_mutex_lock(&ring->lock);
+    const struct segment *best = find_free_locked(ring, size_bytes, false);
+    if (best && best->storage->filled)
+        found = take_free_locked(ring, size_bytes, false);
+    pthread_mutex_unlock(&ring->lock);
+    return found;
+}
+
 bool ring_is_ready(struct ring *ring, uint64_t size_bytes)
 {
     pthread_mutex_lock(&ring->lock);

@@ -41,6 +41,8 @@ NODISCARD enum td_status ring_take(struct ring *ring, struct device *device, uin
                                    struct waiter *waiter, bool *waits, struct storage **out);
 /* Whether ring_take would find one that came back. */
 bool ring_is_ready(struct ring *ring, uint64_t size_bytes);
+/* The same as a reference, if one came back that its producer has mapped; else NULL. */
+struct storage *ring_take_ready(struct ring *ring, uint64_t size_bytes);
 /* Frees the segment that has not been wanted for longest; false if all are in use. */
 bool ring_drop_free(struct ring *ring);
 void ring_forget(struct ring *ring, struct waiter *waiter, bool given_up);

@@ -10,6 +10,8 @@ CONTROL = r"\u0000-\u001f\u007f-\u009f"
 SEGMENT = rf"(?:[^/.{CONTROL}][^/{CONTROL}]*|\.[^/.{CONTROL}][^/{CONTROL}]*|\.\.[^/{CONTROL}]+)"
 NAME = SEGMENT.replace("[^/.", "[^/.@", 1) + f"(?:/{SEGMENT})*"
 OBJECT = "@[0-9]{1,19}"
+# A tensor of an item: KEY=NAME or KEY=@ID; without KEY= the name has no =.
+ITEM_TENSOR = rf"(?:[^=\n\u0000]*=(?:{NAME}|{OBJECT})|[0-9A-Za-z_][0-9A-Za-z_.:-]*|{OBJECT})"
 
 # NumPy's basic index, as proto/format/index_text.c reads it.
 BLANKS = r"[ \t\r\n]*"
@@ -75,6 +77,13 @@ def special_fields(tables):
         "session_key": text(f"[0-9a-f]{{{tables['limits']['session_key_digits']}}}"),
         "kind": one_of("tensor", "variable"),
         "event": one_of("publish", "remove"),
+        "queue": text(NAME, longest),
+        "tensors": text(f"{ITEM_TENSOR}(?:\\n{ITEM_TENSOR}){{0,63}}"),
+        "meta": text(r"[^\u0000]*", 4096),
+        "max_items": {**UINT, "minimum": 1, "maximum": 65536},
+        "max_bytes": {**UINT, "minimum": 1},
+        "visibility_ms": {**UINT, "minimum": 1, "maximum": tables["limits"]["ttl_ms"]},
+        "when_full": one_of("block", "fail", "drop_oldest"),
         "mode": one_of("building", "frozen", "single-writer", "mutable"),
         "memory": one_of("shared", "copied"),
     }
@@ -122,6 +131,8 @@ DESCRIPTION = ("kind", "dtype", "shape", "strides", "offset_bytes", "nbytes", "d
                "storage_bytes", "mode", "epoch", "requires_grad", "is_leaf", "version")  # fmt: skip
 SOMETIMES = ("id", "name", "generation", "ttl_ms", "grad_fn", "history")
 WIDER = {"ttl_ms": UINT}  # what is left of it
+QUEUE = ("queue", "count", "nbytes", "max_items", "max_bytes", "when_full", "visibility_ms",
+         "closed")  # fmt: skip
 
 
 def record(required=(), optional=(), more=None, **members):
@@ -145,7 +156,8 @@ def answer_schemas(tables):
     tensor = ref("schemas", "Tensor")
     names = {"type": "array", "items": {"type": "string"}}
     result = record((), (*SOMETIMES, *DESCRIPTION, "memory", "reason", "seed", "text", "value",
-                         "count", "cursor", "since", "lost"), {"entries": {"type": "array"}},
+                         "cursor", "since", "lost", *QUEUE, "item", "deliveries",
+                         "lease", "meta"), {"entries": {"type": "array"}},
                     op={"type": "string"})  # fmt: skip
     op = record(("name", "text"))
     op["properties"].update(required=names, optional=names)
@@ -159,6 +171,16 @@ def answer_schemas(tables):
         "TensorList": entries(tensor, ("count",), ("cursor",)),
         "OpList": entries(op),
         "EventList": entries(record(("event", "name", "revision")), ("since", "count"), ("lost",)),
+        "Queue": record(QUEUE),
+        "QueueInfo": entries(record(("name", "count")), QUEUE),
+        "QueueList": entries(record(QUEUE), ("count",), ("cursor",)),
+        "Queued": record(("item", "nbytes")),
+        "Delivery": entries(record(DESCRIPTION, (*SOMETIMES, "key")),
+                            ("item", "deliveries", "nbytes", "count", "lease"), ("meta",)),
+        "PeekedItems": entries(
+            record(("item", "deliveries", "nbytes", "count"), ("meta",),
+                   {"tensors": {"type": "string"}}), ("count",)),
+        "Drained": record(("count",)),
         "TextList": entries(record(("name", "text"))),
         "DeviceList": entries(record(("name", "text", "nbytes", "storage_bytes"))),
         "LeaseList": entries(record(
@@ -213,6 +235,10 @@ NARROWER = {
     ("map", "write"): {"enum": [False, None]},
     ("numpy", "write"): {"enum": [False, None]},
     ("list", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
+    ("queues", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
+    ("leases", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
+    ("publish", "mode"): {"enum": ["frozen", "single-writer", "mutable", None]},
+    ("queue_peek", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
     ("watch", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
     ("hello", "protocol"): {"const": 1},
     ("arange", "end"): ref("schemas", "Real"),
@@ -245,6 +271,8 @@ def op_schema(op):
     if name in EITHER:
         a, b = EITHER[name]
         schema["oneOf"] = [one_without(a, b), one_without(b, a)]
+        if name == "release":  # or neither: then all objects
+            schema["oneOf"].append({"properties": {a: {"type": "null"}, b: {"type": "null"}}})
     if "makes" in op["traits"] and "output" not in op["required"]:
         schema["dependentRequired"] = {"create_only": ["output"], "if_generation": ["output"]}
     return schema

@@ -79,6 +79,12 @@ DOCUMENTS = {
     "LeaseList": "The leases, or a page of them: `lease` asks for the next one.",
     "PrincipalList": "What is used of each quota, and `limit` where there is one.",
     "OpList": "The operations.",
+    "Queue": "The queue's settings, and what waits in it: `count` items of `nbytes`.",
+    "QueueInfo": "The queue, and its counters.",
+    "QueueList": "The queues, or a page of them: `cursor` asks for the next one.",
+    "Queued": "The item's number in its queue, and its bytes.",
+    "PeekedItems": "The first items, with what their tensors are.",
+    "Drained": "How many items were dropped.",
     "CountList": "The counters.",
     "Counts": "The counters.",
     "Printed": "The tensor in text.",
@@ -126,6 +132,11 @@ def answers():
     return {
         **{name: reply(what, name) for name, what in DOCUMENTS.items()},
         "Made": reply("The result.", "Made", headers=headers("Tensord-Session", "Set-Cookie")),
+        "Delivery": reply(
+            "The item: `lease` acknowledges it, and its tensors are objects (@id) of the session "
+            "until that is released.",
+            "Delivery", headers=headers("Tensord-Session", "Set-Cookie"),
+        ),
         "Elements": elements_reply("The elements, in the format asked for.", RAW_HEADERS),
         "Formatted": elements_reply(
             "The tensor, in the format asked for.", READ_HEADERS, as_text=True
@@ -242,6 +253,8 @@ def parameters(tables):
             "description": "The tensor's name, percent-encoded.",
             "example": "x",
         }
+    made["QueueName"] = {**made["NewName"], "description": "The queue's name, percent-encoded.",
+                         "example": "q"}  # fmt: skip
     return made
 
 
@@ -275,6 +288,9 @@ EXAMPLES = {
     "list": {"prefix": "x", "limit": 10},
     "release": {"input": "@17"},
     "rename": {"input": "old", "output": "new"},
+    "queue_get": {"queue": "q", "timeout_ms": 1000},
+    "queue_put": {"queue": "q", "tensors": "image=x\nlabel=y", "meta": "{\"frame\": 1}"},
+    "queues": {"prefix": "q", "limit": 10},
     "requires_grad_": {"input": "y", "requires_grad": False},
     "seal": {"input": "x", "wait_ms": 0, "output": "z"},
     "select": {"input": "x", "dim": 0, "index": 1, "output": "z"},
@@ -337,6 +353,10 @@ ROUTES = {
     "GET /v1/devices": ("listDevices", "daemon", {200: "DeviceList"}, (404,), ()),
     "GET /v1/leases": ("listLeases", "daemon", {200: "LeaseList"}, (404,), ()),
     "GET /v1/principals": ("listPrincipals", "daemon", {200: "PrincipalList"}, (404,), ()),
+    "GET /v1/queues": ("listQueues", "queues", {200: "QueueList"}, (404,), ()),
+    "GET /v1/queues/{name}": ("getQueue", "queues", {200: "QueueInfo"}, (404,), ()),
+    "PUT /v1/queues/{name}": ("putQueue", "queues", {200: "Queue"}, (404, 409), ()),
+    "DELETE /v1/queues/{name}": ("deleteQueue", "queues", {204: "Gone"}, (404,), ()),
     "GET /v1/stats": ("getStats", "daemon", {200: "Counts"}, (404,), ()),
     "POST /v1/session": ("openSession", "sessions", {201: "Session"}, (503,), ()),
     "DELETE /v1/session": ("closeSession", "sessions", {204: "Gone"}, (404,), ()),
@@ -355,7 +375,12 @@ REPLIES = {
     "ops": "TextList", "list": "TensorList", "release": "Nothing", "delete": "Nothing",
     "info": "Tensor", "rename": "Tensor", "touch": "Tensor", "print": "Printed", "item": "Item",
     "wait": "Tensor", "watch": "EventList",
+    "queue_create": "Queue", "queue_delete": "Nothing", "queue_info": "QueueInfo",
+    "queues": "QueueList", "queue_put": "Queued", "queue_get": "Delivery", "queue_ack": "Nothing",
+    "queue_peek": "PeekedItems", "queue_close": "Nothing", "queue_drain": "Drained",
 }  # fmt: skip
+# Full, closed, and what is in other hands by now; a queue with nothing to hand out is a 404.
+QUEUE_ERRORS = {"queue_put": {409, 410, 429}, "queue_get": {410}, "queue_ack": {409}}
 # Fields whose values may not fit the tensor, or this daemon.
 FITTING = {"dtype", "shape", "index", "dim", "dim0", "dims", "device", "other"}
 
@@ -384,7 +409,8 @@ def route_operation(route, tables):
         "putTensor": tensor_body(),
         "batch": json_body(ref("schemas", "Batch"), BATCH),
     }
-    path = {"getTensor": ["Name"], "deleteTensor": ["Name"], "putTensor": ["NewName"]}
+    path = {"getTensor": ["Name"], "deleteTensor": ["Name"], "putTensor": ["NewName"],
+            **dict.fromkeys(("getQueue", "putQueue", "deleteQueue"), ["QueueName"])}  # fmt: skip
     text = {"format": "format.text"} if name == "getTensor" else {}
     queries = ["query." + text.get(param, param) for param in route["params"]]
     wanted = [*path.get(name, ()), *queries, *extra]
@@ -399,6 +425,7 @@ def op_errors(op):
     errors = {404, 413, 503, 504}
     if fields & {"input", "other", "create_only"}:
         errors |= {409}
+    errors |= QUEUE_ERRORS.get(op["name"], set())
     if "if_generation" in fields:
         errors |= {412}
     if gives_elements(op):

@@ -418,3 +418,11 @@ enum td_status exchange_run(struct exchange *x, enum td_status (*then)(struct ex
         x->call.wake = wake_call;
     return run(x);
 }
+
+enum td_status exchange_run_op(struct exchange *x, enum op op,
+                               enum td_status (*then)(struct exchange *x))
+{
+    TRY(exchange_call(x, op));
+    TRY(op_begin(&x->call));
+    return exchange_run(x, then);
+}

@@ -13,6 +13,7 @@
  *   http_upload.c    bodies: npy, safetensors, JSON and raw, into the storage that is published
  *   http_ops.c       /v1/ops and the operations that answer with lists
  *   http_batch.c     /v1/batch
+ *   http_queues.c    /v1/queues
  *   http_watch.c     ?wait= and /v1/watch
  *   http_session.c   sessions that live by use instead of a connection
  *   http_peer.c      connections: their limits in time and rate; the clock
@@ -194,6 +195,9 @@ NODISCARD enum td_status exchange_call(struct exchange *x, enum op op);
  * suspends the exchange until it is woken or its time is over, and is run again. */
 NODISCARD enum td_status exchange_run(struct exchange *x,
                                       enum td_status (*then)(struct exchange *x));
+/* The whole of an operation without a body, by the fields in x->in. */
+NODISCARD enum td_status exchange_run_op(struct exchange *x, enum op op,
+                                         enum td_status (*then)(struct exchange *x));
 
 /* ---- the guard ---------------------------------------------------------------------------------
  */
@@ -379,6 +383,10 @@ enum td_status ops_post_end(struct exchange *x);
 enum td_status devices_list(struct exchange *x);
 enum td_status leases_list(struct exchange *x);
 enum td_status principals_list(struct exchange *x);
+enum td_status queues_list(struct exchange *x);
+enum td_status queues_get(struct exchange *x);
+enum td_status queues_put(struct exchange *x);
+enum td_status queues_delete(struct exchange *x);
 enum td_status stats_get(struct exchange *x);
 enum td_status batch_end(struct exchange *x);
 enum td_status session_post(struct exchange *x);

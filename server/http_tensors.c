@@ -138,33 +138,24 @@ enum td_status tensors_get(struct exchange *x)
 /* ---- listing -----------------------------------------------------------------------------------
  */
 
-/* An operation without a body, by its fields. */
-static enum td_status run_op(struct exchange *x, enum op op,
-                             enum td_status (*then)(struct exchange *x))
-{
-    TRY(exchange_call(x, op));
-    TRY(op_begin(&x->call));
-    return exchange_run(x, then);
-}
-
 enum td_status tensors_list(struct exchange *x)
 {
-    return run_op(x, OP_list, answer_call);
+    return exchange_run_op(x, OP_list, answer_call);
 }
 
 enum td_status devices_list(struct exchange *x)
 {
-    return run_op(x, OP_devices, answer_call);
+    return exchange_run_op(x, OP_devices, answer_call);
 }
 
 enum td_status leases_list(struct exchange *x)
 {
-    return run_op(x, OP_leases, answer_call);
+    return exchange_run_op(x, OP_leases, answer_call);
 }
 
 enum td_status principals_list(struct exchange *x)
 {
-    return run_op(x, OP_principals, answer_call);
+    return exchange_run_op(x, OP_principals, answer_call);
 }
 
 /* Counters as one object: a name and a number each. */
@@ -188,7 +179,7 @@ static enum td_status answer_counters(struct exchange *x)
 
 enum td_status stats_get(struct exchange *x)
 {
-    return run_op(x, OP_stats, answer_counters);
+    return exchange_run_op(x, OP_stats, answer_counters);
 }
 
 /* ---- changing ----------------------------------------------------------------------------------
@@ -267,5 +258,5 @@ enum td_status tensors_delete(struct exchange *x)
     }
     x->in.present &= ~FIELD_BIT(create_only);
     FIELDS_SET(&x->in, input, x->rest);
-    return run_op(x, object ? OP_release : OP_delete, answer_deleted);
+    return exchange_run_op(x, object ? OP_release : OP_delete, answer_deleted);
 }

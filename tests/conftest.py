@@ -1,5 +1,6 @@
 """Fixtures of all Python tests: a daemon, clients of it, and a second process beside this one."""
 
+import gc
 import json
 import os
 import pathlib
@@ -143,6 +144,7 @@ class Usage:
 
     def __init__(self, client):
         self._client = client
+        gc.collect()  # arrays in tracebacks hold their leases, also when their client is closed
         self._wait(lambda: client.stats()["sessions"] == 1, "clients of earlier tests are gone")
 
     def _wait(self, condition, what):

@@ -68,6 +68,17 @@ static const struct option_row mv_options[] = {
     END,
 };
 
+static const struct option_row seal_options[] = {
+    {OPTION_WAIT, 'w', "wait", "TIME", "for who may write to let go: 1s (default), 0",
+     COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row leases_options[] = {
+    {OPTION_BYTES, 'b', "bytes", NULL, "exact sizes, in bytes", COMPLETE_NOTHING},
+    END,
+};
+
 static const struct option_row op_options[] = {
     {OPTION_OUTPUT, 'o', "output", "NAME", "publish the result under NAME", COMPLETE_NAME},
     {OPTION_BODY, 0, "body", "FILE", "the elements, for operations that take some; - is stdin",
@@ -89,6 +100,29 @@ static const struct option_row watch_options[] = {
 
 static const struct option_row wait_options[] = {
     {OPTION_GENERATION, 'g', "generation", "N", "until it has another generation than N",
+     COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row queue_options[] = {
+    {OPTION_MAX_ITEMS, 0, "max-items", "N", "create: items that wait at most", COMPLETE_NOTHING},
+    {OPTION_MAX_BYTES, 0, "max-bytes", "SIZE", "create: bytes of them at most: 64MiB, 1GB",
+     COMPLETE_NOTHING},
+    {OPTION_WHEN_FULL, 0, "when-full", "POLICY", "create: then block, fail or drop_oldest",
+     COMPLETE_POLICY},
+    {OPTION_VISIBILITY, 0, "visibility", "TIME", "create: to acknowledge an item in: 30s, 5m",
+     COMPLETE_NOTHING},
+    {OPTION_CREATE_ONLY, 0, "create-only", NULL, "create: fail if the queue is there",
+     COMPLETE_NOTHING},
+    {OPTION_META, 0, "meta", "TEXT", "put: a text that goes along", COMPLETE_NOTHING},
+    {OPTION_FILE, 0, "file", NULL, "put: the arguments are files", COMPLETE_NOTHING},
+    {OPTION_OUTPUT, 'o', "output", "FILE", "get: the item's tensors into FILE, or - for stdout",
+     COMPLETE_FILE},
+    {OPTION_FORMAT, 0, "format", "FORMAT", "put, get: of the file: npy, npz, safetensors, json",
+     COMPLETE_FORMAT},
+    {OPTION_COUNT, 'c', "count", "N", "get, peek: so many items", COMPLETE_NOTHING},
+    {OPTION_NO_ACK, 0, "no-ack", NULL, "get: the item goes back to the front", COMPLETE_NOTHING},
+    {OPTION_PARKED, 0, "parked", NULL, "peek, drain: those that nobody was done with",
      COMPLETE_NOTHING},
     END,
 };
@@ -132,6 +166,23 @@ static const char rm_help[] =
     "Removes names. Whoever maps or holds the tensors keeps them. --prefix asks first, and needs\n"
     "--yes where nobody can be asked.\n";
 
+static const char seal_help[] =
+    "Freezes tensors: nobody can change them any more. Memory that nobody outside the daemon has\n"
+    "seen is frozen where it is. Else those who may write to it are waited for, and then the\n"
+    "elements are copied; the name leads to the copy.\n";
+
+static const char leases_help[] =
+    "Who has what mapped: lease, kind (read, write, fill, item, producer), principal, process,\n"
+    "session, storage, mode, size and age. \"deleted\": no name leads to the memory any more. In "
+    "a\n"
+    "pipe the columns are separated by one tab each.\n";
+
+static const char principals_help[] =
+    "What each user holds, and may hold: uid:N for a user of the Unix socket, tcp or token for "
+    "all\n"
+    "who come over TCP and HTTP. deleted_bytes are those of the bytes to which no name leads any\n"
+    "more. In a pipe the columns are separated by one tab each.\n";
+
 static const char op_help[] =
     "Runs any operation by name; without a name lists them. Values are written\n"
     "  shape=2,3  value=1.5  index='0, 1:3'  dtype=float16  requires_grad=true  input=NAME\n"
@@ -153,6 +204,21 @@ static const char wait_help[] =
     "touched, since it had that generation, which info tells. --timeout says how long to wait: "
     "30s\n"
     "unless given, 0 for ever.\n";
+
+static const char queue_help[] =
+    "Items are tuples of tensors, handed over by reference and in order; each to one consumer.\n"
+    "  ls [PREFIX]                queues: items, bytes, what a put does when it is full\n"
+    "  create NAME                makes one, or checks that the one that is there is so\n"
+    "  info NAME                  its settings and counters\n"
+    "  put NAME [KEY=]TENSOR...   an item of tensors of the daemon, or with --file of files\n"
+    "  get NAME                   takes the first item, and is done with it once it is written\n"
+    "  peek NAME                  what waits, with --parked what was given back too often\n"
+    "  close NAME                 no more items; who gets is told when the last one is done with\n"
+    "  drain NAME                 drops what waits, with --parked what is set aside\n"
+    "  rm NAME                    removes the queue\n"
+    "put waits for room and get for an item as long as --timeout: 30s unless given, 0 for ever.\n"
+    "With --count each item has a file: -o x.npz writes x-1.npz, x-2.npz by the items' numbers.\n"
+    "A get that fails, or that is killed, gives the item back.\n";
 
 static const char ping_help[] =
     "Measures how long the daemon takes to answer. The first answer includes nothing of the\n"
@@ -178,14 +244,23 @@ const struct command commands[] = {
      COMPLETE_NAME, COMPLETE_NAME},
     {"mv", cmd_mv, "OLD NEW", "give a tensor another name", "", mv_options, 2, 2, COMPLETE_NAME,
      COMPLETE_NAME},
+    {"seal", cmd_seal, "NAME...", "let nobody change a tensor any more", seal_help, seal_options, 1,
+     -1, COMPLETE_NAME, COMPLETE_NAME},
     {"op", cmd_op, "[OPERATION [INPUT] [FIELD=VALUE]...]", "run any operation", op_help, op_options,
      0, -1, COMPLETE_OP, COMPLETE_FIELD},
     {"stats", cmd_stats, "", "the daemon's counters", stats_help, stats_options, 0, 0,
      COMPLETE_NOTHING, COMPLETE_NOTHING},
+    {"leases", cmd_leases, "", "who has what mapped", leases_help, leases_options, 0, 0,
+     COMPLETE_NOTHING, COMPLETE_NOTHING},
+    {"principals", cmd_principals, "", "what each user holds, and may hold", principals_help,
+     leases_options, 0, 0, COMPLETE_NOTHING, COMPLETE_NOTHING},
     {"watch", cmd_watch, "[PREFIX]", "print names as they come and go", watch_help, watch_options,
      0, 1, COMPLETE_NAME, COMPLETE_NOTHING},
     {"wait", cmd_wait, "NAME", "wait until a name is published", wait_help, wait_options, 1, 1,
      COMPLETE_NAME, COMPLETE_NOTHING},
+    {"queue", cmd_queue, "ls|create|info|put|get|peek|close|drain|rm [NAME] [ARGUMENT]...",
+     "hand items over from one program to another", queue_help, queue_options, 1, -1,
+     COMPLETE_QUEUE_COMMAND, COMPLETE_QUEUE},
     {"ping", cmd_ping, "", "measure how fast the daemon answers", ping_help, ping_options, 0, 0,
      COMPLETE_NOTHING, COMPLETE_NOTHING},
     {"completion", cmd_completion, "bash|zsh", "print a completion script", completion_help, none,

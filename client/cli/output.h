@@ -15,7 +15,7 @@ const char *style_end(const struct cli *cli, enum style style);
 
 /* ---- tables -------------------------------------------------------------------------------- */
 
-#define TABLE_COLUMNS_MAX 8
+#define TABLE_COLUMNS_MAX 9
 
 /* Rows of cells, printed so that the columns stand below one another. */
 struct table {

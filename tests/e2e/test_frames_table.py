@@ -97,14 +97,32 @@ EXAMPLES = {
     "set_grad": [({"input": "v", "other": "m"}, b""), ({"input": "v"}, b"")],
     "print": [({"input": "m"}, b"")],
     "item": [({"input": "one"}, b"")],
+    "queue_create": [({"queue": "NEWQ", "max_items": 3, "max_bytes": 1000, "when_full": "fail",
+                       "visibility_ms": 1000, "create_only": True}, b"")],
+    "queue_delete": [({"queue": "Q"}, b"")],
+    "queue_info": [({"queue": "Q"}, b"")],
+    "queues": [({"prefix": "Q", "limit": 3, "cursor": "A"}, b"")],
+    "queue_put": [({"queue": "Q", "tensors": "a=m\n=v\none", "meta": "{}", "dtype": "float32",
+                    "shape": [2, 3]}, b"")],
+    "queue_get": [({"queue": "Q"}, b"")],
+    "queue_ack": [({"lease": "ITEM"}, b"")],
+    "queue_peek": [({"queue": "Q", "limit": 3, "parked": False}, b"")],
+    "queue_close": [({"queue": "Q"}, b"")],
+    "queue_drain": [({"queue": "Q", "parked": False}, b"")],
 }  # fmt: skip
 # What a reply must have besides the description of a tensor.
 TELLS = {"rand": {"seed"}, "randn": {"seed"}, "randint": {"seed"}, "list": {"count"},
-         "print": {"text"}, "item": {"value", "dtype"}, "watch": {"since", "count"}, "leases": {"count"},
-         "allocate": {"memory"}, "publish": {"memory"}, "seal": {"memory"}}  # fmt: skip
-LISTS = {"stats", "devices", "ops", "list", "watch", "principals", "leases"}
-NAMELESS = {"leases"}  # whose entries have no name
-SILENT = {"ping", "release", "delete"} | LISTS
+         "print": {"text"}, "item": {"value", "dtype"}, "watch": {"since", "count"},
+         "leases": {"count"}, "allocate": {"memory"}, "publish": {"memory"}, "seal": {"memory"},
+         "queue_create": {"queue", "max_items", "max_bytes", "when_full", "visibility_ms"},
+         "queue_info": {"queue", "count", "nbytes", "closed"}, "queues": {"count"},
+         "queue_put": {"item", "nbytes"}, "queue_drain": {"count"}, "queue_peek": {"count"},
+         "queue_get": {"item", "lease", "deliveries", "nbytes", "count", "meta"}}  # fmt: skip
+# What each entry has, besides more.
+LISTS = {"stats": "name", "devices": "name", "ops": "name", "list": "name", "watch": "name",
+         "principals": "name", "leases": "lease", "queues": "queue", "queue_info": "name",
+         "queue_peek": "item", "queue_get": "storage"}  # fmt: skip
+SILENT = {"ping", "release", "delete", *LISTS} | {op for op in EXAMPLES if op.startswith("queue_")}
 
 
 def stock(client):
@@ -118,16 +136,29 @@ def stock(client):
     ok(client.request("set_grad", {"input": "v", "other": "m"}))
 
 
+def stock_queue(client):
+    """A new queue Q with one item."""
+    client.request("queue_delete", {"queue": "Q"})
+    ok(client.request("queue_create", {"queue": "Q"}))
+    ok(client.request("queue_put", {"queue": "Q", "tensors": "k=m\none", "meta": "text"}))
+
+
 def completed(client, fields):
     """An example's fields with what only the running daemon knows."""
     fields = dict(fields)
     if fields.get("queue") == "QUEUE":
         client.request("queue_create", {"queue": "QUEUE"})
+    if fields.get("queue") == "Q" or fields.get("lease") == "ITEM":
+        stock_queue(client)
+    if fields.get("queue") == "NEWQ":
+        client.request("queue_delete", {"queue": "NEWQ"})
     if fields.get("input") == "@new":
         fields["input"] = allocated(client)
     if fields.get("input") == "@":
         fields["input"] = f"@{ok(client.request('zeros', {'shape': [1]}))['id']}"
-    if "lease" in fields and "limit" not in fields:
+    if fields.get("lease") == "ITEM":
+        fields["lease"] = ok(client.request("queue_get", {"queue": "Q"}))["lease"]
+    elif "lease" in fields and "limit" not in fields:
         status, reply, _, fds = client.request("map", {"input": "m"})
         fields["lease"] = reply.get("lease", 0)
         for fd in fds:
@@ -195,8 +226,7 @@ def check_reply(op, reply):
     assert not fds or "fd_out" in TRAITS[op]
     assert TELLS.get(op, set()) <= set(fields)
     if op in LISTS:
-        wanted = "lease" if op in NAMELESS else "name"
-        assert all(wanted in entry for entry in plain.read_list(body))
+        assert all(LISTS[op] in entry for entry in plain.read_list(body))
     if op not in SILENT and op != "item" and op != "print":
         described = {"id", "kind", "dtype", "shape", "strides", "nbytes", "device", "storage",
                      "storage_bytes", "mode", "epoch", "version", "requires_grad", "is_leaf",

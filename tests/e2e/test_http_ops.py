@@ -41,6 +41,8 @@ OWN = {
 def http(daemon):
     with Http(daemon.http_url) as connection:
         yield connection
+        if connection.session:
+            connection.send("DELETE", "/v1/session")
 
 
 @pytest.fixture

@@ -131,18 +131,3 @@ def test_no_descriptor_is_free(client):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert x.numpy()[0] == 1
     assert client.session.count() == session
-
-
-def test_a_child_is_told_to_connect_anew(client):
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            client.ping()
-        except tensord.ConnectionError as error:
-            os.write(write, str(error).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(write)
-    assert f"connect anew in process {child}" in os.read(read, 4096).decode()
-    os.close(read)

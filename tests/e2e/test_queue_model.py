@@ -13,8 +13,13 @@ from queue_client import SIZE, Consumer, Item, Producer, info, make
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from hypothesis.stateful import (RuleBasedStateMachine, initialize, invariant, precondition,  # noqa: E402
-                                 rule)  # fmt: skip
+from hypothesis.stateful import (  # noqa: E402
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 SESSIONS = 3
 DELIVERIES_MAX = 5
@@ -225,5 +230,5 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(max_examples=40, stateful_step_count=40, deadline=None,
+TestQueue.settings = settings(max_examples=150, stateful_step_count=60, deadline=None,
                               suppress_health_check=list(HealthCheck))  # fmt: skip

@@ -26,8 +26,8 @@ def options(page):
 def test_help(ctl):
     assert ctl.text("help") == ctl.text("--help") == ctl.text("-h")
     assert set(commands(ctl)) == {
-        "ls", "info", "show", "put", "get", "rm", "mv", "op", "stats", "watch", "wait", "ping",
-        "completion", "help",
+        "ls", "info", "show", "put", "get", "rm", "mv", "seal", "op", "stats", "leases",
+        "principals", "watch", "wait", "queue", "ping", "completion", "help",
     }  # fmt: skip
     for name, summary in commands(ctl).items():
         page = ctl.text("help", name)
@@ -57,6 +57,9 @@ def test_the_command_line(ctl, client):
         (["ping", "-c", "-1"], "a number from 1"),
         (["watch", "-i", "1ms"], "-i"),
         (["wait"], "NAME"),
+        (["seal"], "NAME"),
+        (["seal", "x", "--wait", "soon"], "soon"),
+        (["leases", "x"], "one argument too many"),
         (["wait", "x", "-g", "0"], "a number from 1"),
         (["help", "lss"], "did you mean 'ls'"),
         (["completion", "fish"], "bash or zsh"),
@@ -119,7 +122,7 @@ def complete(ctl, *lines, **more):
 
 
 OFFERS = {
-    "tensorctl s": ["show", "stats"],
+    "tensorctl s": ["show", "seal", "stats"],
     "tensorctl show mo": ["model/a", "model/b"],
     "tensorctl -q ls m": ["model/a", "model/b"],
     "tensorctl info weights:": ["0"],
