@@ -106,7 +106,7 @@ def test_sources_that_are_not_contiguous(q):
     for sent in sources:
         q.put(sent)
         flat = torch.tensor(sent.astype(float).tolist(), dtype=torch.float64)
-        q.put(flat.permute(*reversed(range(flat.ndim))))
+        q.put(flat.permute(tuple(reversed(range(flat.ndim)))))
         with q.get() as item:
             assert np.array_equal(item.numpy(), sent) and item.numpy().flags.c_contiguous
         with q.get() as item:
