@@ -2,9 +2,10 @@
 
     python3 tests/e2e/chaos_members.py ROLE URL FOLDER SLOT SEED
 
-What is read is checked: every array begins with a header that says who made it and holds a checksum
-of all that follows. A reader looks at all bytes, waits, and looks again, for what it holds must stay
-what it was. What is wrong goes to FOLDER/violations, a line each; FOLDER/counters is shared by all.
+What is read is checked: every array begins with a header that says who made it and holds a
+checksum of all that follows. A reader looks at all bytes, waits, and looks again, for what it holds
+must stay what it was. What is wrong goes to FOLDER/violations, a line each; FOLDER/counters is
+shared by all.
 
 SIGUSR1 cuts the member's connections, wherever it is.
 """
@@ -57,7 +58,8 @@ def fill(array, kind, maker, sequence):
 
 def seal(array, kind, maker, sequence):
     body = array[HEADER.size :]
-    head = HEADER.pack(MAGIC, maker, kind, sequence, len(body), checksum(kind, maker, sequence, body))
+    crc = checksum(kind, maker, sequence, body)
+    head = HEADER.pack(MAGIC, maker, kind, sequence, len(body), crc)
     array[: HEADER.size] = np.frombuffer(head, np.uint8)
 
 
@@ -83,7 +85,8 @@ class Member:
         self.sequence = 0
         self.leaving = False
         # Open from the start: there may be no descriptor to spare later.
-        self.violations = os.open(self.folder / "violations", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        self.violations = os.open(self.folder / "violations", flags)
 
     def count(self, what):
         self.counters[COUNTERS.index(what)] += 1

@@ -36,7 +36,7 @@ def test_the_pipeline(daemon, client, usage, language):
     command = [in_c("pipeline")] if language == "C" else [sys.executable, EXAMPLES / "pipeline.py"]
     said = run(daemon, *command, 100)
     assert "three processes, 100 frames of 480 x 640 x 3 bytes" in said
-    assert re.search(r"consumed 100 frames, 92 MB, [0-9.]+ GB/s", said), said
+    assert re.search(r"consumed 100 frames, 92 MB,\s+[0-9.]+ GB/s", said), said
     if language == "Python":
         assert "the batches' memory was shared" in said
         assert re.search(r"example/frames: 100 put, 100 acknowledged, in \d+ pieces", said), said

@@ -3,11 +3,13 @@
     python3 pipeline.py            the default socket, or TENSORD_URL
     python3 pipeline.py 2000       so many frames instead of 400
 
-Each process knows the other ones by nothing but the names of two queues. `decode` fills frames right
-in the daemon's memory; `batch` puts sixteen of them together, again in such memory; `consume` reads
-the batches where they lie. The only copy is the one that `batch` makes, because a batch is one piece.
+Each process knows the other ones by nothing but the names of two queues. `decode` fills frames
+right in the daemon's memory; `batch` puts sixteen of them together, again in such memory; `consume`
+reads the batches where they lie. The only copy is the one that `batch` makes, because a batch is
+one piece.
 
-Needs a running daemon (deploy/up.sh starts one) and NumPy. It ends by itself, and deletes its queues.
+Needs a running daemon (deploy/up.sh starts one) and NumPy. It ends by itself, and deletes its
+queues.
 """
 
 import multiprocessing
@@ -30,7 +32,7 @@ def decode(count):
         frames = client.queue(FRAMES, maxsize=2 * BATCH)
         for number in range(count):
             # Memory of the daemon, which this process has mapped: the same few pieces again and
-            # again. allocate() waits while the others are behind, and so keeps us from running away.
+            # again. allocate() waits while the others are behind, so that we do not run away.
             with frames.allocate((HEIGHT, WIDTH, 3), "uint8") as frame:
                 frame.array[:] = number % 256
                 frames.put(frame, meta=str(number))
@@ -60,7 +62,8 @@ def put_batch(batches, collected):
     with batches.allocate((len(collected), HEIGHT, WIDTH, 3), "uint8") as images:
         for slot, (_number, frame) in zip(images.array, collected):
             slot[:] = frame
-        batches.put({"images": images, "numbers": numbers}, meta=f"{numbers[0]} to {numbers[-1]}")
+        meta = f"{numbers[0]} to {numbers[-1]}"  # a small text that goes along
+        batches.put({"images": images, "numbers": numbers}, meta=meta)
 
 
 def consume(count):
@@ -81,8 +84,8 @@ def consume(count):
             copied.add(f"{images.memory} {images.reason}".strip())
         spent = time.perf_counter() - begun
         assert seen == count, f"{seen} frames of {count} came"
-        print(f"   process {os.getpid()}: consumed {seen} frames, {read / 1e6:.0f} MB, "
-              f"{read / spent / 1e9:.2f} GB/s; the batches' memory was {', '.join(copied)}")  # fmt: skip
+        print(f"   process {os.getpid()}: consumed {seen} frames, {read / 1e6:.0f} MB,")
+        print(f"   {read / spent / 1e9:.2f} GB/s; the batches' memory was {', '.join(copied)}")
 
 
 def main():
