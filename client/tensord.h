@@ -376,9 +376,10 @@ TD_API enum td_status td_push(struct td_queue *queue, size_t count,
                               int64_t timeout_ms);
 
 /* Takes the first item in hand, waiting for one, at most timeout_ms (as above): TD_EMPTY then,
- * TD_CLOSED when the queue is closed and none is to come. The caller owns *out, and says that it is
- * done with td_item_done; an item that is freed otherwise, or whose process dies, or that is not
- * acknowledged in time, goes back to the front of the queue. */
+ * TD_CLOSED when the queue is closed and none is to come: until the last one in somebody's hands is
+ * done with it may come back, so who holds one of a closed queue itself waits for itself. The
+ * caller owns *out, and says that it is done with td_item_done; an item that is freed otherwise, or
+ * whose process dies, or that is not acknowledged in time, goes back to the front of the queue. */
 TD_API enum td_status td_pop(struct td_queue *queue, int64_t timeout_ms, struct td_item **out);
 TD_API uint64_t td_item_id(const struct td_item *item);         /* its number in the queue */
 TD_API unsigned td_item_deliveries(const struct td_item *item); /* 1: for the first time */

@@ -76,8 +76,8 @@ struct op_call {
     /* Takes the waiter out of its list: then `wake` is not running and not called any more. NULL:
      * it is in none. */
     void (*stop_waiting)(struct op_call *call);
-    /* stop_waiting: op_run does not follow, so a wake that it had goes to the next. Else it may keep
-     * its place in line. */
+    /* stop_waiting: op_run does not follow, so a wake that it had goes to the next. Else it may
+     * keep its place in line. */
     bool given_up;
 
     /* Large, and written before they are read: op_init does not clear them. */

@@ -2,13 +2,15 @@
 
     python3 tests/e2e/chaos_members.py ROLE URL FOLDER SLOT SEED
 
-What is read is checked: every array begins with a header that says who made it and holds a checksum
-of all that follows. A reader looks at all bytes, waits, and looks again, for what it holds must stay
-what it was. What is wrong goes to FOLDER/violations, a line each; FOLDER/counters is shared by all.
+What is read is checked: every array begins with a header that says who made it and holds a
+checksum of all that follows. A reader looks at all bytes, waits, and looks again, for what it holds
+must stay what it was. What is wrong goes to FOLDER/violations, a line each; FOLDER/counters is
+shared by all.
 
 SIGUSR1 cuts the member's connections, wherever it is.
 """
 
+import faulthandler
 import os
 import pathlib
 import random
@@ -36,6 +38,7 @@ EXPECTED = (
     tensord.ConnectionError, tensord.OutOfMemory, tensord.Full, tensord.Empty, tensord.NotFound,
     tensord.Unavailable, tensord.Deadline, tensord.Conflict, tensord.Cancelled,
 )  # fmt: skip
+BROKEN = (OSError, plain_client.Disconnected, plain_client.Refused)
 
 
 # ---- what is handed over -----------------------------------------------------------------------
@@ -55,7 +58,8 @@ def fill(array, kind, maker, sequence):
 
 def seal(array, kind, maker, sequence):
     body = array[HEADER.size :]
-    head = HEADER.pack(MAGIC, maker, kind, sequence, len(body), checksum(kind, maker, sequence, body))
+    crc = checksum(kind, maker, sequence, body)
+    head = HEADER.pack(MAGIC, maker, kind, sequence, len(body), crc)
     array[: HEADER.size] = np.frombuffer(head, np.uint8)
 
 
@@ -79,13 +83,17 @@ class Member:
         table = np.memmap(self.folder / "counters", np.int64, "r+", shape=(SLOTS, len(COUNTERS)))
         self.counters = table[self.number]
         self.sequence = 0
+        self.leaving = False
+        # Open from the start: there may be no descriptor to spare later.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        self.violations = os.open(self.folder / "violations", flags)
 
     def count(self, what):
         self.counters[COUNTERS.index(what)] += 1
 
     def violation(self, text):
-        with open(self.folder / "violations", "a") as file:
-            file.write(f"{self.role} {self.number} (process {os.getpid()}): {text}\n")
+        line = f"{self.role} {self.number} (process {os.getpid()}): {text}\n"
+        os.write(self.violations, line.encode())
 
     def check(self, array, kind, expected=None):
         """Reads all of it, now and in a while."""
@@ -114,7 +122,7 @@ class Member:
 
     def loop(self, client, turn):
         """Turns until SIGTERM; what may happen to anybody here does not end it."""
-        while True:
+        while not self.leaving:
             try:
                 turn(client)
             except EXPECTED as error:
@@ -125,7 +133,7 @@ class Member:
 
     def run(self):
         client = None
-        while client is None:
+        while client is None and not self.leaving:
             try:
                 client = self.connect()
             except EXPECTED:
@@ -144,7 +152,7 @@ def open_queues(client):
     while True:
         try:
             return queues(client)
-        except EXPECTED:
+        except EXPECTED:  # SIGTERM ends it in its sleep
             time.sleep(0.05)
 
 
@@ -226,7 +234,7 @@ class Pipeline(Member):
             chance = self.random.random()
             if chance < 0.1:
                 item.retry()
-            elif chance < 0.2:
+            elif chance < 0.4:
                 try:
                     item.ack()
                 except tensord.Conflict:
@@ -327,7 +335,7 @@ class Disturbers(Member):
     def deaf(self, client):
         """Asks for memory and never reads the answers, so that descriptors pile up in sockets."""
         name = f"deaf/{self.number}"
-        while True:
+        while not self.leaving:
             peers = []
             try:
                 client[name] = np.zeros(70_000, np.uint8)
@@ -337,7 +345,7 @@ class Disturbers(Member):
                         peers[-1].send("map", {"input": name})
                 time.sleep(0.2 + self.random.random() * 0.3)
                 client.delete(name)
-            except (*EXPECTED, OSError, EOFError):
+            except (*EXPECTED, *BROKEN):
                 self.count("refused")
             for peer in peers:
                 peer.close()
@@ -374,10 +382,10 @@ class Disturbers(Member):
             self.count("lost")
             time.sleep(0.02)
 
-        while True:
+        while not self.leaving:
             try:
                 self.loop(client, turn)
-            except (OSError, EOFError):
+            except BROKEN:
                 time.sleep(0.05)
 
 
@@ -387,28 +395,31 @@ class Everybody(Pipeline, Names, Disturbers):
 
 def cut_connections(_number, _frame):
     """Ends the member's sockets under its feet; it may be in the middle of a frame."""
-    for entry in os.listdir("/proc/self/fd"):
+    for entry in range(256):  # without looking into /proc, which takes a descriptor
         try:
-            if stat.S_ISSOCK(os.fstat(int(entry)).st_mode):
-                with socket.socket(fileno=os.dup(int(entry))) as cut:
+            if stat.S_ISSOCK(os.fstat(entry).st_mode):
+                with socket.socket(fileno=os.dup(entry)) as cut:
                     cut.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # the folder's own descriptor, or no number to spare
-
-
-def leave(_number, _frame):
-    raise SystemExit(0)
+            pass  # there is none, or no number to spare
 
 
 def main():
     member = Everybody(*sys.argv[1:6])
+
+    def leave(_number, _frame):
+        """Where it is raised in a finalizer it is lost."""
+        member.leaving = True
+        raise SystemExit(0)
+
     signal.signal(signal.SIGUSR1, cut_connections)
     signal.signal(signal.SIGTERM, leave)
+    faulthandler.register(signal.SIGUSR2, all_threads=True)
+    sys.unraisablehook = lambda _what: None  # of such a finalizer
     try:
         member.run()
     except Exception:
         member.violation(f"ended with {traceback.format_exc()}")
-        raise
 
 
 if __name__ == "__main__":

@@ -106,7 +106,10 @@ class Show:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                self.violations_add(f"{_role} does not end {LEAVE_S} s after SIGTERM")
+                process.send_signal(signal.SIGUSR2)  # it tells where it is
+                time.sleep(0.5)
+                self.violations_add(f"{_role} does not end {LEAVE_S} s after SIGTERM:\n"
+                                    + (self.folder / "errors").read_text())  # fmt: skip
                 process.kill()
                 process.wait()
 
@@ -158,8 +161,8 @@ def test_a_pipeline_under_torment(tmp_path):
             print(leftovers(daemon))
             raise
         done = show.counters()
-        for what, least in (("puts", 50), ("gets", 50), ("maps", 50), ("held", 5), ("published", 50)):
-            assert done[what] >= least, show.report()
+        for what in ("puts", "gets", "maps", "held", "published"):
+            assert done[what] >= 30, show.report()
         assert min(show.actions.values()) >= 3, show.report()
         assert (tmp_path / "errors").read_bytes() == b"", (tmp_path / "errors").read_text()[:5000]
 
@@ -176,7 +179,8 @@ def leftovers(daemon):
 
 
 def test_a_reader_notices_what_was_not_published(tmp_path):
-    """A producer that writes to what it has put is found out: else the test above proves nothing."""
+    """A producer that writes to what it has put is found out; else the test above proves nothing.
+    """
     with Daemon(*LIMITS) as daemon:
         show = Show(daemon, tmp_path, 1, {"mutant": 1, "transform": 1, "sink": 1})
         deadline = time.monotonic() + 20

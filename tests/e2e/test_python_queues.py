@@ -482,7 +482,7 @@ def test_a_daemon_that_comes_back(daemon):
     client.close()
 
 
-# ---- more than one tensor, or item, at a time ------------------------------------------------------
+# ---- more than one tensor, or item, at a time --------------------------------------------------
 
 
 def test_more_tensors_than_the_producer_has_segments(client):

@@ -65,6 +65,8 @@ struct mock_tensor {
     size_t bytes;
 };
 
+struct mock_frame;
+
 struct mock_daemon {
     char directory[64], url[128];
     int listener;
@@ -84,6 +86,8 @@ struct mock_daemon {
     atomic_int requests, hellos, releases, known, descriptors_in;
     atomic_ullong last_released;
     char last_release_input[64];
+    /* Asked first, with the lock held: true if it has answered. NULL: nobody. */
+    bool (*answer)(struct mock_daemon *mock, int socket, struct mock_frame *frame);
 };
 
 struct mock_frame {
@@ -418,6 +422,8 @@ static inline void mock_release(struct mock_daemon *mock, struct mock_frame *fra
 static inline bool mock_answer(struct mock_daemon *mock, int socket, struct mock_frame *frame)
 {
     int fault = atomic_load(&mock->fault);
+    if (mock->answer && mock->answer(mock, socket, frame))
+        return true;
     if (frame->header.flags & WIRE_ONE_WAY) {
         mock_release(mock, frame);
         return true;

@@ -1,0 +1,486 @@
+/* libtensord against a mock daemon: queues, items that lie about themselves, sessions that are
+ * lost, and answers that come when nobody waits any more. */
+#include "client/internal.h"
+#include "tests/unit/mock_daemon.h"
+
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#define ELEMENTS 20000 /* uint8 */
+#define LEASE 77
+#define ITEM_OBJECT 40 /* and the numbers after it, for more tensors */
+#define SEGMENT_OBJECT 30
+
+enum lie {
+    HONEST,
+    NO_DESCRIPTOR,
+    ABSURD_SIZE,
+    ABSURD_OFFSET,
+    NO_LEASE,
+    NO_COUNT,
+    MANY_TENSORS,
+    FEWER_ENTRIES,
+    BROKEN_ENTRY,
+    CLOSES,
+    LATE, /* the answer comes when the caller has given up */
+};
+
+static struct mock_daemon mock;
+static struct td_client *client;
+static struct td_queue *queue;
+static atomic_int lie;
+static atomic_int acks, asks, maps;
+static int memory, memory_to_read;
+static pthread_t caller;
+static int descriptors_before;
+
+static int descriptor_count(void)
+{
+    int count = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+/* ---- the daemon's side --------------------------------------------------------------------- */
+
+static void describe(struct fields *out, uint64_t id)
+{
+    int lies = atomic_load(&lie);
+    FIELDS_SET(out, id, id);
+    FIELDS_SET(out, dtype, TD_UINT8);
+    FIELDS_SET(out, shape, (struct dims){.rank = 1});
+    out->shape.v[0] = ELEMENTS;
+    FIELDS_SET(out, device, text_of("cpu"));
+    FIELDS_SET(out, offset_bytes, lies == ABSURD_OFFSET ? UINT64_MAX - 7 : 0);
+    FIELDS_SET(out, storage, 9);
+    FIELDS_SET(out, storage_bytes, lies == ABSURD_SIZE ? UINT64_C(1) << 50 : ELEMENTS);
+    FIELDS_SET(out, nbytes, ELEMENTS);
+    FIELDS_SET(out, mode, text_of("single-writer"));
+    FIELDS_SET(out, memory, text_of("shared"));
+}
+
+static size_t add_entry(uint8_t *body, const struct fields *entry)
+{
+    uint32_t size = (uint32_t)wire_fields_size(entry);
+    memcpy(body, &size, sizeof size);
+    wire_fields_encode(entry, body + sizeof size);
+    return sizeof size + size;
+}
+
+static void give_item(int socket, struct mock_frame *frame)
+{
+    uint8_t body[8192];
+    size_t used = 0;
+    int lies = atomic_load(&lie);
+    struct fields fields = {0};
+    uint64_t count = lies == MANY_TENSORS ? 65 : 2;
+    for (uint64_t i = 0; i < (lies == FEWER_ENTRIES ? 1 : 2); i++) {
+        struct fields entry = {0};
+        FIELDS_SET(&entry, key, text_of(i ? "b" : "a"));
+        if (!(i && lies == BROKEN_ENTRY))
+            describe(&entry, ITEM_OBJECT + i);
+        used += add_entry(body + used, &entry);
+    }
+    FIELDS_SET(&fields, item, 5);
+    FIELDS_SET(&fields, deliveries, 2);
+    FIELDS_SET(&fields, meta, text_of("said with it"));
+    if (lies != NO_COUNT)
+        FIELDS_SET(&fields, count, count);
+    if (lies != NO_LEASE)
+        FIELDS_SET(&fields, lease, LEASE);
+    mock_reply(&mock, socket, frame, 0, &fields, body, used, -1);
+}
+
+/* Makes the caller give up, and answers once it has; others may speak to the mock meanwhile. */
+static void give_late(int socket, struct mock_frame *frame)
+{
+    char byte;
+    pthread_mutex_unlock(&mock.lock);
+    for (int i = 0; i < 500; i++) {
+        pthread_kill(caller, SIGUSR1);
+        struct pollfd end = {.fd = socket, .events = POLLIN};
+        if (poll(&end, 1, 10) > 0 && recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+            break;
+    }
+    pthread_mutex_lock(&mock.lock);
+    give_item(socket, frame);
+}
+
+static void give_segment(int socket, struct mock_frame *frame)
+{
+    struct fields fields = {0};
+    describe(&fields, SEGMENT_OBJECT);
+    fields.storage = 8;
+    bool known = atomic_fetch_add(&asks, 1) > 0 && !FIELDS_HAS(&frame->fields, force);
+    int fd = known || atomic_load(&lie) == NO_DESCRIPTOR ? -1 : memory;
+    mock_reply(&mock, socket, frame, 0, &fields, NULL, 0, fd);
+}
+
+static void give_map(int socket, struct mock_frame *frame)
+{
+    struct fields fields = {0};
+    atomic_fetch_add(&maps, 1);
+    describe(&fields, ITEM_OBJECT);
+    FIELDS_SET(&fields, lease, 900 + (uint64_t)atomic_load(&maps));
+    int fd = atomic_load(&lie) == NO_DESCRIPTOR ? -1 : memory_to_read;
+    mock_reply(&mock, socket, frame, 0, &fields, NULL, 0, fd);
+}
+
+static bool answer(struct mock_daemon *of, int socket, struct mock_frame *frame)
+{
+    struct fields none = {0};
+    bool one_way = frame->header.flags & WIRE_ONE_WAY;
+    (void)of;
+    switch (frame->header.opcode) {
+    case OP_queue_get:
+        if (atomic_load(&lie) == CLOSES)
+            shutdown(socket, SHUT_RDWR);
+        else if (atomic_load(&lie) == LATE)
+            give_late(socket, frame);
+        else
+            give_item(socket, frame);
+        return true;
+    case OP_allocate:
+        give_segment(socket, frame);
+        return true;
+    case OP_map:
+        give_map(socket, frame);
+        return true;
+    case OP_queue_ack:
+        atomic_fetch_add(&acks, 1);
+        break;
+    case OP_queue_put:
+        if (atomic_load(&lie) == CLOSES) {
+            shutdown(socket, SHUT_RDWR);
+            return true;
+        }
+        break;
+    case OP_queue_create:
+        break;
+    default:
+        return false;
+    }
+    if (!one_way)
+        mock_reply(&mock, socket, frame, 0, &none, NULL, 0, -1);
+    return true;
+}
+
+/* ---- fixture ------------------------------------------------------------------------------- */
+
+static bool interrupted(void *argument)
+{
+    (void)argument;
+    return true;
+}
+
+static void handle(int signal_number)
+{
+    (void)signal_number;
+}
+
+static int start(void **state)
+{
+    (void)state;
+    struct sigaction action = {.sa_handler = handle}; /* no SA_RESTART */
+    sigaction(SIGUSR1, &action, NULL);
+    caller = pthread_self();
+    descriptors_before = descriptor_count();
+    memory = mock_memfd(ELEMENTS, true);
+    memory_to_read = mock_read_only(memory);
+    if (pwrite(memory, "bytes", 5, 0) != 5)
+        return -1;
+    mock_start(&mock, false);
+    mock.answer = answer;
+    atomic_store(&lie, HONEST);
+    atomic_store(&acks, 0);
+    atomic_store(&asks, 0);
+    atomic_store(&maps, 0);
+    struct td_options options = {.client = "test", .timeout_ms = 5000, .interrupted = interrupted};
+    assert_int_equal(td_connect(mock.url, &options, &client), TD_OK);
+    assert_int_equal(td_queue_open(client, "q", NULL, &queue), TD_OK);
+    return 0;
+}
+
+static int stop(void **state)
+{
+    (void)state;
+    td_queue_free(queue);
+    td_close(client);
+    mock_stop(&mock);
+    close(memory);
+    close(memory_to_read);
+    assert_int_equal(descriptor_count(), descriptors_before); /* whatever came */
+    return 0;
+}
+
+static void wait_for(bool (*condition)(void))
+{
+    for (int i = 0; i < 5000 && !condition(); i++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    assert_true(condition());
+}
+
+static bool item_was_released(void)
+{
+    return atomic_load(&mock.last_released) == LEASE;
+}
+
+static bool one_was_acknowledged(void)
+{
+    return atomic_load(&acks) == 1;
+}
+
+static struct td_item *pop(void)
+{
+    struct td_item *item;
+    assert_int_equal(td_pop(queue, 1000, &item), TD_OK);
+    return item;
+}
+
+static struct td_mapping *allocate(void)
+{
+    const int64_t shape = ELEMENTS;
+    struct td_mapping *segment;
+    assert_int_equal(td_queue_allocate(queue, TD_UINT8, 1, &shape, 1000, &segment), TD_OK);
+    return segment;
+}
+
+/* ---- what goes well -------------------------------------------------------------------------- */
+
+static void an_item_tells_what_it_is(void **state)
+{
+    (void)state;
+    struct td_item *item = pop();
+    assert_int_equal(td_item_id(item), 5);
+    assert_int_equal(td_item_deliveries(item), 2);
+    assert_string_equal(td_item_meta(item), "said with it");
+    assert_int_equal(td_item_count(item), 2);
+    assert_string_equal(td_item_key(item, 1), "b");
+    assert_int_equal(td_item_info(item, 1)->id, ITEM_OBJECT + 1);
+    td_item_free(item);
+    wait_for(item_was_released);
+    assert_int_equal(atomic_load(&acks), 0);
+}
+
+static void a_mapping_keeps_the_item_that_is_done_with(void **state)
+{
+    (void)state;
+    struct td_item *item = pop();
+    struct td_mapping *first, *second, *private;
+    assert_int_equal(td_item_map(item, 0, 0, &first), TD_OK);
+    assert_int_equal(td_item_map(item, 1, 0, &second), TD_OK);
+    assert_int_equal(atomic_load(&maps), 1); /* the same storage */
+    assert_int_equal(td_item_map(item, 0, TD_MAP_PRIVATE, &private), TD_OK);
+    assert_int_equal(td_item_map(item, 0, TD_MAP_WRITE, &private), TD_INVALID);
+    assert_memory_equal(td_mapping_data(first), "bytes", 5);
+    assert_false(td_mapping_writable(first));
+    *(char *)td_mapping_data(private) = 'B';
+    td_item_done(item);
+    wait_for(one_was_acknowledged);
+    td_unmap(private);
+    td_unmap(second);
+    assert_false(item_was_released());
+    assert_memory_equal(td_mapping_data(first), "bytes", 5);
+    td_unmap(first);
+    wait_for(item_was_released);
+    item = pop(); /* what stays mapped serves the next one */
+    assert_int_equal(td_item_map(item, 0, 0, &first), TD_OK);
+    assert_int_equal(atomic_load(&maps), 2);
+    td_unmap(first);
+    td_item_done(item);
+}
+
+static void memory_is_mapped_once_and_given_away(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct td_mapping *segment = allocate();
+        assert_true(td_mapping_writable(segment));
+        memcpy(td_mapping_data(segment), "filled", 6);
+        struct td_push_tensor tensor = {.key = "a", .mapping = segment};
+        assert_int_equal(td_push(queue, 1, &tensor, "meta", 1000), TD_OK);
+        assert_false(td_mapping_writable(segment));
+        td_unmap(segment);
+    }
+    assert_string_equal(mock.last_release_input, ""); /* it is not the producer's any more */
+    struct td_mapping *segment = allocate();
+    td_unmap(segment);
+    for (int i = 0; i < 2000 && !*mock.last_release_input; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    assert_string_equal(mock.last_release_input, "@30");
+}
+
+/* ---- replies that lie ------------------------------------------------------------------------ */
+
+static void an_item_that_cannot_be(void **state)
+{
+    (void)state;
+    static const struct {
+        enum lie lie;
+        const char *text;
+        bool released;
+    } cases[] = {
+        {NO_LEASE, "without tensors or lease", false},
+        {NO_COUNT, "without tensors or lease", true},
+        {MANY_TENSORS, "without tensors or lease", true},
+        {FEWER_ENTRIES, "an item of 2 tensors with 1", true},
+        {BROKEN_ENTRY, "", true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct td_item *item = NULL;
+        atomic_store(&mock.last_released, 0);
+        atomic_store(&lie, (int)cases[i].lie);
+        assert_int_not_equal(td_pop(queue, 1000, &item), TD_OK);
+        assert_null(item);
+        assert_non_null(strstr(td_last_error(), cases[i].text));
+        if (cases[i].released)
+            wait_for(item_was_released);
+        assert_int_equal(atomic_load(&acks), 0);
+    }
+}
+
+static void a_mapping_that_cannot_be(void **state)
+{
+    (void)state;
+    const enum lie lies[] = {NO_DESCRIPTOR, ABSURD_SIZE, ABSURD_OFFSET};
+    const int64_t shape = ELEMENTS;
+    struct td_mapping *mapping = NULL;
+    for (size_t i = 0; i < sizeof lies / sizeof lies[0]; i++) {
+        atomic_store(&lie, HONEST);
+        struct td_item *item = pop();
+        atomic_store(&lie, (int)lies[i]);
+        atomic_store(&asks, 0);
+        assert_int_equal(td_item_map(item, 0, 0, &mapping), TD_PROTOCOL);
+        assert_int_equal(td_item_map(item, 0, TD_MAP_PRIVATE, &mapping), TD_PROTOCOL);
+        td_item_free(item);
+        assert_int_equal(td_queue_allocate(queue, TD_UINT8, 1, &shape, 1000, &mapping),
+                         TD_PROTOCOL);
+        assert_null(mapping);
+    }
+    atomic_store(&lie, ABSURD_OFFSET);
+    assert_int_equal(td_pop(queue, 1000, &(struct td_item *){NULL}), TD_PROTOCOL);
+    atomic_store(&lie, HONEST); /* and nothing of it stays */
+    atomic_store(&asks, 0);
+    td_unmap(allocate());
+}
+
+static void arguments_that_cannot_be(void **state)
+{
+    (void)state;
+    struct td_push_tensor tensors[65] = {{.name = "a"}};
+    assert_int_equal(td_push(queue, 0, tensors, NULL, 0), TD_INVALID);
+    assert_int_equal(td_push(queue, 65, tensors, NULL, 0), TD_INVALID);
+    assert_int_equal(td_push(queue, 2, tensors, NULL, 0), TD_INVALID); /* neither nor */
+    tensors[0].key = "a=b";
+    assert_int_equal(td_push(queue, 1, tensors, NULL, 0), TD_INVALID);
+    assert_int_equal(td_queue_open(client, NULL, NULL, &queue), TD_INVALID);
+    struct td_client *other;
+    assert_int_equal(td_connect(mock.url, NULL, &other), TD_OK);
+    struct td_queue *others;
+    assert_int_equal(td_queue_open(other, "q", NULL, &others), TD_OK);
+    struct td_mapping *segment = allocate();
+    struct td_push_tensor tensor = {.mapping = segment};
+    assert_int_equal(td_push(others, 1, &tensor, NULL, 0), TD_INVALID);
+    assert_non_null(strstr(td_last_error(), "with this client"));
+    td_unmap(segment);
+    td_queue_free(others);
+    td_close(other);
+}
+
+/* ---- connections and sessions that are lost ------------------------------------------------- */
+
+static void a_connection_that_is_lost(void **state)
+{
+    (void)state;
+    struct td_item *item = NULL;
+    struct td_mapping *segment = allocate();
+    struct td_push_tensor tensor = {.mapping = segment};
+    atomic_store(&lie, CLOSES);
+    assert_int_equal(td_pop(queue, 1000, &item), TD_CONNECTION);
+    assert_null(item);
+    assert_int_equal(td_push(queue, 1, &tensor, NULL, 1000), TD_CONNECTION);
+    assert_non_null(strstr(td_last_error(), "may or may not"));
+    assert_true(td_mapping_writable(segment));
+    atomic_store(&lie, HONEST);
+    td_unmap(segment);
+    td_item_free(pop());
+}
+
+/* Numbers of before may be others' by now: nobody is asked about them. */
+static void a_session_that_is_lost(void **state)
+{
+    (void)state;
+    struct td_item *item = pop(), *mapped = pop();
+    struct td_mapping *segment = allocate(), *shown, *none = NULL;
+    assert_int_equal(td_item_map(mapped, 0, 0, &shown), TD_OK);
+    td_queue_free(queue); /* nothing stays mapped */
+    assert_int_equal(td_queue_open(client, "q", NULL, &queue), TD_OK);
+    td_unmap(shown);
+    atomic_store(&mock.forget, true);
+    mock_drop_connections(&mock);
+    struct td_push_tensor tensor = {.mapping = segment};
+    int seen = atomic_load(&maps);
+    atomic_store(&mock.last_released, 0);
+    (void)td_item_ack(item); /* finds that out */
+    assert_int_equal(td_item_ack(item), TD_CONNECTION);
+    assert_non_null(strstr(td_last_error(), "is gone"));
+    assert_int_equal(td_item_map(item, 0, 0, &none), TD_CONNECTION);
+    assert_int_equal(td_item_map(item, 0, TD_MAP_PRIVATE, &none), TD_CONNECTION);
+    assert_int_equal(td_push(queue, 1, &tensor, NULL, 1000), TD_CONNECTION);
+    assert_int_equal(td_session_count(client), 2);
+    td_item_done(item);
+    td_item_free(mapped);
+    td_unmap(segment);
+    assert_int_equal(td_op(client, "ping", NULL, NULL, 0, NULL), TD_OK);
+    assert_int_equal(atomic_load(&acks), 0);
+    assert_int_equal(atomic_load(&maps), seen);
+    assert_int_equal(atomic_load(&mock.last_released), 0);
+    item = pop();
+    assert_int_equal(td_item_ack(item), TD_OK);
+    td_item_free(item);
+}
+
+/* ---- giving up ------------------------------------------------------------------------------- */
+
+/* The daemon hands the item out in the moment in which the call is interrupted. */
+static void an_item_that_comes_too_late_is_given_back(void **state)
+{
+    (void)state;
+    struct td_item *item = NULL;
+    atomic_store(&lie, LATE);
+    assert_int_equal(td_pop(queue, 4000, &item), TD_CANCELLED);
+    assert_non_null(strstr(td_last_error(), "interrupted"));
+    assert_null(item);
+    wait_for(item_was_released);
+    assert_int_equal(atomic_load(&acks), 0);
+    assert_int_equal(td_session_count(client), 1); /* another connection has kept it */
+    atomic_store(&lie, HONEST);
+    td_item_done(pop());
+}
+
+int main(void)
+{
+#define CASE(name) cmocka_unit_test_setup_teardown(name, start, stop)
+    const struct CMUnitTest tests[] = {
+        CASE(an_item_tells_what_it_is),
+        CASE(a_mapping_keeps_the_item_that_is_done_with),
+        CASE(memory_is_mapped_once_and_given_away),
+        CASE(an_item_that_cannot_be),
+        CASE(a_mapping_that_cannot_be),
+        CASE(arguments_that_cannot_be),
+        CASE(a_connection_that_is_lost),
+        CASE(a_session_that_is_lost),
+        CASE(an_item_that_comes_too_late_is_given_back),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
