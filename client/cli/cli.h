@@ -56,6 +56,14 @@ enum option_id {
     OPTION_INTERVAL,
     OPTION_SIZE,
     OPTION_GENERATION,
+    OPTION_MAX_ITEMS,
+    OPTION_MAX_BYTES,
+    OPTION_WHEN_FULL,
+    OPTION_VISIBILITY,
+    OPTION_META,
+    OPTION_FILE,
+    OPTION_NO_ACK,
+    OPTION_PARKED,
     OPTION_WAIT,
     OPTION_END
 };
@@ -73,6 +81,9 @@ enum completion {
     COMPLETE_KIND,
     COMPLETE_DEVICE,
     COMPLETE_SHELL,
+    COMPLETE_QUEUE_COMMAND,
+    COMPLETE_QUEUE, /* a queue's name, and behind it what an item is made of */
+    COMPLETE_POLICY,
 };
 
 struct option_row {
@@ -178,6 +189,8 @@ enum {
     EXIT_CONFLICT = 5,
     EXIT_LIMIT = 6,
     EXIT_TIME = 7,
+    EXIT_QUEUE = 8,
+    EXIT_CLOSED = 9,
     EXIT_INTERRUPTED = 130,
     EXIT_PIPE = 141,
 };

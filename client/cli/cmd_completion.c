@@ -82,19 +82,44 @@ static void offer(const struct question *question, const char *candidate, const 
 static enum td_status offer_name(void *argument, const struct td_reply *entry)
 {
     const char *name;
-    if (td_reply_text(entry, "name", &name))
+    if (td_reply_text(entry, "name", &name) || td_reply_text(entry, "queue", &name))
         offer(argument, name, "");
     return TD_OK;
 }
 
 /* Without a daemon there are no names, which is no error here. */
-static void offer_names(const struct question *question)
+static void offer_entries(const struct question *question, const char *op)
 {
     if (!cli_has(question->cli, OPTION_TIMEOUT))
         question->cli->options[OPTION_TIMEOUT] = "2s"; /* somebody waits at the prompt */
-    if (names_each(question->cli, question->word, NAMES_OFFERED, offer_name,
-                   (void *)(uintptr_t)question) != TD_OK)
+    if (entries_each(question->cli, op, question->word, NAMES_OFFERED, offer_name,
+                     (void *)(uintptr_t)question) != TD_OK)
         return;
+}
+
+static void offer_names(const struct question *question)
+{
+    offer_entries(question, "list");
+}
+
+/* Behind put and the queue's name stand tensors, with or without a key, or with --file files. */
+static void offer_of_queue(const struct question *question, const char *command)
+{
+    const struct cli *cli = question->cli;
+    const char *equals = strchr(question->word, '=');
+    char before[NAME_SIZE];
+    bool put = command && strcmp(command, "put") == 0;
+    if (cli->count == 1) {
+        offer_entries(question, "queues");
+    } else if (put && cli_has(cli, OPTION_FILE)) {
+        puts(":files");
+    } else if (put && equals) {
+        snprintf(before, sizeof before, "%.*s", (int)(equals + 1 - question->word), question->word);
+        struct question value = {question->cli, before, equals + 1};
+        offer_names(&value);
+    } else if (put) {
+        offer_names(question);
+    }
 }
 
 static void offer_words(const struct question *question, const char *words, const char *after)
@@ -179,6 +204,16 @@ static void answer(const struct question *question, enum completion completion, 
     case COMPLETE_DEVICE:
         offer_words(question, "cpu cuda", "");
         break;
+    case COMPLETE_QUEUE_COMMAND:
+        for (size_t i = 0; queue_subcommand(i); i++)
+            offer(question, queue_subcommand(i), "");
+        break;
+    case COMPLETE_QUEUE:
+        offer_of_queue(question, op);
+        break;
+    case COMPLETE_POLICY:
+        offer_words(question, "block fail drop_oldest", "");
+        break;
     case COMPLETE_SHELL:
         offer_words(question, "bash zsh", "");
         break;
@@ -226,6 +261,8 @@ static void reply_to(struct cli *cli, int count, char **words)
             pending = row && row->argument && !equals ? row : NULL;
             if (row && equals)
                 cli->options[row->id] = equals + 1;
+            else if (row && !row->argument)
+                cli->options[row->id] = "";
         } else if (!command) {
             command = command_find(word);
             if (!command)
@@ -234,6 +271,7 @@ static void reply_to(struct cli *cli, int count, char **words)
             op = word;
         }
     }
+    cli->count = arguments; /* those that stand before */
     struct question question = {cli, "", words[count - 1]};
     const struct option_row *option = option_of(command, question.word);
     const char *equals = strchr(question.word, '=');

@@ -104,6 +104,29 @@ static const struct option_row wait_options[] = {
     END,
 };
 
+static const struct option_row queue_options[] = {
+    {OPTION_MAX_ITEMS, 0, "max-items", "N", "create: items that wait at most", COMPLETE_NOTHING},
+    {OPTION_MAX_BYTES, 0, "max-bytes", "SIZE", "create: bytes of them at most: 64MiB, 1GB",
+     COMPLETE_NOTHING},
+    {OPTION_WHEN_FULL, 0, "when-full", "POLICY", "create: then block, fail or drop_oldest",
+     COMPLETE_POLICY},
+    {OPTION_VISIBILITY, 0, "visibility", "TIME", "create: to acknowledge an item in: 30s, 5m",
+     COMPLETE_NOTHING},
+    {OPTION_CREATE_ONLY, 0, "create-only", NULL, "create: fail if the queue is there",
+     COMPLETE_NOTHING},
+    {OPTION_META, 0, "meta", "TEXT", "put: a text that goes along", COMPLETE_NOTHING},
+    {OPTION_FILE, 0, "file", NULL, "put: the arguments are files", COMPLETE_NOTHING},
+    {OPTION_OUTPUT, 'o', "output", "FILE", "get: the item's tensors into FILE, or - for stdout",
+     COMPLETE_FILE},
+    {OPTION_FORMAT, 0, "format", "FORMAT", "put, get: of the file: npy, npz, safetensors, json",
+     COMPLETE_FORMAT},
+    {OPTION_COUNT, 'c', "count", "N", "get, peek: so many items", COMPLETE_NOTHING},
+    {OPTION_NO_ACK, 0, "no-ack", NULL, "get: the item goes back to the front", COMPLETE_NOTHING},
+    {OPTION_PARKED, 0, "parked", NULL, "peek, drain: those that nobody was done with",
+     COMPLETE_NOTHING},
+    END,
+};
+
 static const struct option_row ping_options[] = {
     {OPTION_COUNT, 'c', "count", "N", "so many times (default 5)", COMPLETE_NOTHING},
     {OPTION_INTERVAL, 'i', "interval", "TIME", "between two: 200ms (default), 1s",
@@ -182,6 +205,21 @@ static const char wait_help[] =
     "30s\n"
     "unless given, 0 for ever.\n";
 
+static const char queue_help[] =
+    "Items are tuples of tensors, handed over by reference and in order; each to one consumer.\n"
+    "  ls [PREFIX]                queues: items, bytes, what a put does when it is full\n"
+    "  create NAME                makes one, or checks that the one that is there is so\n"
+    "  info NAME                  its settings and counters\n"
+    "  put NAME [KEY=]TENSOR...   an item of tensors of the daemon, or with --file of files\n"
+    "  get NAME                   takes the first item, and is done with it once it is written\n"
+    "  peek NAME                  what waits, with --parked what was given back too often\n"
+    "  close NAME                 no more items; who gets is told when the last one is done with\n"
+    "  drain NAME                 drops what waits, with --parked what is set aside\n"
+    "  rm NAME                    removes the queue\n"
+    "put waits for room and get for an item as long as --timeout: 30s unless given, 0 for ever.\n"
+    "With --count each item has a file: -o x.npz writes x-1.npz, x-2.npz by the items' numbers.\n"
+    "A get that fails, or that is killed, gives the item back.\n";
+
 static const char ping_help[] =
     "Measures how long the daemon takes to answer. The first answer includes nothing of the\n"
     "connection's making.\n";
@@ -220,6 +258,9 @@ const struct command commands[] = {
      0, 1, COMPLETE_NAME, COMPLETE_NOTHING},
     {"wait", cmd_wait, "NAME", "wait until a name is published", wait_help, wait_options, 1, 1,
      COMPLETE_NAME, COMPLETE_NOTHING},
+    {"queue", cmd_queue, "ls|create|info|put|get|peek|close|drain|rm [NAME] [ARGUMENT]...",
+     "hand items over from one program to another", queue_help, queue_options, 1, -1,
+     COMPLETE_QUEUE_COMMAND, COMPLETE_QUEUE},
     {"ping", cmd_ping, "", "measure how fast the daemon answers", ping_help, ping_options, 0, 0,
      COMPLETE_NOTHING, COMPLETE_NOTHING},
     {"completion", cmd_completion, "bash|zsh", "print a completion script", completion_help, none,

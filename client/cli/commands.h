@@ -18,8 +18,12 @@ enum td_status cmd_leases(struct cli *cli);
 enum td_status cmd_principals(struct cli *cli);
 enum td_status cmd_watch(struct cli *cli);
 enum td_status cmd_wait(struct cli *cli);
+enum td_status cmd_queue(struct cli *cli);
 enum td_status cmd_ping(struct cli *cli);
 enum td_status cmd_completion(struct cli *cli);
 enum td_status cmd_help(struct cli *cli);
+
+/* The name of number i of queue's commands; NULL behind the last. */
+const char *queue_subcommand(size_t i);
 
 #endif

@@ -18,11 +18,13 @@ const struct exit_row exit_codes[] = {
     {0, "done"},
     {EXIT_REFUSED, "refused, or another error"},
     {EXIT_USAGE, "the command line is wrong"},
-    {EXIT_NOT_FOUND, "there is no tensor of that name, or no such operation"},
+    {EXIT_NOT_FOUND, "there is no tensor or queue of that name, or no such operation"},
     {EXIT_CONNECT, "the daemon could not be reached, or did not let this client in"},
     {EXIT_CONFLICT, "the state of the tensor, or a condition, does not allow it"},
     {EXIT_LIMIT, "out of memory, or over another limit"},
     {EXIT_TIME, "not done in the time of --timeout"},
+    {EXIT_QUEUE, "the queue had no item, or no room, in that time"},
+    {EXIT_CLOSED, "the queue is closed, and nothing is to come"},
     {EXIT_INTERRUPTED, "interrupted (128 and the number of the signal)"},
     {EXIT_PIPE, "nobody reads the output any more"},
     {0, NULL},
@@ -49,6 +51,9 @@ static const struct {
     {TD_UNAVAILABLE, EXIT_LIMIT, NULL},
     {TD_OUT_OF_MEMORY, EXIT_LIMIT, "tensorctl stats shows what is in use"},
     {TD_DEADLINE, EXIT_TIME, "--timeout 2m waits longer"},
+    {TD_EMPTY, EXIT_QUEUE, "--timeout 2m waits longer"},
+    {TD_FULL, EXIT_QUEUE, NULL},
+    {TD_CLOSED, EXIT_CLOSED, NULL},
 };
 
 static int exit_code_of(const struct cli *cli, enum td_status status, const char **hint)

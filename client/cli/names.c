@@ -19,9 +19,9 @@ static enum td_status visit_page(struct td_reply *page, uint64_t max,
     return TD_OK;
 }
 
-enum td_status names_each(struct cli *cli, const char *prefix, uint64_t max,
-                          enum td_status (*visit)(void *argument, const struct td_reply *entry),
-                          void *argument)
+enum td_status entries_each(struct cli *cli, const char *op, const char *prefix, uint64_t max,
+                            enum td_status (*visit)(void *argument, const struct td_reply *entry),
+                            void *argument)
 {
     char cursor[NAME_SIZE] = "";
     uint64_t count = 0;
@@ -31,10 +31,17 @@ enum td_status names_each(struct cli *cli, const char *prefix, uint64_t max,
         TRY(td_args_text(args, "prefix", prefix));
         if (*cursor)
             TRY(td_args_text(args, "cursor", cursor));
-        TRY(cli_op(cli, "list", args, NULL, &page));
+        TRY(cli_op(cli, op, args, NULL, &page));
         TRY(visit_page(page, max, visit, argument, &count, cursor));
     } while (*cursor);
     return TD_OK;
+}
+
+enum td_status names_each(struct cli *cli, const char *prefix, uint64_t max,
+                          enum td_status (*visit)(void *argument, const struct td_reply *entry),
+                          void *argument)
+{
+    return entries_each(cli, "list", prefix, max, visit, argument);
 }
 
 void name_list_finish(struct name_list *list)

@@ -10,6 +10,10 @@
 NODISCARD enum td_status
 names_each(struct cli *cli, const char *prefix, uint64_t max,
            enum td_status (*visit)(void *argument, const struct td_reply *entry), void *argument);
+/* The same with another operation that lists page by page: queues. */
+NODISCARD enum td_status
+entries_each(struct cli *cli, const char *op, const char *prefix, uint64_t max,
+             enum td_status (*visit)(void *argument, const struct td_reply *entry), void *argument);
 /* A list of names of one's own. */
 struct name_list {
     size_t count, capacity;

@@ -112,8 +112,8 @@ class Producer(Mapped):
         self.maps[fields["storage"]][: len(data)] = data
 
     def put(self, fields, **more):
-        return self.client.request("queue_put", {"queue": self.queue,
-                                                 "tensors": f"@{fields['id']}", **more})  # fmt: skip
+        wanted = {"queue": self.queue, "tensors": f"@{fields['id']}", **more}
+        return self.client.request("queue_put", wanted)
 
     def send(self, data, **more):
         """Allocates, fills and puts; the storage's id."""

@@ -6,8 +6,9 @@ import time
 
 import plain_client as plain
 import pytest
-from harness import (SMALL, Daemon, Mapping, Peer, client, daemon, get as elements, local,  # noqa: F401
+from harness import (SMALL, Daemon, Mapping, Peer, client, daemon, local,  # noqa: F401
                      make_memfd, ok, put, refused)  # fmt: skip
+from harness import get as elements
 from queue_client import Item, drain_texts, get, info, make, put_text
 
 LONG_MS = 20000  # what is not waited for that long never comes
@@ -104,7 +105,7 @@ def test_counters_tell_what_happened(queue):
     held.done()
 
 
-# ---- items -----------------------------------------------------------------------------------------
+# ---- items ---------------------------------------------------------------------------------------
 
 
 def test_what_an_item_may_hold(queue):
@@ -182,7 +183,7 @@ def test_order_is_that_of_the_puts(daemon, queue):
             assert mine == list(range(50))
 
 
-# ---- room ------------------------------------------------------------------------------------------
+# ---- room ----------------------------------------------------------------------------------------
 
 
 def test_a_queue_that_fails_when_it_is_full(queue):
@@ -241,7 +242,7 @@ def test_a_put_whose_client_goes_is_not_put(daemon, queue):
     assert drain_texts(queue) == ["first"]
 
 
-# ---- waiting for items -----------------------------------------------------------------------------
+# ---- waiting for items ---------------------------------------------------------------------------
 
 
 def test_deadlines_of_a_get(queue):
@@ -286,7 +287,7 @@ def test_a_steady_stream_keeps_nobody_waiting(daemon, queue):
         Item(patient, patient.wait(request)).done()
 
 
-# ---- coming back -----------------------------------------------------------------------------------
+# ---- coming back ---------------------------------------------------------------------------------
 
 
 def test_what_is_released_without_ack_goes_back_to_the_front(queue):
@@ -310,7 +311,8 @@ def test_acknowledging(daemon, queue):
         refused(stranger.request("queue_ack", {"lease": item.lease}), "not_found")
     put(queue, "mapped", bytes(70000))
     mapping = Mapping(queue, "mapped")
-    refused(queue.request("queue_ack", {"lease": mapping.reply["lease"]}), "invalid", text="no item")
+    not_an_item = queue.request("queue_ack", {"lease": mapping.reply["lease"]})
+    refused(not_an_item, "invalid", text="no item")
     mapping.close()
     ok(queue.request("release", {"lease": mapping.reply["lease"]}))
     ok(queue.request("delete", {"input": "mapped"}))
@@ -392,7 +394,7 @@ def test_peeking_takes_nothing(queue):
     assert info(queue)["items"] == 3 and info(queue)["gets"] == 0
 
 
-# ---- the end ---------------------------------------------------------------------------------------
+# ---- the end -------------------------------------------------------------------------------------
 
 
 def test_a_closed_queue_gives_what_it_has(daemon, queue):
@@ -478,7 +480,7 @@ def test_a_stopping_daemon_answers_those_who_wait():
         refused(consumer.wait(waiting), "unavailable")
 
 
-# ---- quotas, and nothing left behind ---------------------------------------------------------------
+# ---- quotas, and nothing left behind -------------------------------------------------------------
 
 
 def test_the_quota_of_bytes_in_queues_is_each_principals_own():

@@ -254,7 +254,7 @@ def test_memory_handed_out_twice_by_way_of_a_descriptor(pair):
     ok(client.request("release", {"lease": mapped["lease"]}))
 
 
-# ---- ends ------------------------------------------------------------------------------------------
+# ---- ends ----------------------------------------------------------------------------------------
 
 PRODUCER = """
 from queue_client import *

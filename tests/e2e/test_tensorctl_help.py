@@ -27,7 +27,7 @@ def test_help(ctl):
     assert ctl.text("help") == ctl.text("--help") == ctl.text("-h")
     assert set(commands(ctl)) == {
         "ls", "info", "show", "put", "get", "rm", "mv", "seal", "op", "stats", "leases",
-        "principals", "watch", "wait", "ping", "completion", "help",
+        "principals", "watch", "wait", "queue", "ping", "completion", "help",
     }  # fmt: skip
     for name, summary in commands(ctl).items():
         page = ctl.text("help", name)

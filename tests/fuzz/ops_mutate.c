@@ -4,6 +4,8 @@
 #include "proto/wire/wire.h"
 #include "tests/fuzz/ops_input.h"
 
+#include <stdio.h>
+
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
 
@@ -51,12 +53,40 @@ static struct text tensor_text(bool is_input)
     return text_of(names[pick(5)]);
 }
 
+/* The tensors of an item, with keys or without. */
+static struct text item_text(void)
+{
+    static char text[256];
+    size_t length = 0;
+    for (uint64_t left = 1 + pick(chance(20) ? 70 : 4); left && length < sizeof text - 32; left--) {
+        struct text name = tensor_text(true);
+        if (name.length > 24)
+            continue;
+        length += (size_t)snprintf(text + length, sizeof text - length, "%s%.*s\n",
+                                   chance(2)   ? ""
+                                   : chance(2) ? "="
+                                               : "k=",
+                                   TEXT_ARGS(name));
+    }
+    return (struct text){text, length};
+}
+
 static struct text text_for(unsigned field)
 {
+    static const char *const full[] = {"block", "fail", "drop_oldest", "explode"};
+    static const char *const modes[] = {"frozen", "single-writer", "mutable", "building"};
     static const char *const rules[] = {"unsafe", "same_kind", "safe", "strange"};
     switch (field) {
     case FIELD_device:
         return text_of(chance(8) ? "cuda:1" : "cpu");
+    case FIELD_queue:
+        return text_of(chance(4) ? "r" : "q");
+    case FIELD_tensors:
+        return item_text();
+    case FIELD_when_full:
+        return text_of(full[pick(4)]);
+    case FIELD_mode:
+        return text_of(modes[pick(4)]);
     case FIELD_casting:
         return text_of(rules[pick(4)]);
     case FIELD_input:
@@ -177,8 +207,10 @@ static void generate(struct ops_request *request, struct fields *in)
 {
     memset(in, 0, sizeof *in);
     memset(request, 0, sizeof *request);
+    bool of_queues = chance(3);
     do
-        request->opcode = (uint8_t)pick(OP_END);
+        request->opcode =
+            (uint8_t)(of_queues ? OP_queue_create + pick(OP_END - OP_queue_create) : pick(OP_END));
     while (!op_infos[request->opcode].name || (op_infos[request->opcode].traits & OP_CONNECTION));
     field_set required = op_infos[request->opcode].required, all = fields_of(request->opcode);
     for (unsigned field = 1; field < FIELD_END; field++) {
