@@ -142,8 +142,8 @@ def is_answered(door, method, path):
     """Whether something is there; what it says to a request that holds nothing does not matter."""
     waits = {"timeout_ms": 0} if path.startswith("/v1/ops/") and method == "POST" else {}
     answer = door.ask(method, path, params=waits, stream=True)
-    answer.close()  # of a stream that does not end only the head is read
     if answer.status_code not in (404, 405):
+        answer.close()  # of a stream that does not end only the head is read
         return True
     return answer.status_code == 404 and not re.match("there is nothing|there is no operation",
                                                       answer.json()["detail"])  # fmt: skip
