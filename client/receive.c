@@ -44,6 +44,8 @@ static void take_descriptors(struct reader *reader, struct msghdr *message)
         reader->descriptor_lost = true;
 }
 
+#define PATIENCE_LONG_MS 10000
+
 /* Lets a blocking receive give up at about the deadline, at most an eighth late, so that calls with
  * the same timeout need no system call for it. False when the deadline has passed. */
 static bool set_patience(struct connection *connection, int64_t deadline)
@@ -51,7 +53,10 @@ static bool set_patience(struct connection *connection, int64_t deadline)
     int64_t left = deadline_left(deadline), have = connection->patience_ms;
     if (left == 0)
         return false;
-    if (left < 0 ? have == 0 : have >= left && have <= left + left / 8 + 1)
+    /* Who waits for ever may as well be woken now and then. */
+    bool fits = left < 0 ? have == 0 || have >= PATIENCE_LONG_MS
+                         : have >= left && have <= left + left / 8 + 1;
+    if (fits)
         return true;
     int64_t wanted = left < 0 ? 0 : left + left / 16;
     struct timeval patience = {.tv_sec = wanted / 1000, .tv_usec = wanted % 1000 * 1000};
@@ -167,7 +172,8 @@ static enum td_status check_header(const struct reader *reader, const struct cal
         return fail(TD_PROTOCOL,
                     "%s answered request %" PRIu64 " (operation %u), and '%s' was "
                     "request %" PRIu64 "; the connection is closed",
-                    connection->url, header->request_id, header->opcode, op, connection->request_id);
+                    connection->url, header->request_id, header->opcode, op,
+                    connection->request_id);
     int came = reader->descriptor >= 0 || reader->descriptor_lost;
     if (reader->descriptor_fault || header->descriptors != came)
         return fail(TD_PROTOCOL, "the reply to '%s' from %s announces %u descriptors, and %s came",

@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 /* X(number, name, type, meaning). Types: UINT (u64), INT (i64), BOOL, TEXT (UTF-8), DTYPE,
  * DIMS (up to 32 i64), SCALAR, INDEX. */
@@ -195,7 +196,11 @@ void fields_merge(struct fields *to, const struct fields *from);
 /* "uint", "text", ... for documents. */
 const char *field_type_name(enum field_type type);
 
-struct text text_of(const char *string);
+/* Inline, so that the length of a literal is known when it is compiled. */
+static inline struct text text_of(const char *string)
+{
+    return (struct text){string, strlen(string)};
+}
 bool text_equal(struct text text, const char *string);
 /* A copy with NUL at its end, which the caller frees; NULL without memory. */
 char *text_dup(struct text text);

@@ -21,11 +21,6 @@ const struct field_info field_infos[FIELD_END] = {
 #undef FIELD_ROW
 };
 
-struct text text_of(const char *string)
-{
-    return (struct text){string, strlen(string)};
-}
-
 char *text_dup(struct text text)
 {
     char *copy = malloc(text.length + 1);

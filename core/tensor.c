@@ -159,11 +159,11 @@ void tensor_set_grad(struct tensor *tensor, struct tensor *grad)
     tensor_unref(old_grad);
 }
 
-static struct dims dims_of(int rank, const int64_t *values)
+/* In place: a struct dims is large. */
+static void set_dims(struct dims *out, int rank, const int64_t *values)
 {
-    struct dims dims = {.rank = rank};
-    memcpy(dims.v, values, (size_t)rank * sizeof *values);
-    return dims;
+    out->rank = rank;
+    memcpy(out->v, values, (size_t)rank * sizeof *values);
 }
 
 void tensor_describe(const struct tensor *tensor, struct fields *out)
@@ -174,8 +174,9 @@ void tensor_describe(const struct tensor *tensor, struct fields *out)
     FIELDS_SET(out, id, tensor->id);
     FIELDS_SET(out, kind, text_of(variable ? "variable" : "tensor"));
     FIELDS_SET(out, dtype, layout->dtype);
-    FIELDS_SET(out, shape, dims_of(layout->rank, layout->shape));
-    FIELDS_SET(out, strides, dims_of(layout->rank, layout->strides));
+    set_dims(&out->shape, layout->rank, layout->shape);
+    set_dims(&out->strides, layout->rank, layout->strides);
+    out->present |= FIELD_BIT(shape) | FIELD_BIT(strides);
     FIELDS_SET(out, offset_bytes, (uint64_t)layout->offset_bytes);
     FIELDS_SET(out, nbytes, (uint64_t)layout_nbytes(layout));
     FIELDS_SET(out, device, text_of(storage->device->name));

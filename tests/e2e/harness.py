@@ -1,7 +1,7 @@
 """What the frame, hostile and daemon tests share: a daemon of their own, its counters, and a second
 process. Only plain_client is used, so that no library of tensord can hide what the daemon does.
 
-    python3 tests/e2e/harness.py URL [UID]   the second process, which runs what it is told (see Peer)
+    python3 tests/e2e/harness.py URL [UID]   the second process, which runs what it is told: Peer
 """
 
 import contextlib

@@ -6,8 +6,8 @@ import time
 
 import pytest
 from harness import (OPEN, OTHER_UID, SMALL, UNKNOWN_UID, Daemon, Filling, Mapping, Peer, as_root,
-                     daemon, eventually, leases, local, ok, principals, put, read_entries,  # noqa: F401
-                     refused, used)  # fmt: skip
+                     daemon, eventually, leases, local, ok, principals, put,  # noqa: F401
+                     read_entries, refused, used)  # fmt: skip
 
 SIZE = 300000  # bytes of a tensor; a memfd from the start
 MANY = 1000
@@ -165,7 +165,8 @@ def test_a_lease_with_a_time_to_live(daemon):
             refused(client.request("release", {"lease": reply["lease"]}), "not_found")
             assert leases(client)[0]["lease"] == forever.reply["lease"]
             forever.close()
-            refused(client.request("map", {"input": "timed", "ttl_ms": 0}), "invalid", text="time to live")
+            refused(client.request("map", {"input": "timed", "ttl_ms": 0}), "invalid",
+                    text="time to live")  # fmt: skip
             ok(client.request("delete", {"input": "timed"}))
 
 

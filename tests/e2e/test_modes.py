@@ -8,13 +8,14 @@ import os
 
 import attacks
 import pytest
-from harness import (OPEN, OTHER_UID, SMALL, Daemon, Filling, Mapping, Peer, as_root, get, make_memfd,
-                     ok, put, refused)  # fmt: skip
+from harness import (OPEN, OTHER_UID, SMALL, Daemon, Filling, Mapping, Peer, as_root, get,
+                     make_memfd, ok, put, refused)  # fmt: skip
 
 SIZE = 300000
 BODY = os.urandom(SIZE)
 FUTURE_WRITE = 0x10  # F_SEAL_FUTURE_WRITE, which Python's fcntl may not have
-USERS = [pytest.param(None, id="same user"), pytest.param(OTHER_UID, id="other user", marks=as_root)]
+USERS = [pytest.param(None, id="same user"),
+         pytest.param(OTHER_UID, id="other user", marks=as_root)]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def adversary(request, daemon):
         yield peer
 
 
-# ---- ways to get a tensor named "target" with the bytes of BODY -----------------------------------
+# ---- ways to get a tensor named "target" with the bytes of BODY ----------------------------------
 
 
 def stored(local):
@@ -82,7 +83,8 @@ def sealed_copy(local):
     return memory
 
 
-FROZEN = {"stored": stored, "filled": filled("frozen"), "sealed": sealed, "sealed copy": sealed_copy}
+FROZEN = {"stored": stored, "filled": filled("frozen"), "sealed": sealed,
+          "sealed copy": sealed_copy}  # fmt: skip
 SINGLE_WRITER = {"filled": filled("single-writer"), "given": given}
 
 

@@ -7,8 +7,8 @@ import time
 
 import plain_client as plain
 import pytest
-from harness import (Filling, Mapping, Peer, daemon, eventually, get, leases, local, ok,  # noqa: F401
-                     principals, put, refused, used)  # fmt: skip
+from harness import (SMALL, Daemon, Filling, Mapping, Peer, daemon, eventually, get,  # noqa: F401
+                     leases, local, ok, put, refused)  # fmt: skip
 from plain_client import PlainClient
 
 SIZE = 300000
@@ -182,7 +182,8 @@ def test_what_is_not_published_goes_with_its_maker(daemon, end):
     with daemon.unchanged():
         with Peer(daemon.url) as peer:
             before = daemon.stats()["memory_used_bytes"]
-            peer.run("f = [Filling(c, [2000000]) for _ in range(20)]\nfor x in f: x.view[:3] = b'abc'")
+            peer.run("f = [Filling(c, [2000000]) for _ in range(20)]")
+            peer.run("for x in f: x.view[:3] = b'abc'")
             assert daemon.stats()["memory_used_bytes"] - before >= 40000000
             if end == "release":
                 peer.run("for x in f: x.close(); ok(c.request('release', {'input': x.ref})); "
@@ -192,8 +193,6 @@ def test_what_is_not_published_goes_with_its_maker(daemon, end):
 
 
 def test_a_refused_object_leaves_no_lease(daemon):
-    from harness import SMALL, Daemon
-
     with Daemon(*SMALL, "--max-objects", "1") as small, small.connect() as client:
         first = Filling(client, [SIZE])
         refused(client.request("allocate", {"dtype": "uint8", "shape": [SIZE]}), "out_of_memory",
@@ -286,7 +285,7 @@ def test_the_last_writer_ends_the_wait(daemon, local):
         assert thread.is_alive()
         peer.run("b.view[1] = 2; ok(c.request('release', {'lease': b.reply['lease']}))")
         thread.join()
-    # Its memory was seen, so it is copied; but no later than need be, and with all that was written.
+    # Its memory was seen, so it is copied; but no later than need be, with all that was written.
     (seconds, memory), = took
     assert 0.5 < seconds < 5 and memory == "copied" and get(local, "w")[:3] == b"\1\2\0"
     done(local, "w")

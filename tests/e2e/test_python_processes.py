@@ -1,4 +1,5 @@
-"""Clients and handles in other processes: after fork(), in spawned ones, in pickles, in DataLoader."""
+"""Clients and handles in other processes: after fork(), in spawned ones, in pickles and in
+DataLoader."""
 
 import gc
 import multiprocessing
@@ -283,8 +284,10 @@ def test_a_data_loader(daemon, method):
     with tensord.connect(daemon.url) as client, tensord.connect(daemon.url) as control:
         rows = client.put("rows", np.arange(64 * 100, dtype=np.float32).reshape(64, 100))
         mapped = rows.numpy()  # before the workers are made
-        loader = torch.utils.data.DataLoader(roles.Named(client, rows), batch_size=8, num_workers=2,
-                                             multiprocessing_context=method, timeout=ANSWER_S)  # fmt: skip
+        loader = torch.utils.data.DataLoader(
+            roles.Named(client, rows), batch_size=8, num_workers=2,
+            multiprocessing_context=method, timeout=ANSWER_S,
+        )  # fmt: skip
         for _ in range(2):  # epochs, with new workers each
             seen, workers = [], set()
             for batch, worker in loader:

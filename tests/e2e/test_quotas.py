@@ -30,12 +30,13 @@ def test_bytes():
         with Peer(daemon.url, OTHER_UID) as peer:
             peer.run("put(c, 'theirs', bytes(1000000))")
             peer_refused(peer, "c.request('zeros', {'shape': [20000]})",
-                         f"uid:{OTHER_UID} holds 1000000 of the 1048576 bytes of tensors")  # fmt: skip
+                         f"uid:{OTHER_UID} holds 1000000 of the 1048576 bytes of")  # fmt: skip
             peer_refused(peer, "c.request('allocate', {'dtype': 'uint8', 'shape': [100000]})",
                          "100000 more do not fit")  # fmt: skip
             put(client, "mine", bytes(1000000))  # the other's limit is not ours
-            refused(client.request("put", {"output": "more", "dtype": "uint8", "shape": [50000]},
-                                   bytes(50000)), "out_of_memory", text=f"{ME} holds 1000000")  # fmt: skip
+            more = {"output": "more", "dtype": "uint8", "shape": [50000]}
+            refused(client.request("put", more, bytes(50000)), "out_of_memory",
+                    text=f"{ME} holds 1000000")  # fmt: skip
             refused(client.request("clone", {"input": "mine"}), "out_of_memory")
             refused(client.request("copy", {"input": "mine", "output": "c"}), "out_of_memory")
             # Who publishes another's tensor pays nothing: its maker does.
