@@ -47,12 +47,12 @@ struct pending_release {
 struct connection {
     int fd;
     bool local;
-    bool busy;    /* checked out; written under the client's lock */
-    bool going;   /* about to be closed; under the client's lock */
-    bool fresh;   /* not yet used for a call */
+    bool busy;       /* checked out; written under the client's lock */
+    bool going;      /* about to be closed; under the client's lock */
+    bool fresh;      /* not yet used for a call */
     bool unanswered; /* a call that waits has given up, and nothing of its reply was read */
-    bool listens; /* its call is sent and waits for the reply: whoever holds the client's
-                     lock may send releases; under the lock */
+    bool listens;    /* its call is sent and waits for the reply: whoever holds the client's
+                        lock may send releases; under the lock */
     /* Called when that begins and when it ends; NULL: nobody is told. */
     void (*tell_listens)(struct connection *connection, void *argument, bool listens);
     void *listens_argument;
