@@ -82,7 +82,9 @@ bool connection_queue_release(struct connection *connection, const struct pendin
     fields.present = 0;
     if (item->lease) {
         FIELDS_SET(&fields, lease, item->id);
-    } else if (!item->all) {
+    } else if (item->all) {
+        FIELDS_SET(&fields, force, true);
+    } else {
         snprintf(name, sizeof name, "@%llu", (unsigned long long)item->id);
         FIELDS_SET(&fields, input, text_of(name));
     }

@@ -94,9 +94,11 @@ enum td_status op_run_numpy(struct op_call *call)
 enum td_status op_run_release(struct op_call *call)
 {
     const struct fields *in = call->in;
-    if (FIELDS_HAS(in, lease) && FIELDS_HAS(in, input))
-        return fail(TD_INVALID, "release takes either a lease or an object as its input");
-    if (!FIELDS_HAS(in, lease) && !FIELDS_HAS(in, input)) {
+    bool all = FIELDS_HAS(in, force) && in->force;
+    if (FIELDS_HAS(in, lease) + FIELDS_HAS(in, input) + all != 1)
+        return fail(TD_INVALID, "release takes either a lease or an object as its input, or force "
+                                "for all objects");
+    if (all) {
         session_drop_all(call->session);
         return TD_OK;
     }

@@ -31,7 +31,7 @@ EXAMPLES = {
             ({"input": "v", "index": [1, slice(0, 2)], "force": True}, b"")],
     "map": [({"input": "m", "write": True, "ttl_ms": 60000}, b""),
             ({"input": "m", "known_storage": 1}, b"")],
-    "release": [({"input": "@"}, b""), ({"lease": 1}, b""), ({}, b"")],
+    "release": [({"input": "@"}, b""), ({"lease": 1}, b""), ({"force": True}, b"")],
     "info": [({"input": "m"}, b"")],
     "list": [({"prefix": "", "limit": 3, "cursor": "a"}, b"")],
     "rename": [({"input": "m", "output": "NAME", "create_only": True}, b""),

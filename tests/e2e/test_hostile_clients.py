@@ -337,7 +337,8 @@ def test_random_frames(daemon):
              "index": lambda: plain.build_value("index", [chance.choice(
                  [0, -1, ..., None, slice(None), slice(1, 5, 3)])])}  # fmt: skip
     # set_grad would leave a grad, and its charge, with what is kept
-    lasting = ("delete", "rename", "expire", "touch", "hello", "set_grad")
+    lasting = ("delete", "rename", "expire", "touch", "hello", "set_grad", "seal", "queue_create")
+    waiting = {row[1] for row in plain.protocol_table("ops") if "waits" in row[4]}
     harmless = [op for op in plain.OPS.values() if op not in lasting]
     rows = {row[1]: (row[2] + ", " + row[3]).split(", ") for row in plain.protocol_table("ops")}
     statuses = set()
@@ -352,6 +353,8 @@ def test_random_frames(daemon):
                 number = plain.FIELD_NUMBERS[name]
                 if chance.random() < 0.85:
                     fields[f"#{number}"] = kinds[plain.FIELDS[number][1]]()
+            if op in waiting:
+                fields["#30"] = struct.pack("<Q", 0)  # timeout_ms
             fields = {key: value for key, value in fields.items()
                       if not (key == "#3" and value.startswith(b"keep"))}  # fmt: skip
             status, _, _, fds = client.request(op, fields, bytes(chance.choice([0, 0, 2, 16])))

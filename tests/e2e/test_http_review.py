@@ -433,6 +433,7 @@ def test_a_full_memory_can_be_looked_at_and_emptied():
                 names += 1
         stats = http.stats()
         assert stats["memory_limit_bytes"] - stats["memory_used_bytes"] < 4096
+        assert http.op("delete", input=f"n{names - 1}").status == 200  # room for a slice's head
         listed = http.get("/v1/tensors", limit=4)
         assert listed.status == 200 and len(listed.json["entries"]) == 4
         assert http.tensor("n0", values="true", index=":2").json["data"] == [0, 0]

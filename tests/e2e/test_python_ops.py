@@ -8,7 +8,8 @@ from tensord._session import Session
 from tensord._tensord import ffi, lib
 
 # Sent by libtensord itself: when it connects, and when handles and arrays go.
-BY_THE_LIBRARY = {"hello", "release"}
+# Those that libtensord calls by itself.
+BY_THE_LIBRARY = {"hello", "release", "queue_create", "queue_put", "queue_get", "queue_ack"}
 
 
 def table():
@@ -112,10 +113,28 @@ def use(c):
     assert repr(v).startswith("tensor(") and repr(v).endswith("requires_grad=True)")
 
 
+def wait_and_queue(c):
+    """What others do, and handing over to them."""
+    c["ops/there"] = c.zeros(1)
+    assert c.wait("ops/there", timeout=10).shape == (1,)
+    assert list(c.watch("ops/nothing", timeout=0.01)) == []
+    q = c.queue("ops/q")
+    q.put(c["ops/there"])
+    assert c.queues("ops/") == ["ops/q"] and q.qsize() == 1 and q.peek()[0].nbytes == 4
+    item = q.get()
+    item.ack()
+    del item
+    q.put([1.0])
+    assert q.drain() == 1
+    q.close()
+    q.delete()
+
+
 def test_every_operation_is_reached(client, reached):
     make(client)
     name(client)
     use(client)
+    wait_and_queue(client)
     assert set(table()) - reached == BY_THE_LIBRARY
 
 

@@ -123,7 +123,7 @@ static void what_is_no_item_is_refused(void **state)
     RUN(allocate, SET(dtype, TD_UINT8), SET(shape, SHAPE(70000)));
     REFUSED(queue_put, TD_CONFLICT, "not published", Q, TENSORS(object(reply->id, 0).data));
     assert_int_equal(counter("items"), 0);
-    RUN(release, 0);
+    RUN(release, SET(force, true));
     meta[QUEUE_META_MAX] = '\0';
     RUN(queue_put, Q, TENSORS("t"), SET(meta, text_of(meta)));
 }
@@ -162,7 +162,7 @@ static void an_item_keeps_its_tensors(void **state)
     uint64_t id = queue_item_tensor(call.item, 0, &key)->id;
     RUN(get, INPUT(id));
     assert_memory_equal(tensor_data(call.body_out), "before", 6);
-    RUN(release, 0); /* all objects that were handed out: not those of an item */
+    RUN(release, SET(force, true)); /* all objects that were handed out: not those of an item */
     RUN(get, INPUT(id));
     RUN(release, SET(lease, lease));
     REFUSED(get, TD_NOT_FOUND, "", INPUT(id));
@@ -235,12 +235,12 @@ static void segments_are_recycled(void **state)
         RUN(queue_drain, Q);
         assert_true(allocate(size, &small, &storage) >= 0);
         hand_over(small);
-        RUN(release, 0);
+        RUN(release, SET(force, true));
         RUN(allocate, Q, SET(dtype, TD_UINT8), SET(shape, SHAPE(size)));
         assert_int_equal(reply->storage, storage);
-        RUN(release, 0);
+        RUN(release, SET(force, true));
         RUN(allocate, Q, SET(dtype, TD_UINT8), SET(shape, SHAPE(1)), SET(force, true));
-        RUN(release, 0);
+        RUN(release, SET(force, true));
         RUN(allocate, Q, SET(dtype, TD_UINT8), SET(shape, SHAPE(9 * 70000)), SET(force, true));
     }
 }
