@@ -184,13 +184,16 @@ class Pipeline(Member):
         first, _ = open_queues(client)
 
         def turn(_client):
-            self.sequence += 1
-            segment = first.allocate(self.size(), "uint8", timeout=SHORT_S)
-            alias = segment.torch()
-            fill(segment.array, 1, self.number, self.sequence)
-            first.put(segment, timeout=SHORT_S, meta=self.tag())
-            self.count("puts")
-            alias[-1] ^= 0xFF
+            aliases = []
+            for _ in range(4):
+                self.sequence += 1
+                segment = first.allocate(self.size(), "uint8", timeout=SHORT_S)
+                aliases.append(segment.torch())
+                fill(segment.array, 1, self.number, self.sequence)
+                first.put(segment, timeout=SHORT_S, meta=self.tag())
+                self.count("puts")
+            for alias in aliases:
+                alias[-1] ^= 0xFF
 
         self.loop(client, turn)
 
@@ -245,6 +248,8 @@ class Pipeline(Member):
                 kept.append((array, kind, item.meta))
 
         self.loop(client, turn)
+
+    far = sink  # over TCP, where all is copied
 
     def starved(self, client):
         """A sink with hardly a descriptor to spare."""

@@ -23,8 +23,8 @@ MEMBERS = pathlib.Path(__file__).with_name("chaos_members.py")
 LIMITS = ("--memory-limit", "64MiB", "--pool-limit", "0", "--max-descriptors", "400",
           "--io-timeout-ms", "5000")  # fmt: skip
 CAST = {
-    "source": 2, "transform": 2, "sink": 2, "starved": 1, "publisher": 1, "mapper": 2,
-    "hog": 1, "deaf": 1, "breaker": 1,
+    "source": 2, "transform": 2, "sink": 2, "starved": 1, "far": 1, "publisher": 1,
+    "mapper": 2, "hog": 1, "deaf": 1, "breaker": 1,
 }  # fmt: skip
 STOPPED_S = 0.8  # longer than the queues' visibility
 LEAVE_S = 30
@@ -49,7 +49,8 @@ class Show:
     def start(self, role):
         self.slot += 1
         assert self.slot < SLOTS
-        words = [role, self.daemon.url, self.folder, self.slot, f"{self.seed} {self.slot}"]
+        url = self.daemon.tcp_url if role == "far" else self.daemon.url
+        words = [role, url, self.folder, self.slot, f"{self.seed} {self.slot}"]
         with open(self.folder / "errors", "ab") as errors:
             return subprocess.Popen([sys.executable, MEMBERS, *map(str, words)], stderr=errors)
 

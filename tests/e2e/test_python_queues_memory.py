@@ -266,3 +266,21 @@ def test_the_descriptors_do_not_pile_up(client, second):
     assert len(os.listdir("/proc/self/fd")) - here <= q.info()["segments"] + 2
     assert second.ask("len(os.listdir('/proc/self/fd'))") - there <= 2
     q.delete()
+
+
+if os.environ.get("TENSORD_TESTS_FULL"):  # for it takes longer than ten seconds
+
+    def test_who_waits_long_holds_nothing(client, second):
+        """A consumer that stays, when its producer has gone, lets go of the producer's memory."""
+        q = client.queue("memory/idle")
+        q.put(np.zeros(BIG))
+        second.run("q = c.queue('memory/idle')")
+        second.run(CONSUMER)
+        second.run("consume(1)\nimport threading\nt = threading.Thread(target=consume, args=(1,))")
+        second.run("t.start()")
+        assert any(lease.kind == "read" for lease in client.leases())
+        time.sleep(11)
+        assert not any(lease.kind == "read" for lease in client.leases())
+        q.put(np.zeros(BIG))
+        second.run("t.join()")
+        q.delete()

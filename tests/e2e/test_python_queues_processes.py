@@ -348,6 +348,34 @@ def test_an_item_in_many_threads(client):
 
 
 @pytest.mark.threads
+def test_those_who_give_up_beside_those_who_are_served(daemon):
+    """Puts and gets that wait, end and begin anew, on connections of both of the daemon's loops."""
+    with tensord.connect(daemon.url) as client:
+        q = client.queue("threads/patience", maxsize=1)
+        counts, ends = collections.Counter(), time.monotonic() + 1
+
+        def work(number):
+            with tensord.connect(daemon.url) as mine:
+                mine = mine.queue("threads/patience")
+                while time.monotonic() < ends:
+                    try:
+                        if number % 2:
+                            mine.put([number], timeout=0.003)
+                        else:
+                            mine.get(timeout=0.003).done()
+                        counts[number % 2] += 1
+                    except (queue.Full, queue.Empty):
+                        counts["late"] += 1
+
+        in_threads(6, work)
+        wait_until(lambda: q.info()["in_flight"] == 0)
+        info = q.info()
+        assert info["puts"] == counts[1] and info["gets"] == counts[0] > 0, (counts, info)
+        assert info["waiting_puts"] == info["waiting_gets"] == 0
+        q.delete()
+
+
+@pytest.mark.threads
 def test_a_queue_in_a_thread_each(daemon):
     """Several clients, as several processes would be, all in threads."""
 
