@@ -248,6 +248,21 @@ NARROWER = {
 EITHER = {"setitem": ("value", "other")}
 
 
+# What release is told to give back, and what says that it is not told so.
+NOTHING = {"type": "null"}
+RELEASED = {
+    "lease": (ref("schemas", "field.lease"), NOTHING),
+    "input": (text(OBJECT), NOTHING),
+    "force": ({"const": True}, {"enum": [False, None]}),
+}
+
+
+def only(field, fields):
+    """The field has a value, and the others of fields have none."""
+    properties = {name: rule[name != field] for name, rule in fields.items()}
+    return {"required": [field], "properties": properties}
+
+
 def one_without(field, other):
     return {"required": [field], "properties": {other: {"type": "null"}}}
 
@@ -271,8 +286,8 @@ def op_schema(op):
     if name in EITHER:
         a, b = EITHER[name]
         schema["oneOf"] = [one_without(a, b), one_without(b, a)]
-    if name == "release":  # one of them, or neither: then all objects
-        schema["anyOf"] = [{"properties": {field: {"type": "null"}}} for field in ("input", "lease")]
+    if name == "release":
+        schema["oneOf"] = [only(field, RELEASED) for field in RELEASED]
     if "makes" in op["traits"] and "output" not in op["required"]:
         schema["dependentRequired"] = {"create_only": ["output"], "if_generation": ["output"]}
     return schema
