@@ -64,7 +64,7 @@ def test_published_memory_is_not_filled_any_more(local):
         assert (lease["kind"], lease["mode"]) == (kind, mode)
         ok(local.request("release", {"lease": lease["lease"]}))
         filled.close()
-    ok(local.request("release"))
+    ok(local.request("release", {"force": True}))
     ok(local.request("delete", {"input": "done"}))
 
 
@@ -177,7 +177,7 @@ def test_releasing_everything_keeps_the_leases(daemon):
             mapping = Mapping(client, "kept")
             filled = Filling(client, [SIZE])
             ok(client.request("zeros", {"shape": [10]}))
-            ok(client.request("release"))
+            ok(client.request("release", {"force": True}))
             assert daemon.stats()["objects"] == 0 and len(leases(client)) == 2
             refused(filled.publish("x"), "not_found")
             filled.close()

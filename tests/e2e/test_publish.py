@@ -26,7 +26,7 @@ def filled(client, body, **fields):
 def done(client, *names):
     for name in names:
         client.request("delete", {"input": name})
-    ok(client.request("release"))
+    ok(client.request("release", {"force": True}))
 
 
 # ---- publish -------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def test_memory_comes_zeroed(daemon, local):
     assert memory.view[:] == bytes(memory.reply["storage_bytes"])
     assert (memory.reply["mode"], memory.reply["memory"]) == ("building", "shared")
     memory.close()
-    ok(local.request("release"))
+    ok(local.request("release", {"force": True}))
 
 
 @pytest.mark.parametrize("dtype", plain.DTYPES.values())
@@ -217,7 +217,7 @@ def test_two_publish_at_once(daemon):
             for fd in mapped[3]:
                 os.close(fd)
             os.close(memory.fd)
-            ok(one.request("release"))
+            ok(one.request("release", {"force": True}))
             if mapped[0] == "ok":
                 ok(one.request("release", {"lease": mapped[1]["lease"]}))
             ok(one.request("release", {"lease": memory.reply["lease"]}))

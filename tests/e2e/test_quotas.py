@@ -144,7 +144,7 @@ def test_given_memory_counts_while_it_is_known(client_of_one):
     second = ok(client_of_one.request("from_numpy", fields, fds=[fd]))
     assert first["storage"] == second["storage"]
     assert used(client_of_one, ME, "descriptors") == 1 and used(client_of_one, ME, "bytes") == 4096
-    ok(client_of_one.request("release"))
+    ok(client_of_one.request("release", {"force": True}))
     assert used(client_of_one, ME, "descriptors") == used(client_of_one, ME, "bytes") == 0
     os.close(fd)
 
