@@ -125,15 +125,6 @@ enum td_status op_run_queue_drain(struct op_call *call)
     return TD_OK;
 }
 
-static enum td_status emit_number(struct op_call *call, const char *name, uint64_t number)
-{
-    struct fields fields;
-    fields.present = 0;
-    FIELDS_SET(&fields, name, text_of(name));
-    FIELDS_SET(&fields, count, number);
-    return call->emit(call->sink, &fields);
-}
-
 enum td_status op_run_queue_info(struct op_call *call)
 {
     struct queue_stats stats;
@@ -156,7 +147,7 @@ enum td_status op_run_queue_info(struct op_call *call)
 #undef QUEUE_COUNTER_ROW
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        TRY(emit_number(call, rows[i].name, rows[i].number));
+        TRY(op_emit_count(call, rows[i].name, rows[i].number));
     return TD_OK;
 }
 

@@ -214,15 +214,6 @@ enum td_status op_run_touch(struct op_call *call)
     return op_run_info(call);
 }
 
-static enum td_status emit_count(struct op_call *call, const char *name, uint64_t count)
-{
-    struct fields fields;
-    fields.present = 0;
-    FIELDS_SET(&fields, name, text_of(name));
-    FIELDS_SET(&fields, count, count);
-    return call->emit(call->sink, &fields);
-}
-
 static enum td_status emit_text(struct op_call *call, const char *name, const char *text)
 {
     struct fields fields;
@@ -261,7 +252,7 @@ enum td_status op_run_stats(struct op_call *call)
         {"bytes_sent", atomic_load(&engine->bytes_sent)},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        TRY(emit_count(call, rows[i].name, rows[i].count));
+        TRY(op_emit_count(call, rows[i].name, rows[i].count));
     return TD_OK;
 }
 

@@ -231,7 +231,7 @@ NARROWER = {
     ("expire", "input"): ref("schemas", "field.output"),
     ("rename", "input"): ref("schemas", "field.output"),
     ("wait", "input"): ref("schemas", "field.output"),
-    ("release", "input"): text(OBJECT),
+    ("release", "input"): {"anyOf": [text(OBJECT), {"type": "null"}]},
     ("map", "write"): {"enum": [False, None]},
     ("numpy", "write"): {"enum": [False, None]},
     ("list", "limit"): {"anyOf": [{**UINT, "minimum": 1}, {"type": "null"}]},
@@ -245,7 +245,22 @@ NARROWER = {
     ("arange", "start"): {"anyOf": [ref("schemas", "Real"), {"type": "null"}]},
     ("arange", "step"): {"anyOf": [ref("schemas", "Real"), {"type": "null"}]},
 }
-EITHER = {"release": ("input", "lease"), "setitem": ("value", "other")}
+EITHER = {"setitem": ("value", "other")}
+
+
+# What release is told to give back, and what says that it is not told so.
+NOTHING = {"type": "null"}
+RELEASED = {
+    "lease": (ref("schemas", "field.lease"), NOTHING),
+    "input": (text(OBJECT), NOTHING),
+    "force": ({"const": True}, {"enum": [False, None]}),
+}
+
+
+def only(field, fields):
+    """The field has a value, and the others of fields have none."""
+    properties = {name: rule[name != field] for name, rule in fields.items()}
+    return {"required": [field], "properties": properties}
 
 
 def one_without(field, other):
@@ -271,8 +286,8 @@ def op_schema(op):
     if name in EITHER:
         a, b = EITHER[name]
         schema["oneOf"] = [one_without(a, b), one_without(b, a)]
-        if name == "release":  # or neither: then all objects
-            schema["oneOf"].append({"properties": {a: {"type": "null"}, b: {"type": "null"}}})
+    if name == "release":
+        schema["oneOf"] = [only(field, RELEASED) for field in RELEASED]
     if "makes" in op["traits"] and "output" not in op["required"]:
         schema["dependentRequired"] = {"create_only": ["output"], "if_generation": ["output"]}
     return schema

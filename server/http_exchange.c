@@ -274,7 +274,10 @@ enum td_status exchange_open_session(struct exchange *x)
 static enum td_status emit(void *sink, const struct fields *entry)
 {
     struct exchange *x = sink;
-    TRY(exchange_charge(x, FIELDS_HAS(entry, shape) ? ENTRY_BYTES : COUNTER_BYTES));
+    uint64_t texts = (FIELDS_HAS(entry, meta) ? entry->meta.length : 0) +
+                     (FIELDS_HAS(entry, tensors) ? entry->tensors.length : 0);
+    uint64_t about = FIELDS_HAS(entry, shape) ? ENTRY_BYTES : COUNTER_BYTES;
+    TRY(exchange_charge(x, about + 2 * texts)); /* as a tree, and printed */
     cJSON *value = answer_fields_value(entry);
     if (!value || !cJSON_AddItemToArray(x->list, value)) {
         cJSON_Delete(value);

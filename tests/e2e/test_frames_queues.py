@@ -162,7 +162,8 @@ def test_an_item_keeps_what_its_names_led_to(daemon, queue):
     put(queue, "t", b"after!")
     ok(queue.request("delete", {"input": "t"}))
     item = get(queue)
-    ok(queue.request("release", {"force": True}))  # all that the session was handed out: items are not
+    # all that the session was handed out, and an item is not
+    ok(queue.request("release", {"force": True}))
     assert item.bytes() == b"before"
     ok(queue.request("as_tensor", {"input": f"@{item.tensors[0]['id']}", "output": "kept"}))
     item.done()

@@ -157,6 +157,31 @@ def test_allocating_waits_when_all_segments_are_in_use(pair):
     make(client)
 
 
+def test_a_put_that_asks_for_the_next_memory(pair):
+    """One request for each item, in steady state, and no descriptor."""
+    producer, consumer = pair
+    fields = producer.allocate()
+    filled = [fields["storage"]]
+    for i in range(20):
+        producer.fill(fields, bytes([i]) * SIZE)
+        status, reply, _, fds = producer.put(fields, dtype="uint8", shape=[SIZE])
+        assert status == "ok" and reply["item"] == i + 1 and not fds
+        if i < 1:
+            assert "storage" not in reply  # there is none yet that came back
+            fields = producer.allocate()
+        else:
+            assert reply["mode"] == "single-writer" and reply["nbytes"] == SIZE
+            fields = reply
+        filled.append(fields["storage"])
+        item = get(consumer.client)
+        view = consumer.view(item)
+        assert view[0] == view[-1] == i
+        view.release()
+        item.done()
+    assert len(set(filled)) == producer.descriptors == consumer.descriptors == 2
+    ok(producer.client.request("release", {"input": f"@{fields['id']}"}))
+
+
 def test_a_client_that_lost_its_mapping_takes_new_memory(pair):
     producer, consumer = pair
     first = producer.send(bytes(SIZE))

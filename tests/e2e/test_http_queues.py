@@ -215,6 +215,33 @@ def test_a_get_waits(http, daemon, local):
     until(local, waiting_gets=0)
 
 
+def test_a_session_lives_while_it_waits(http, daemon):
+    make(http)
+    with Caller(daemon) as caller:
+        caller.op("queue_get", queue="q")
+        time.sleep(3 * TTL_S)
+        put_item(http, "late")
+        item, headers = answered(caller)
+        http.session = headers["Tensord-Session"]
+        assert http.op("queue_ack", lease=item["lease"]).status == 200
+
+
+def test_what_a_peek_tells_is_charged(daemon, local):
+    """A thousand items of long texts are not made into JSON in memory that nobody has reserved."""
+    options = ("--memory-limit", "16MiB", "--pool-limit", "0")
+    with Daemon(*options) as small, small.connect() as client, Http(small.http_url) as http:
+        make(http, max_items=1000)
+        put(client, "t", b"t")
+        for _ in range(999):
+            fields = {"queue": "q", "tensors": "t", "meta": 4096 * "x"}
+            ok(client.request("queue_put", fields))
+        few = http.op("queue_peek", queue="q", limit=10)
+        assert few.status == 200 and len(few.json["entries"]) == 10
+        all_of_them = http.op("queue_peek", queue="q", limit=999)
+        assert all_of_them.status in (200, 507), all_of_them.body
+        assert http.op("queue_info", queue="q").status == 200
+
+
 def test_gets_over_http_stand_in_one_line(http, daemon, local):
     make(http)
     with contextlib.ExitStack() as stack:

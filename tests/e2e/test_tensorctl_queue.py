@@ -113,10 +113,10 @@ def test_several_items(q, tmp_path):
 
 
 def test_exit_codes(q):
-    assert "nothing to hand out" in q.refuses("get", "q", "--timeout", "50ms", code=8)
+    assert "nothing to hand out" in q.refuses("get", "q", "--timeout", "1s", code=8)
     q("create", "full", "--max-items", "1")
     q("put", "full", "a")
-    assert "is full" in q.refuses("put", "full", "a", "--timeout", "50ms", code=8)
+    assert "is full" in q.refuses("put", "full", "a", "--timeout", "1s", code=8)
     q("close", "full")
     assert "takes no more" in q.refuses("put", "full", "a", code=9)
     q("get", "full")

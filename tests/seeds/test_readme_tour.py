@@ -45,5 +45,9 @@ def test_the_tour(daemon, tmp_path):
     assert answer("tensors/m?format=text") == "tensor([4, 5])"
     refused = json.loads(answer("tensors/w?format=npy"))
     assert refused["status"] == 409 and refused["detail"].startswith("Can't call numpy() on Tensor")
+    assert json.loads(answer("queues/frames"))["max_items"] == 8
+    assert json.loads(answer("queue_put"))["item"] == 1
+    item = json.loads(answer("queue_get"))
+    assert item["meta"] == "first" and [t["key"] for t in item["entries"]] == ["image", "mask"]
     listed = answer("openapi.json")
     assert '"entries"' in listed and '"openapi"' in listed

@@ -289,6 +289,46 @@ static void a_segment_stays_single_writer(void **state)
     munmap(mine, 70000);
 }
 
+/* Puts @id and asks for the memory of the next item; whether the reply has some. */
+static bool put_and_ask(uint64_t id, int64_t bytes)
+{
+    RUN(queue_put, Q, TENSORS(object(id, 0).data), SET(dtype, TD_UINT8), SET(shape, SHAPE(bytes)));
+    assert_true(FIELDS_HAS(reply, item));
+    assert_int_equal(call.share_fd, -1);
+    return FIELDS_HAS(reply, storage);
+}
+
+static void a_put_may_ask_for_the_next_memory(void **state)
+{
+    (void)state;
+    uint64_t ids[2], storages[2];
+    make_queue();
+    for (int i = 0; i < 2; i++)
+        (void)allocate(70000, &ids[i], &storages[i]);
+    assert_false(put_and_ask(ids[0], 70000)); /* all are in use */
+    RUN(queue_get, Q);
+    uint64_t lease = reply->lease;
+    RUN(queue_ack, SET(lease, lease));
+    RUN(release, SET(lease, lease));
+    assert_true(put_and_ask(ids[1], 60000));
+    assert_int_equal(reply->storage, storages[0]);
+    assert_int_equal(reply->nbytes, 60000);
+    uint64_t next = reply->id;
+    RUN(queue_drain, Q);
+    assert_false(put_and_ask(next, 700000)); /* none that is large enough */
+    RUN(queue_drain, Q);
+    (void)allocate(70000, &next, &storages[0]);
+    assert_true(put_and_ask(next, 70000));
+    next = reply->id;
+    op_undo(&call); /* the reply does not arrive */
+    REFUSED(info, TD_NOT_FOUND, "", INPUT(next));
+    assert_int_equal(counter("segments"), 2);
+    RUN(queue_drain, Q);
+    (void)allocate(70000, &ids[0], &storages[0]);
+    request_remote = true; /* over TCP nobody can fill it */
+    assert_false(put_and_ask(ids[0], 70000));
+}
+
 static void segments_are_for_who_can_map_them(void **state)
 {
     (void)state;
@@ -436,6 +476,7 @@ int main(void)
         TEST(a_description_ends_with_a_whole_line),
         TEST(segments_are_recycled),
         TEST(a_segment_stays_single_writer),
+        TEST(a_put_may_ask_for_the_next_memory),
         TEST(segments_are_for_who_can_map_them),
         TEST(a_get_waits_for_an_item),
         TEST(a_put_waits_for_room),

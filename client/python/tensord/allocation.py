@@ -1,6 +1,6 @@
 """Memory of the daemon that is filled in place, and then published without a copy."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensord import mapping
 from tensord._session import ttl_argument, wait_argument
@@ -13,32 +13,23 @@ if TYPE_CHECKING:
     from tensord.tensor import Tensor
 
 
-class Allocation:
-    """A tensor that nobody else sees before it is published: see Client.allocate.
+_Self = TypeVar("_Self", bound="Fillable")
 
-    Its memory goes when it was not published and this object and all arrays of it are gone, and
-    at the latest with the process. `with` lets go of it at its end.
-    """
 
-    __slots__ = ("__weakref__", "_array", "_client", "_count", "_mapping", "_published")
+class Fillable:
+    """Writable memory of the daemon's, as the arrays that fill it."""
 
-    def __init__(self, client: "Client", pointer: Any):
-        self._client = client
+    __slots__ = ("__weakref__", "_array", "_mapping")
+
+    def __init__(self, pointer: Any):
         self._mapping: "mapping.Mapping | None" = mapping.Mapping(pointer)
         self._mapping.writable = True
-        self._count = client.session.count()
         self._array: Any = None
-        self._published = False
 
     def _mapped(self) -> mapping.Mapping:
         if self._mapping is None:
             raise ValueError("this memory was given back; allocate anew")
         return self._mapping
-
-    @property
-    def id(self) -> int:
-        """The object's number in the daemon."""
-        return self._mapped().info.id
 
     @property
     def shape(self) -> tuple:
@@ -53,20 +44,16 @@ class Allocation:
         return self._mapped().info.nbytes
 
     @property
-    def published(self) -> bool:
-        return self._published
-
-    @property
     def array(self) -> Any:
-        """The memory as a NumPy array: the same one each time. Read-only once it is published as
-        frozen, and good for as long as anybody holds it."""
+        """The memory as a NumPy array: the same one each time. Read-only once nobody may write to
+        the memory any more, and good for as long as anybody holds it."""
         if self._array is None:
             self._array = mapping.to_numpy(self._mapped())
         return self._array
 
     def torch(self) -> Any:
-        """The memory as a PyTorch tensor. PyTorch has no read-only tensors: what is written to it
-        after it is published as frozen is seen in this process only."""
+        """The memory as a PyTorch tensor. PyTorch has no read-only tensors: it must not be written
+        to once the memory was given away."""
         return mapping.to_torch(self._mapped())
 
     def memoryview(self) -> memoryview:
@@ -83,6 +70,39 @@ class Allocation:
                 raise ValueError("Unable to avoid copy while creating an array as requested.")
             return values.astype(dtype)
         return values.copy() if copy else values
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(self, *_error: Any) -> None:
+        self._array = None
+        self._mapping = None
+
+
+class Allocation(Fillable):
+    """A tensor that nobody else sees before it is published: see Client.allocate.
+
+    Its memory goes when it was not published and this object and all arrays of it are gone, and
+    at the latest with the process. `with` lets go of it at its end. What PyTorch writes to it after
+    it is published as frozen is seen in this process only.
+    """
+
+    __slots__ = ("_client", "_count", "_published")
+
+    def __init__(self, client: "Client", pointer: Any):
+        super().__init__(pointer)
+        self._client = client
+        self._count = client.session.count()
+        self._published = False
+
+    @property
+    def id(self) -> int:
+        """The object's number in the daemon."""
+        return self._mapped().info.id
+
+    @property
+    def published(self) -> bool:
+        return self._published
 
     def publish(
         self,
@@ -136,13 +156,6 @@ class Allocation:
                 "the session that allocated this memory is gone, or another process's; allocate "
                 "anew"
             )
-
-    def __enter__(self) -> "Allocation":
-        return self
-
-    def __exit__(self, *_error: Any) -> None:
-        self._array = None
-        self._mapping = None
 
     def __repr__(self) -> str:
         if self._mapping is None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Iterator, NamedTuple
 from tensord import _shapes, convert, mapping
 from tensord._session import dims_argument, text_argument
 from tensord._tensord import ffi, lib
+from tensord.allocation import Fillable
 from tensord.dtypes import DType
 from tensord.dtypes import dtype as find_dtype
 from tensord.errors import Closed, Full, OutOfMemory, check
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
     from tensord.client import Client
 
 __all__ = ["Item", "ItemTensor", "Queue", "Segment", "Waiting"]
+
 _FULL = {"block", "fail", "drop_oldest"}
-
-
 _TENSORS_MAX = 64  # of an item
 _RECYCLED_S = 0.05  # that put waits for recycled memory before it takes other
 
@@ -64,54 +64,23 @@ class Waiting(NamedTuple):
     meta: str
 
 
-class Segment:
+class Segment(Fillable):
     """Memory to be filled and put into its queue: see Queue.allocate. Not zeroed.
 
     `with` gives it back unless it was put. Once it is put its array is read-only; what it shows is
     the item's then, and later that of another one.
     """
 
-    __slots__ = ("__weakref__", "_array", "_mapping", "_put")
+    __slots__ = ("_put",)
 
     def __init__(self, pointer: Any):
-        self._mapping: "mapping.Mapping | None" = mapping.Mapping(pointer)
-        self._mapping.writable = True
-        self._array: Any = None
+        super().__init__(pointer)
         self._put = False
 
     def _mapped(self) -> mapping.Mapping:
-        if self._mapping is None or self._put:
-            raise ValueError("this memory was put, or given back; allocate anew")
-        return self._mapping
-
-    @property
-    def shape(self) -> tuple:
-        return self._mapped().info.shape
-
-    @property
-    def dtype(self) -> DType:
-        return self._mapped().info.dtype
-
-    @property
-    def array(self) -> Any:
-        """The memory as a NumPy array: the same one each time."""
-        if self._array is None:
-            self._array = mapping.to_numpy(self._mapped())
-        return self._array
-
-    def torch(self) -> Any:
-        """The memory as a PyTorch tensor. It must not be written to once it is put."""
-        return mapping.to_torch(self._mapped())
-
-    def memoryview(self) -> memoryview:
-        """The memory as Python's own view, without NumPy."""
-        return mapping.to_memoryview(self._mapped())
-
-    def __array__(self, dtype: Any = None, copy: "bool | None" = None) -> Any:
-        values = self.array
-        if dtype is not None and values.dtype != dtype:
-            return values.astype(dtype)
-        return values.copy() if copy else values
+        if self._put:
+            raise ValueError("this memory was put; allocate anew")
+        return super()._mapped()
 
     def _fill(self, source: convert.Source) -> None:
         if source.nbytes:
@@ -121,13 +90,6 @@ class Segment:
         self._put = True
         if self._array is not None:
             self._array.flags.writeable = False
-
-    def __enter__(self) -> "Segment":
-        return self
-
-    def __exit__(self, *_error: Any) -> None:
-        self._array = None
-        self._mapping = None
 
     def __repr__(self) -> str:
         if self._mapping is None or self._put:

@@ -1,7 +1,7 @@
 """What hands a tensor to a Python process: tensord, and those that it is compared with.
 
 Each peer has fetch() -> NumPy array of the tensor's memory (or of a copy), check(array), done(),
-and `every`: it takes part in every so manieth turn. One that is not installed is left out, and said.
+and `every`: how often it takes its turn. One that is not installed is left out, and that is said.
 """
 
 import contextlib
