@@ -26,8 +26,9 @@ struct td_item {
     struct td_queue *queue; /* a reference */
     struct td_reply *reply;
     bool leased;
-    atomic_bool done; /* acknowledged, or to be */
-    atomic_bool acknowledged;
+    atomic_bool done;         /* acknowledged, or to be */
+    atomic_bool told;         /* the daemon, without an answer */
+    atomic_bool acknowledged; /* it has answered */
     size_t count;
     struct item_tensor {
         struct td_reply *entry; /* the texts of info */
@@ -318,6 +319,7 @@ void item_unref(struct td_item *item)
 {
     if (!item || atomic_fetch_sub_explicit(&item->refs, 1, memory_order_acq_rel) != 1)
         return;
+    /* Also if it was told: that may have gone over another connection, and come later than this. */
     bool tell = atomic_load(&item->done) && !atomic_load(&item->acknowledged);
     if (item->leased)
         client_unleased(item->queue->client, item->reply->fields.lease, tell, item->reply->session);
@@ -522,7 +524,8 @@ void td_item_done(struct td_item *item)
         return;
     atomic_store(&item->done, true);
     /* Mappings keep the lease, but who has read need not be waited for. */
-    if (atomic_load(&item->refs) > 1 && item->leased && !atomic_exchange(&item->acknowledged, true))
+    if (atomic_load(&item->refs) > 1 && item->leased && !atomic_load(&item->acknowledged) &&
+        !atomic_exchange(&item->told, true))
         client_acknowledge(item->queue->client, item->reply->fields.lease, item->reply->session);
     item_unref(item);
 }

