@@ -56,6 +56,7 @@ struct queue {
     pthread_mutex_t lock; /* of all that follows */
     bool closed, deleted;
     struct item_list items, parked;
+    struct queue_item *back; /* of the items, the one that came back last; or NULL */
     struct delivery_list flying;
     uint64_t last_item, count, bytes, flying_count, parked_count;
     struct waiter_list getters, putters;
