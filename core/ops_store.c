@@ -49,7 +49,8 @@ enum td_status op_map_tensor(struct op_call *call, struct tensor *tensor)
     uint64_t lease, ttl_ms = FIELDS_HAS(in, ttl_ms) ? in->ttl_ms : 0;
     bool fills = storage_mode_of(storage) == STORAGE_BUILDING && (write || call->op == OP_allocate);
     enum lease_kind kind = fills ? LEASE_FILL : write ? LEASE_WRITE : LEASE_READ;
-    TRY(session_lease_tensor(call->session, kind, tensor, ttl_ms, &lease));
+    bool by_name = call->input_generation != 0;
+    TRY(session_lease_tensor(call->session, kind, tensor, by_name, ttl_ms, &lease));
     enum td_status status = fills ? storage_share_building(storage, &call->share_fd)
                                   : storage_share(storage, write, &call->share_fd);
     if (status != TD_OK)
