@@ -14,6 +14,7 @@ struct queue_item {
     struct ledger *ledger;
     struct account *account; /* a reference: who put it */
     size_t charged_bytes;    /* in the ledger */
+    uint64_t quota_bytes;    /* against the account: those of tensors and texts */
     uint64_t bytes, id;
     atomic_uint deliveries;
     atomic_bool done;             /* it is no queue's any more */

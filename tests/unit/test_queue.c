@@ -404,16 +404,21 @@ static void bytes_and_names_count_against_the_account(void **state)
     assert_refused(queue_open(queues, text_of("r"), &queue_defaults, 0, true, account, &other),
                    TD_OUT_OF_MEMORY, "names");
     struct queue_item *item = item_of(60, "a", account), *second;
-    assert_int_equal(atomic_load(&account->used[QUOTA_QUEUE_BYTES]), 60);
+    assert_int_equal(atomic_load(&account->used[QUOTA_QUEUE_BYTES]), 61);
     struct tensor *tensor = bytes_tensor(host.cpu, 60);
     struct text key = text_of("");
     assert_refused(queue_item_create(&host.ledger, account, text_of(""), 1, &tensor, &key, &second),
                    TD_OUT_OF_MEMORY, "bytes in queues");
     tensor_unref(tensor);
+    tensor = bytes_tensor(host.cpu, 0); /* texts are bytes, too */
+    assert_refused(queue_item_create(&host.ledger, account, text_of("0123456789abcdef0123"), 1,
+                                     &tensor, &(struct text){"0123456789abcdef0123", 20}, &second),
+                   TD_OUT_OF_MEMORY, "bytes in queues");
+    tensor_unref(tensor);
     assert_ok(queue_put(queue, item, &seat_init(&seat)->waiter, false, &waits));
     queue_item_unref(item);
     uint64_t lease = get(queue, consumer, "a"); /* in flight it still counts */
-    assert_int_equal(atomic_load(&account->used[QUOTA_QUEUE_BYTES]), 60);
+    assert_int_equal(atomic_load(&account->used[QUOTA_QUEUE_BYTES]), 61);
     assert_ok(queue_ack(consumer, lease));
     assert_int_equal(atomic_load(&account->used[QUOTA_QUEUE_BYTES]), 0);
     /* The name is free at once, whoever has an item in hand still. */
