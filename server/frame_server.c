@@ -115,20 +115,26 @@ static void on_listening(uv_poll_t *poll, int status, int events)
 /* ---- time --------------------------------------------------------------------------------------
  */
 
+/* Another loop's thread may have sent for this one, by a clock that is a little ahead. */
+static bool is_past(uint64_t since_ms, uint64_t patience_ms, uint64_t now)
+{
+    return now > since_ms && now - since_ms > patience_ms;
+}
+
 static bool stands_still(const struct connection *connection, uint64_t now)
 {
     const struct frame_options *options = &connection->loop->server->options;
     if (connection->reading == READ_LINGER)
         return now >= connection->linger_ms;
     if (!connection->session && !replies_pending(connection))
-        return now - connection->opened_ms > options->hello_timeout_ms;
+        return is_past(connection->opened_ms, options->hello_timeout_ms, now);
     uint64_t patience = options->io_timeout_ms;
     bool in_frame = connection->reading == READ_HEADER
                         ? connection->input_end > connection->input_start
                         : connection->reading < READ_HOLD;
     bool reads = connection->events & UV_READABLE; /* and not held back by the daemon itself */
-    return (reads && in_frame && now - connection->received_ms > patience) ||
-           (replies_pending(connection) && now - connection->sent_ms > patience);
+    return (reads && in_frame && is_past(connection->received_ms, patience, now)) ||
+           (replies_pending(connection) && is_past(connection->sent_ms, patience, now));
 }
 
 static void expire(struct engine *engine, uint64_t now_ms)
