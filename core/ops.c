@@ -311,6 +311,11 @@ void op_stop_waiting(struct op_call *call)
     stop_waiting(call, true);
 }
 
+void op_wait_over(struct op_call *call)
+{
+    stop_waiting(call, false);
+}
+
 enum td_status op_run(struct op_call *call)
 {
     stop_waiting(call, false);
