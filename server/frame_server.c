@@ -159,7 +159,7 @@ static void on_tick(uv_timer_t *timer)
     }
     if (loop->accept_paused && !loop->draining)
         accept_start(loop);
-    if (loop == loop->server->loops)
+    if (loop == loop->server->loops && !loop->draining) /* nobody waits for that any more */
         expire(loop->server->options.engine, now);
     if (loop->draining && !loop->connections) {
         uv_close((uv_handle_t *)&loop->tick, NULL);
