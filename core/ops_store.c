@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-#define LIST_LIMIT 1000 /* entries of one reply */
-
 /* Sends the elements as the reply's body, in C order and dtype. */
 static enum td_status body_out(struct op_call *call, struct tensor *tensor, enum td_dtype dtype,
                                const char *reason)
@@ -133,9 +131,8 @@ enum td_status op_run_list(struct op_call *call)
     const struct fields *in = call->in;
     struct text prefix = FIELDS_HAS(in, prefix) ? in->prefix : text_of("");
     struct text cursor = FIELDS_HAS(in, cursor) ? in->cursor : text_of("");
-    uint64_t limit = FIELDS_HAS(in, limit) && in->limit < LIST_LIMIT ? in->limit : LIST_LIMIT;
-    if (limit == 0)
-        return fail(TD_INVALID, "limit is the number of entries wanted, 1 or more");
+    uint64_t limit;
+    TRY(op_limit(call, &limit));
     struct store_entry *entries = calloc(limit + 1, sizeof *entries);
     if (!entries)
         return fail(TD_OUT_OF_MEMORY, "no memory for a list of %llu names",
@@ -215,15 +212,6 @@ enum td_status op_run_touch(struct op_call *call)
     return op_run_info(call);
 }
 
-static enum td_status emit_count(struct op_call *call, const char *name, uint64_t count)
-{
-    struct fields fields;
-    fields.present = 0;
-    FIELDS_SET(&fields, name, text_of(name));
-    FIELDS_SET(&fields, count, count);
-    return call->emit(call->sink, &fields);
-}
-
 static enum td_status emit_text(struct op_call *call, const char *name, const char *text)
 {
     struct fields fields;
@@ -262,7 +250,7 @@ enum td_status op_run_stats(struct op_call *call)
         {"bytes_sent", atomic_load(&engine->bytes_sent)},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        TRY(emit_count(call, rows[i].name, rows[i].count));
+        TRY(op_emit_count(call, rows[i].name, rows[i].count));
     return TD_OK;
 }
 

@@ -137,13 +137,6 @@ static bool stands_still(const struct connection *connection, uint64_t now)
            (replies_pending(connection) && is_past(connection->sent_ms, patience, now));
 }
 
-static void expire(struct engine *engine, uint64_t now_ms)
-{
-    (void)store_expire(engine->store, now_ms, EXPIRE_A_TICK);
-    lease_expire(session_leases(engine->sessions), lease_now());
-    queue_table_expire(engine->queues);
-}
-
 static void on_tick(uv_timer_t *timer)
 {
     struct loop *loop = timer->data;
@@ -160,7 +153,7 @@ static void on_tick(uv_timer_t *timer)
     if (loop->accept_paused && !loop->draining)
         accept_start(loop);
     if (loop == loop->server->loops && !loop->draining) /* nobody waits for that any more */
-        expire(loop->server->options.engine, now);
+        engine_expire(loop->server->options.engine, now, EXPIRE_A_TICK);
     if (loop->draining && !loop->connections) {
         uv_close((uv_handle_t *)&loop->tick, NULL);
         uv_close((uv_handle_t *)&loop->deadline, NULL);
