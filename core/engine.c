@@ -59,6 +59,13 @@ enum td_status engine_create(const struct engine_options *options, struct engine
     return TD_OK;
 }
 
+void engine_expire(struct engine *engine, uint64_t now_ms, size_t max_names)
+{
+    (void)store_expire(engine->store, now_ms, max_names);
+    lease_expire(session_leases(engine->sessions), now_ms);
+    queue_table_expire(engine->queues);
+}
+
 void engine_destroy(struct engine *engine)
 {
     if (!engine)

@@ -37,6 +37,9 @@ struct engine {
 };
 
 NODISCARD enum td_status engine_create(const struct engine_options *options, struct engine **out);
+/* For the doors' clocks, by CLOCK_MONOTONIC: ends leases and deliveries whose time is over, and at
+ * most `max_names` names. */
+void engine_expire(struct engine *engine, uint64_t now_ms, size_t max_names);
 /* All connections must have ended. */
 void engine_destroy(struct engine *engine);
 

@@ -311,6 +311,11 @@ void op_stop_waiting(struct op_call *call)
     stop_waiting(call, true);
 }
 
+void op_wait_over(struct op_call *call)
+{
+    stop_waiting(call, false);
+}
+
 enum td_status op_run(struct op_call *call)
 {
     stop_waiting(call, false);
@@ -413,6 +418,28 @@ void op_end(struct op_call *call)
         ledger_release(&call->engine->ledger, call->text_charged, 0, 0);
     call->text_charged = 0;
     free(take(&call->text));
+}
+
+enum td_status op_limit(const struct op_call *call, uint64_t *limit)
+{
+    const struct fields *in = call->in;
+    *limit = FIELDS_HAS(in, limit) && in->limit < OP_LIST_MAX ? in->limit : OP_LIST_MAX;
+    return *limit ? TD_OK : fail(TD_INVALID, "limit is the number of entries wanted, 1 or more");
+}
+
+enum td_status op_emit_count(struct op_call *call, const char *name, uint64_t count)
+{
+    struct fields fields;
+    fields.present = 0;
+    FIELDS_SET(&fields, name, text_of(name));
+    FIELDS_SET(&fields, count, count);
+    return call->emit(call->sink, &fields);
+}
+
+void op_undo_object(struct op_call *call)
+{
+    if (session_drop(call->session, call->result->id) != TD_OK)
+        return; /* the session has ended, and let it go */
 }
 
 void op_result_new(struct op_call *call, struct tensor *tensor)

@@ -96,6 +96,9 @@ void op_end(struct op_call *call);
 /* Of an operation that waits and is given up: after this call->wake is not running and not called
  * any more. op_end does it as well. */
 void op_stop_waiting(struct op_call *call);
+/* Of one that waited and is run again next, if op_run_is_long: the same, for a door that could take
+ * a late call->wake for the end of what runs in the job pool. */
+void op_wait_over(struct op_call *call);
 
 /* Whether op_receive or op_run belongs into the job pool. After op_begin. */
 bool op_receive_is_long(const struct op_call *call);

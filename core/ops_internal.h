@@ -25,6 +25,14 @@ static inline bool op_may_wait(const struct op_call *call)
     return call->wake && !call->timed_out && !at_once;
 }
 
+#define OP_LIST_MAX 1000 /* entries of one reply */
+/* The field `limit`, or OP_LIST_MAX. */
+NODISCARD enum td_status op_limit(const struct op_call *call, uint64_t *limit);
+/* An entry of a list reply: a name and a number. */
+NODISCARD enum td_status op_emit_count(struct op_call *call, const char *name, uint64_t count);
+/* For call->undo: takes the result back, which the session was given as an object. */
+void op_undo_object(struct op_call *call);
+
 /* The tensor a field names, as a reference: a name, or @id of the session, which has generation 0
  * and ttl_ms 0. */
 NODISCARD enum td_status op_resolve(struct op_call *call, struct text name, struct tensor **out,

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LIST_LIMIT 1000 /* entries of one reply */
 #define DESCRIPTION_MAX 4096
 
 static struct op_call *call_of(struct waiter *waiter)
@@ -32,13 +31,6 @@ static struct waiter *waiter_of(struct op_call *call)
 static enum td_status find_queue(struct op_call *call)
 {
     return call->queue ? TD_OK : queue_find(call->engine->queues, call->in->queue, &call->queue);
-}
-
-static enum td_status limit_of(const struct op_call *call, uint64_t *limit)
-{
-    const struct fields *in = call->in;
-    *limit = FIELDS_HAS(in, limit) && in->limit < LIST_LIMIT ? in->limit : LIST_LIMIT;
-    return *limit ? TD_OK : fail(TD_INVALID, "limit is the number of entries wanted, 1 or more");
 }
 
 /* ---- making and looking ------------------------------------------------------------------------
@@ -166,9 +158,9 @@ enum td_status op_run_queues(struct op_call *call)
     const struct fields *in = call->in;
     struct text prefix = FIELDS_HAS(in, prefix) ? in->prefix : text_of("");
     struct text cursor = FIELDS_HAS(in, cursor) ? in->cursor : text_of("");
-    struct queue *list[LIST_LIMIT + 1];
+    struct queue *list[OP_LIST_MAX + 1];
     uint64_t limit;
-    TRY(limit_of(call, &limit));
+    TRY(op_limit(call, &limit));
     size_t found = queue_list(call->engine->queues, prefix, cursor, limit + 1, list);
     enum td_status status = TD_OK;
     for (size_t i = 0; i < found; i++) {
@@ -398,9 +390,9 @@ static enum td_status emit_item(struct op_call *call, const struct queue_item *i
 enum td_status op_run_queue_peek(struct op_call *call)
 {
     const struct fields *in = call->in;
-    struct queue_item *items[LIST_LIMIT];
+    struct queue_item *items[OP_LIST_MAX];
     uint64_t limit;
-    TRY(limit_of(call, &limit));
+    TRY(op_limit(call, &limit));
     TRY(find_queue(call));
     size_t found = queue_peek(call->queue, FIELDS_HAS(in, parked) && in->parked, limit, items);
     enum td_status status = TD_OK;
@@ -419,12 +411,6 @@ enum td_status op_run_queue_peek(struct op_call *call)
 static void forget_segment(struct op_call *call)
 {
     ring_forget(call->ring, &call->waiter, call->given_up);
-}
-
-static void undo_segment(struct op_call *call)
-{
-    if (session_drop(call->session, call->result->id) != TD_OK)
-        return; /* the session has ended, and let it go */
 }
 
 bool op_segment_is_ready(const struct op_call *call)
@@ -455,7 +441,7 @@ static enum td_status hand_segment(struct op_call *call, const struct layout *la
         TRY(storage_share_building(storage, &call->share_fd));
     TRY(session_hold(call->session, tensor));
     op_result(call, take(&tensor), NULL);
-    call->undo = undo_segment;
+    call->undo = op_undo_object;
     return TD_OK;
 }
 

@@ -5,16 +5,9 @@
 
 #define WRITERS_WAIT_MS 1000 /* unless wait_ms says otherwise */
 #define WRITERS_POLL_MS 20   /* a mapping may go before its lease does */
-#define LIST_LIMIT 1000      /* entries of one reply */
 
 /* ---- filling -----------------------------------------------------------------------------------
  */
-
-static void undo_allocate(struct op_call *call)
-{
-    if (session_drop(call->session, call->result->id) != TD_OK)
-        return; /* the session has ended, and let it go */
-}
 
 enum td_status op_run_allocate(struct op_call *call)
 {
@@ -31,7 +24,7 @@ enum td_status op_run_allocate(struct op_call *call)
     enum td_status status = session_hold(call->session, tensor);
     if (status != TD_OK) /* a session that has ended has let go of the lease, too */
         return session_release(call->session, call->out.lease) == TD_OK ? status : TD_CANCELLED;
-    call->undo = undo_allocate;
+    call->undo = op_undo_object;
     return TD_OK;
 }
 
@@ -169,11 +162,9 @@ enum td_status op_run_leases(struct op_call *call)
 {
     const struct fields *in = call->in;
     struct lease_table *leases = session_leases(call->engine->sessions);
-    uint64_t limit = FIELDS_HAS(in, limit) && in->limit < LIST_LIMIT ? in->limit : LIST_LIMIT;
-    uint64_t after = FIELDS_HAS(in, lease) ? in->lease : 0;
+    uint64_t limit, after = FIELDS_HAS(in, lease) ? in->lease : 0;
     const struct account *account = call->account;
-    if (limit == 0)
-        return fail(TD_INVALID, "limit is the number of entries wanted, 1 or more");
+    TRY(op_limit(call, &limit));
     _cleanup_(freep) struct lease_entry *entries = calloc(limit + 1, sizeof *entries);
     if (!entries)
         return fail(TD_OUT_OF_MEMORY, "no memory for a list of leases");
@@ -211,8 +202,8 @@ static enum td_status emit_account(struct op_call *call, const struct account *a
 
 enum td_status op_run_principals(struct op_call *call)
 {
-    struct account *list[LIST_LIMIT];
-    size_t count = accounts_list(call->engine->accounts, LIST_LIMIT, list);
+    struct account *list[OP_LIST_MAX];
+    size_t count = accounts_list(call->engine->accounts, OP_LIST_MAX, list);
     bool only_own = call->account && !account_is_trusted(call->account);
     enum td_status status = TD_OK;
     for (size_t i = 0; i < count; i++) {

@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-#define LIST_LIMIT 1000 /* entries of one reply */
-
 /* Sends the elements as the reply's body, in C order and dtype. */
 static enum td_status body_out(struct op_call *call, struct tensor *tensor, enum td_dtype dtype,
                                const char *reason)
@@ -49,7 +47,8 @@ enum td_status op_map_tensor(struct op_call *call, struct tensor *tensor)
     uint64_t lease, ttl_ms = FIELDS_HAS(in, ttl_ms) ? in->ttl_ms : 0;
     bool fills = storage_mode_of(storage) == STORAGE_BUILDING && (write || call->op == OP_allocate);
     enum lease_kind kind = fills ? LEASE_FILL : write ? LEASE_WRITE : LEASE_READ;
-    TRY(session_lease_tensor(call->session, kind, tensor, ttl_ms, &lease));
+    bool by_name = call->input_generation != 0;
+    TRY(session_lease_tensor(call->session, kind, tensor, by_name, ttl_ms, &lease));
     enum td_status status = fills ? storage_share_building(storage, &call->share_fd)
                                   : storage_share(storage, write, &call->share_fd);
     if (status != TD_OK)
@@ -132,9 +131,8 @@ enum td_status op_run_list(struct op_call *call)
     const struct fields *in = call->in;
     struct text prefix = FIELDS_HAS(in, prefix) ? in->prefix : text_of("");
     struct text cursor = FIELDS_HAS(in, cursor) ? in->cursor : text_of("");
-    uint64_t limit = FIELDS_HAS(in, limit) && in->limit < LIST_LIMIT ? in->limit : LIST_LIMIT;
-    if (limit == 0)
-        return fail(TD_INVALID, "limit is the number of entries wanted, 1 or more");
+    uint64_t limit;
+    TRY(op_limit(call, &limit));
     struct store_entry *entries = calloc(limit + 1, sizeof *entries);
     if (!entries)
         return fail(TD_OUT_OF_MEMORY, "no memory for a list of %llu names",

@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#define WATCH_LIMIT 1000 /* entries of one reply */
 #define EVENTS_AT_ONCE 16
 
 /* ---- watching the store ------------------------------------------------------------------------
@@ -154,12 +153,9 @@ static void watch_begin(struct op_call *call)
 
 enum td_status op_run_watch(struct op_call *call)
 {
-    const struct fields *in = call->in;
-    uint64_t limit = FIELDS_HAS(in, limit) && in->limit < WATCH_LIMIT ? in->limit : WATCH_LIMIT;
-    uint64_t count;
+    uint64_t limit, count;
     bool lost;
-    if (limit == 0)
-        return fail(TD_INVALID, "limit is the number of entries wanted, 1 or more");
+    TRY(op_limit(call, &limit));
     if (!call->begun)
         watch_begin(call);
     else if (call->watch.quiet_until > call->since) /* others' events need not be looked at */

@@ -316,8 +316,10 @@ uint64_t queue_drain(struct queue *queue, bool parked)
     uint64_t *count = parked ? &queue->parked_count : &queue->count, drained = *count;
     TAILQ_CONCAT(&gone, parked ? &queue->parked : &queue->items, link);
     *count = 0;
-    if (!parked)
+    if (!parked) {
         queue->bytes = 0;
+        queue->back = NULL;
+    }
     queue->drained += drained;
     queue_settle_locked(queue);
     pthread_mutex_unlock(&queue->lock);

@@ -97,7 +97,8 @@ void queue_read(struct queue *queue, struct queue_stats *out);
  */
 
 /* An item of those tensors (references of its own), with a text; charged to the ledger, and its
- * bytes against QUOTA_QUEUE_BYTES of the account. keys[i].data may be NULL. */
+ * bytes, with those of its texts, against QUOTA_QUEUE_BYTES of the account. keys[i].data may be
+ * NULL. */
 NODISCARD enum td_status queue_item_create(struct ledger *ledger, struct account *account,
                                            struct text meta, size_t count,
                                            struct tensor *const tensors[], const struct text keys[],

@@ -17,22 +17,28 @@ static bool has_room(const struct queue *queue, uint64_t bytes)
 /* An item leaves those that wait. */
 static void unlink_item(struct queue *queue, struct queue_item *item)
 {
+    if (queue->back == item)
+        queue->back = TAILQ_PREV(item, item_list, link);
     TAILQ_REMOVE(&queue->items, item, link);
     queue->count--;
     queue->bytes -= item->bytes;
 }
 
 /* By number: what comes back stands ahead of all that were put later, and behind what was put
- * before and came back, too. */
+ * before and came back, too. Many come back one after the other: the place is looked for from the
+ * last one's. */
 static void link_item(struct queue *queue, struct queue_item *item)
 {
-    struct queue_item *last = TAILQ_LAST(&queue->items, item_list), *at;
+    struct queue_item *last = TAILQ_LAST(&queue->items, item_list), *at = queue->back;
     if (!last || last->id < item->id) {
         TAILQ_INSERT_TAIL(&queue->items, item, link);
     } else {
-        for (at = TAILQ_FIRST(&queue->items); at->id < item->id; at = TAILQ_NEXT(at, link))
-            ;
+        if (!at || at->id > item->id)
+            at = TAILQ_FIRST(&queue->items);
+        while (at->id < item->id)
+            at = TAILQ_NEXT(at, link);
         TAILQ_INSERT_BEFORE(at, item, link);
+        queue->back = item;
     }
     queue->count++;
     queue->bytes += item->bytes;

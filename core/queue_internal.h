@@ -14,6 +14,7 @@ struct queue_item {
     struct ledger *ledger;
     struct account *account; /* a reference: who put it */
     size_t charged_bytes;    /* in the ledger */
+    uint64_t quota_bytes;    /* against the account: those of tensors and texts */
     uint64_t bytes, id;
     atomic_uint deliveries;
     atomic_bool done;             /* it is no queue's any more */
@@ -56,6 +57,7 @@ struct queue {
     pthread_mutex_t lock; /* of all that follows */
     bool closed, deleted;
     struct item_list items, parked;
+    struct queue_item *back; /* of the items, the one that came back last; or NULL */
     struct delivery_list flying;
     uint64_t last_item, count, bytes, flying_count, parked_count;
     struct waiter_list getters, putters;

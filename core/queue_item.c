@@ -7,17 +7,18 @@ enum td_status queue_item_create(struct ledger *ledger, struct account *account,
                                  size_t count, struct tensor *const tensors[],
                                  const struct text keys[], struct queue_item **out)
 {
-    size_t size = sizeof(struct queue_item) + count * sizeof(struct item_tensor) + meta.length;
+    size_t texts = meta.length;
     uint64_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
-        size += keys[i].length;
+        texts += keys[i].length;
         bytes += (uint64_t)layout_nbytes(&tensors[i]->layout);
     }
-    TRY(account_reserve(account, QUOTA_QUEUE_BYTES, bytes));
+    size_t size = sizeof(struct queue_item) + count * sizeof(struct item_tensor) + texts;
+    TRY(account_reserve(account, QUOTA_QUEUE_BYTES, bytes + texts));
     enum td_status status = ledger_reserve(ledger, size, 0, 0);
     struct queue_item *item = status == TD_OK ? malloc(size) : NULL;
     if (!item) {
-        account_release(account, QUOTA_QUEUE_BYTES, bytes);
+        account_release(account, QUOTA_QUEUE_BYTES, bytes + texts);
         if (status != TD_OK)
             return status;
         ledger_release(ledger, size, 0, 0);
@@ -28,6 +29,7 @@ enum td_status queue_item_create(struct ledger *ledger, struct account *account,
     item->ledger = ledger;
     item->account = account_ref(account);
     item->charged_bytes = size;
+    item->quota_bytes = bytes + texts;
     item->bytes = bytes;
     item->count = count;
     char *at = (char *)&item->tensors[count];
@@ -52,7 +54,7 @@ void queue_item_done(struct queue_item *item)
         return;
     for (size_t i = 0; i < item->count; i++)
         storage_name_end(item->tensors[i].tensor->storage);
-    account_release(item->account, QUOTA_QUEUE_BYTES, item->bytes);
+    account_release(item->account, QUOTA_QUEUE_BYTES, item->quota_bytes);
 }
 
 struct queue_item *queue_item_ref(struct queue_item *item)

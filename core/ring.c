@@ -340,6 +340,14 @@ static bool wait_for_return(struct ring *ring, struct waiter *waiter, bool *agai
     return in_use;
 }
 
+/* Who is woken for nothing may be told that nothing will come back; so are those behind it. */
+static void pass_on(struct ring *ring)
+{
+    pthread_mutex_lock(&ring->lock);
+    (void)waiter_wake_one(&ring->waiting);
+    pthread_mutex_unlock(&ring->lock);
+}
+
 /* Takes what is there, makes what may be made, or frees one segment after the other to that end. */
 static enum td_status take_or_make(struct ring *ring, struct device *device, uint64_t size_bytes,
                                    struct storage **out)
@@ -370,6 +378,8 @@ enum td_status ring_take(struct ring *ring, struct device *device, uint64_t size
         if (status != TD_OK && status != TD_CLOSED && waiter)
             *waits = wait_for_return(ring, waiter, &again);
     } while (again);
+    if (waiter && status != TD_OK && !*waits)
+        pass_on(ring);
     return *waits ? TD_OK : status;
 }
 

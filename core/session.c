@@ -453,10 +453,11 @@ enum td_status session_lease(struct session *session, enum lease_kind kind, stru
 }
 
 enum td_status session_lease_tensor(struct session *session, enum lease_kind kind,
-                                    struct tensor *tensor, uint64_t ttl_ms, uint64_t *out)
+                                    struct tensor *tensor, bool by_name, uint64_t ttl_ms,
+                                    uint64_t *out)
 {
-    bool refilled = ring_owns(tensor->storage) && !has_lent(session, tensor->id);
-    return lease_mapping(session, kind, tensor->storage, refilled ? tensor : NULL, ttl_ms, out);
+    bool keeps = ring_owns(tensor->storage) && (by_name || !has_lent(session, tensor->id));
+    return lease_mapping(session, kind, tensor->storage, keeps ? tensor : NULL, ttl_ms, out);
 }
 
 enum td_status session_release(struct session *session, uint64_t id)

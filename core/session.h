@@ -80,10 +80,10 @@ NODISCARD enum td_status session_lease_begin(struct session *session, struct lea
 NODISCARD enum td_status session_lease(struct session *session, enum lease_kind kind,
                                        struct storage *storage, uint64_t ttl_ms, uint64_t *lease);
 /* The same of a tensor's. Recycled memory (core/ring.h) is not filled again meanwhile, unless the
- * session has the tensor only with items in hand: then it is as long as these are, so that a
- * consumer can leave mapped what comes again and again. */
+ * session has the tensor only with items in hand, and asks for it as that and not by a name: then
+ * it is as long as these are, so that a consumer can leave mapped what comes again and again. */
 NODISCARD enum td_status session_lease_tensor(struct session *session, enum lease_kind kind,
-                                              struct tensor *tensor, uint64_t ttl_ms,
+                                              struct tensor *tensor, bool by_name, uint64_t ttl_ms,
                                               uint64_t *lease);
 NODISCARD enum td_status session_release(struct session *session, uint64_t lease);
 /* See lease_use. */

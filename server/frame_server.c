@@ -115,27 +115,26 @@ static void on_listening(uv_poll_t *poll, int status, int events)
 /* ---- time --------------------------------------------------------------------------------------
  */
 
+/* Another loop's thread may have sent for this one, by a clock that is a little ahead. */
+static bool is_past(uint64_t since_ms, uint64_t patience_ms, uint64_t now)
+{
+    return now > since_ms && now - since_ms > patience_ms;
+}
+
 static bool stands_still(const struct connection *connection, uint64_t now)
 {
     const struct frame_options *options = &connection->loop->server->options;
     if (connection->reading == READ_LINGER)
         return now >= connection->linger_ms;
     if (!connection->session && !replies_pending(connection))
-        return now - connection->opened_ms > options->hello_timeout_ms;
+        return is_past(connection->opened_ms, options->hello_timeout_ms, now);
     uint64_t patience = options->io_timeout_ms;
     bool in_frame = connection->reading == READ_HEADER
                         ? connection->input_end > connection->input_start
                         : connection->reading < READ_HOLD;
     bool reads = connection->events & UV_READABLE; /* and not held back by the daemon itself */
-    return (reads && in_frame && now - connection->received_ms > patience) ||
-           (replies_pending(connection) && now - connection->sent_ms > patience);
-}
-
-static void expire(struct engine *engine, uint64_t now_ms)
-{
-    (void)store_expire(engine->store, now_ms, EXPIRE_A_TICK);
-    lease_expire(session_leases(engine->sessions), lease_now());
-    queue_table_expire(engine->queues);
+    return (reads && in_frame && is_past(connection->received_ms, patience, now)) ||
+           (replies_pending(connection) && is_past(connection->sent_ms, patience, now));
 }
 
 static void on_tick(uv_timer_t *timer)
@@ -153,8 +152,8 @@ static void on_tick(uv_timer_t *timer)
     }
     if (loop->accept_paused && !loop->draining)
         accept_start(loop);
-    if (loop == loop->server->loops)
-        expire(loop->server->options.engine, now);
+    if (loop == loop->server->loops && !loop->draining) /* nobody waits for that any more */
+        engine_expire(loop->server->options.engine, now, EXPIRE_A_TICK);
     if (loop->draining && !loop->connections) {
         uv_close((uv_handle_t *)&loop->tick, NULL);
         uv_close((uv_handle_t *)&loop->deadline, NULL);

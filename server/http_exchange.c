@@ -394,8 +394,10 @@ static enum td_status run_end(struct exchange *x)
 static enum td_status run(struct exchange *x)
 {
     x->next = run_end;
-    if (op_run_is_long(&x->call))
+    if (op_run_is_long(&x->call)) {
+        op_wait_over(&x->call); /* the clock may have been faster than who is about to wake it */
         return exchange_park(x, run_in_job, PARKED_IN_TURN);
+    }
     if (list_is_long(&x->call))
         return exchange_park(x, run_in_job, PARKED_AHEAD);
     TRY(op_run(&x->call));

@@ -355,13 +355,6 @@ static void clock_wait(struct http_server *server, uint64_t tick_ms)
     (void)pthread_cond_timedwait(&server->tick, &server->lock, &until);
 }
 
-static void expire(struct engine *engine, uint64_t now_ms)
-{
-    (void)store_expire(engine->store, now_ms, EXPIRE_A_TICK);
-    lease_expire(session_leases(engine->sessions), lease_now());
-    queue_table_expire(engine->queues);
-}
-
 static void *clock_run(void *argument)
 {
     struct http_server *server = argument;
@@ -384,7 +377,7 @@ static void *clock_run(void *argument)
         pthread_mutex_unlock(&server->lock);
         end_now(&endings);
         if (tick)
-            expire(server->options.engine, now_ms);
+            engine_expire(server->options.engine, now_ms, EXPIRE_A_TICK);
         if (sessions)
             http_sessions_expire(server->sessions, now_ms);
         pthread_mutex_lock(&server->lock);

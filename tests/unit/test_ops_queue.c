@@ -289,6 +289,32 @@ static void a_segment_stays_single_writer(void **state)
     munmap(mine, 70000);
 }
 
+/* What is mapped by an item in hand is left mapped when the item is done with, and filled again. A
+ * name that leads to the same tensor has nothing to do with the item. */
+static void what_is_mapped_by_name_is_not_filled_again(void **state)
+{
+    (void)state;
+    uint64_t id, storage, other;
+    struct text key;
+    make_queue();
+    (void)allocate(70000, &id, &storage);
+    RUN(queue_put, Q, TENSORS(object(id, 0).data));
+    RUN(queue_get, Q);
+    uint64_t item = reply->lease, tensor = queue_item_tensor(call.item, 0, &key)->id;
+    RUN(as_tensor, INPUT(tensor), SET(output, text_of("x")));
+    assert_int_equal(reply->storage, storage);
+    RUN(map, SET(input, text_of("x")));
+    uint64_t mapping = reply->lease;
+    RUN(queue_ack, SET(lease, item));
+    RUN(release, SET(lease, item));
+    RUN(delete, SET(input, text_of("x")));
+    (void)allocate(70000, &id, &other);
+    assert_int_not_equal(other, storage);
+    RUN(release, SET(lease, mapping));
+    (void)allocate(70000, &id, &other);
+    assert_int_equal(other, storage);
+}
+
 /* Puts @id and asks for the memory of the next item; whether the reply has some. */
 static bool put_and_ask(uint64_t id, int64_t bytes)
 {
@@ -475,6 +501,7 @@ int main(void)
         TEST(an_item_keeps_its_tensors),
         TEST(a_description_ends_with_a_whole_line),
         TEST(segments_are_recycled),
+        TEST(what_is_mapped_by_name_is_not_filled_again),
         TEST(a_segment_stays_single_writer),
         TEST(a_put_may_ask_for_the_next_memory),
         TEST(segments_are_for_who_can_map_them),

@@ -139,7 +139,7 @@ static void a_session_that_ends_gives_its_items_back_in_order(void **state)
 
 static void sleep_ms(long ms)
 {
-    struct timespec time = {.tv_nsec = ms * 1000000};
+    struct timespec time = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
     nanosleep(&time, NULL);
 }
 
@@ -166,6 +166,53 @@ static void a_slow_consumer_loses_the_item_but_not_its_memory(void **state)
     assert_ok(session_release(consumer, slow));
     assert_int_equal(stats_of(queue).expired, 1);
     assert_int_equal(stats_of(queue).returned, 0);
+    queue_unref(queue);
+}
+
+/* Items of one byte, all of the same tensor. */
+static void put_many(struct queue *queue, int count)
+{
+    struct tensor *tensor = bytes_tensor(host.cpu, 1);
+    struct text key = text_of("");
+    for (int i = 0; i < count; i++) {
+        struct queue_item *item;
+        struct seat seat;
+        bool waits;
+        assert_ok(queue_item_create(&host.ledger, NULL, text_of(""), 1, &tensor, &key, &item));
+        assert_ok(queue_put(queue, item, &seat_init(&seat)->waiter, false, &waits));
+        queue_item_unref(item);
+    }
+    tensor_unref(tensor);
+}
+
+/* One consumer that has taken very many, and is too slow, keeps nobody else waiting. */
+static void many_come_back_at_once(void **state)
+{
+    (void)state;
+    enum { MANY = 50000, VISIBLE_MS = 1000 };
+    static const struct session_limits limits = {1, .objects = 1, .leases = MANY};
+    struct session_table *table;
+    struct session *greedy;
+    struct queue *queue = queue_with(QUEUE_ITEMS_MAX, 1 << 20, QUEUE_FULL_FAIL, VISIBLE_MS);
+    assert_ok(session_table_create(&host.ledger, &limits, &table));
+    assert_ok(session_open(table, NULL, 0, &greedy));
+    put_many(queue, MANY);
+    for (int i = 0; i < MANY; i++)
+        assert_ok(try_get(queue, greedy).status);
+    put(queue, "later");
+    sleep_ms(VISIBLE_MS);
+    sleep_ms(10);
+    uint64_t began_ms = lease_now();
+    queue_table_expire(queues);
+    assert_true(lease_now() - began_ms < 500);
+    assert_int_equal(stats_of(queue).items, MANY + 1);
+    for (uint64_t id = 1; id <= 3; id++) {
+        struct got got = try_get(queue, consumer);
+        assert_int_equal(got.id, id);
+        done(consumer, got.lease);
+    }
+    session_leave(greedy);
+    session_table_destroy(table);
     queue_unref(queue);
 }
 
@@ -357,16 +404,21 @@ static void bytes_and_names_count_against_the_account(void **state)
     assert_refused(queue_open(queues, text_of("r"), &queue_defaults, 0, true, account, &other),
                    TD_OUT_OF_MEMORY, "names");
     struct queue_item *item = item_of(60, "a", account), *second;
-    assert_int_equal(atomic_load(&account->used[QUOTA_QUEUE_BYTES]), 60);
+    assert_int_equal(atomic_load(&account->used[QUOTA_QUEUE_BYTES]), 61);
     struct tensor *tensor = bytes_tensor(host.cpu, 60);
     struct text key = text_of("");
     assert_refused(queue_item_create(&host.ledger, account, text_of(""), 1, &tensor, &key, &second),
                    TD_OUT_OF_MEMORY, "bytes in queues");
     tensor_unref(tensor);
+    tensor = bytes_tensor(host.cpu, 0); /* texts are bytes, too */
+    assert_refused(queue_item_create(&host.ledger, account, text_of("0123456789abcdef0123"), 1,
+                                     &tensor, &(struct text){"0123456789abcdef0123", 20}, &second),
+                   TD_OUT_OF_MEMORY, "bytes in queues");
+    tensor_unref(tensor);
     assert_ok(queue_put(queue, item, &seat_init(&seat)->waiter, false, &waits));
     queue_item_unref(item);
     uint64_t lease = get(queue, consumer, "a"); /* in flight it still counts */
-    assert_int_equal(atomic_load(&account->used[QUOTA_QUEUE_BYTES]), 60);
+    assert_int_equal(atomic_load(&account->used[QUOTA_QUEUE_BYTES]), 61);
     assert_ok(queue_ack(consumer, lease));
     assert_int_equal(atomic_load(&account->used[QUOTA_QUEUE_BYTES]), 0);
     /* The name is free at once, whoever has an item in hand still. */
@@ -392,6 +444,7 @@ int main(void)
         QTEST(what_is_not_acknowledged_goes_back_to_the_front),
         QTEST(a_session_that_ends_gives_its_items_back_in_order),
         QTEST(a_slow_consumer_loses_the_item_but_not_its_memory),
+        QTEST(many_come_back_at_once),
         QTEST(acknowledging_twice_is_a_conflict),
         QTEST(an_item_is_parked_after_its_last_delivery),
         QTEST(an_item_that_cannot_be_handed_over_stays),

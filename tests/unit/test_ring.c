@@ -136,6 +136,28 @@ static void who_wants_more_waits(void **state)
         give_back(held[i]);
 }
 
+/* Memory that others took meanwhile: nothing is in use any more that could come back. */
+static void who_waits_in_vain_is_told(void **state)
+{
+    (void)state;
+    struct storage *held = take_segment(SIZE), *got;
+    struct seat seats[2];
+    bool waits;
+    for (int i = 0; i < 2; i++) {
+        assert_ok(
+            ring_take(ring, host.cpu, 100 * MIB, &seat_init(&seats[i])->waiter, &waits, &got));
+        assert_true(waits);
+    }
+    ring_retire(held);
+    assert_int_equal(atomic_load(&seats[0].wakes), 1);
+    ring_forget(ring, &seats[0].waiter, false);
+    assert_refused(ring_take(ring, host.cpu, 100 * MIB, &seats[0].waiter, &waits, &got),
+                   TD_OUT_OF_MEMORY, "do not fit");
+    assert_int_equal(atomic_load(&seats[1].wakes), 1); /* it looks for itself, and is told, too */
+    ring_forget(ring, &seats[1].waiter, false);
+    give_back(held);
+}
+
 /* A client may give a segment's descriptor back as memory of its own: a tensor over what is free.
  */
 static void what_a_client_has_a_tensor_over_is_not_free(void **state)
@@ -263,6 +285,7 @@ int main(void)
         RTEST(segments_grow_and_shrink),
         RTEST(nothing_is_waited_for_that_can_be_freed),
         RTEST(who_wants_more_waits),
+        RTEST(who_waits_in_vain_is_told),
         RTEST(what_a_client_has_a_tensor_over_is_not_free),
         RTEST(a_retired_segment_goes_with_its_last_use),
         RTEST(a_ring_ends_with_its_session),
