@@ -353,15 +353,6 @@ void op_describe_name(struct fields *out, struct text name, uint64_t generation,
         FIELDS_SET(out, ttl_ms, ttl_ms);
 }
 
-enum td_status op_emit_count(struct op_call *call, const char *name, uint64_t count)
-{
-    struct fields fields;
-    fields.present = 0;
-    FIELDS_SET(&fields, name, text_of(name));
-    FIELDS_SET(&fields, count, count);
-    return call->emit(call->sink, &fields);
-}
-
 static enum td_status commit_made(struct op_call *call)
 {
     const struct fields *in = call->in;
