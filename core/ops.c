@@ -278,6 +278,8 @@ bool op_run_is_long(const struct op_call *call)
 {
     if (call->op == OP_allocate && FIELDS_HAS(call->in, queue) && op_segment_is_ready(call))
         return false;
+    if (call->op == OP_queue_delete || call->op == OP_queue_drain)
+        return op_queue_is_long(call);
     return op_cost_bytes(call) > OP_INLINE_BYTES && !copies_nothing(call);
 }
 
