@@ -19,7 +19,7 @@ enum op_trait {
     OP_BYTES = 32,       /* touches the bytes of tensors: runs in the job pool when they are many */
     OP_ONE_WAY = 64,     /* may be sent without wanting a reply */
     OP_CONNECTION = 128, /* belongs to the connection itself; answered by the transport */
-    OP_IN_PLACE = 256,   /* changes the input's bytes while it runs */
+    OP_IN_PLACE = 256,   /* changes what others see while it runs, and not in op_commit */
     OP_WAITS = 512,      /* may wait for what others do, until its timeout_ms; see ops.h */
 };
 
@@ -161,7 +161,7 @@ enum op_trait {
     X(100, queue_create, F(queue),                                                                 \
       F(max_items) | F(max_bytes) | F(when_full) | F(visibility_ms) | F(create_only), 0,           \
       "Makes a queue, or takes the one that is there; what is given must be so, then.")            \
-    X(101, queue_delete, F(queue), 0, 0,                                                           \
+    X(101, queue_delete, F(queue), 0, OP_IN_PLACE,                                                 \
       "Removes a queue and what waits in it; whoever has an item in hand keeps its memory.")       \
     X(102, queue_info, F(queue), 0, OP_BODY_OUT,                                                   \
       "A queue's settings, and its counters: one entry each, name and count.")                     \
@@ -182,7 +182,7 @@ enum op_trait {
       "The items that wait, or are parked, without taking them, one entry each.")                  \
     X(108, queue_close, F(queue), 0, 0,                                                            \
       "The queue takes no more items; when the last is done with, who gets is told closed.")       \
-    X(109, queue_drain, F(queue), F(parked), 0,                                                    \
+    X(109, queue_drain, F(queue), F(parked), OP_IN_PLACE,                                          \
       "Drops the items that wait, or those that are parked; count tells how many.")
 
 enum op {

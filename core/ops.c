@@ -278,6 +278,8 @@ bool op_run_is_long(const struct op_call *call)
 {
     if (call->op == OP_allocate && FIELDS_HAS(call->in, queue) && op_segment_is_ready(call))
         return false;
+    if (call->op == OP_queue_delete || call->op == OP_queue_drain)
+        return op_queue_is_long(call);
     return op_cost_bytes(call) > OP_INLINE_BYTES && !copies_nothing(call);
 }
 
@@ -353,6 +355,16 @@ void op_describe_name(struct fields *out, struct text name, uint64_t generation,
         FIELDS_SET(out, ttl_ms, ttl_ms);
 }
 
+/* What the input's name has left now, after the operation has waited. */
+static uint64_t ttl_left(const struct op_call *call)
+{
+    _cleanup_(tensor_unrefp) struct tensor *tensor = NULL;
+    uint64_t generation, ttl_ms = 0;
+    enum td_status status =
+        store_lookup_timed(call->engine->store, call->in->input, &tensor, &generation, &ttl_ms);
+    return status == TD_OK ? ttl_ms : 0; /* if it is gone, it is not published anew */
+}
+
 static enum td_status commit_made(struct op_call *call)
 {
     const struct fields *in = call->in;
@@ -371,7 +383,7 @@ static enum td_status commit_made(struct op_call *call)
     struct text output = again ? in->input : in->output;
     uint64_t generation, ttl_ms = FIELDS_HAS(in, ttl_ms) ? in->ttl_ms : 0;
     if (again)
-        ttl_ms = call->input_ttl_ms;
+        ttl_ms = ttl_left(call);
     TRY(store_publish_for(call->engine->store, output, call->result, &condition, ttl_ms,
                           call->account, &generation));
     op_describe_name(out, output, generation, ttl_ms);

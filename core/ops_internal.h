@@ -74,6 +74,8 @@ NODISCARD enum td_status op_result_view(struct op_call *call, const struct layou
 NODISCARD enum td_status op_allocate_for_queue(struct op_call *call);
 /* Whether that has nothing to make. */
 bool op_segment_is_ready(const struct op_call *call);
+/* Whether the queue has so many items that letting them go holds up a thread. */
+bool op_queue_is_long(const struct op_call *call);
 struct dims dims_of_layout(const struct layout *layout);
 
 #endif

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define DESCRIPTION_MAX 4096
+#define ITEMS_INLINE 1000 /* let go at once; more are, in the job pool */
 
 static struct op_call *call_of(struct waiter *waiter)
 {
@@ -95,6 +96,13 @@ enum td_status op_run_queue_create(struct op_call *call)
     queue_read(call->queue, &stats);
     describe(&stats, queue_name(call->queue), &call->out);
     return TD_OK;
+}
+
+bool op_queue_is_long(const struct op_call *call)
+{
+    _cleanup_(queue_unrefp) struct queue *queue = NULL;
+    return queue_find(call->engine->queues, call->in->queue, &queue) == TD_OK &&
+           queue_length(queue) > ITEMS_INLINE;
 }
 
 enum td_status op_run_queue_delete(struct op_call *call)

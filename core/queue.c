@@ -377,6 +377,14 @@ static uint64_t waiters_of(const struct waiter_list *list)
     return count;
 }
 
+uint64_t queue_length(struct queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    uint64_t length = queue->count + queue->parked_count;
+    pthread_mutex_unlock(&queue->lock);
+    return length;
+}
+
 void queue_read(struct queue *queue, struct queue_stats *out)
 {
     uint64_t segments, bytes;

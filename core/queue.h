@@ -91,6 +91,8 @@ void queue_close(struct queue *queue);
 /* Drops the items that wait, or those that are parked; returns how many. */
 uint64_t queue_drain(struct queue *queue, bool parked);
 struct text queue_name(const struct queue *queue);
+/* Items that wait, or are parked. */
+uint64_t queue_length(struct queue *queue);
 void queue_read(struct queue *queue, struct queue_stats *out);
 
 /* ---- items -----------------------------------------------------------------------------------

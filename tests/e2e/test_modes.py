@@ -220,3 +220,12 @@ def test_the_attacks_are_real():
     os.close(fd)
     assert {"pwrite", "truncate", "grow", "punch", "sendfile", "copy_file_range", "splice", "map",
             "mprotect", "mremap", "remove, writable"} <= set(done)  # fmt: skip
+
+
+def test_a_name_gets_no_more_time_by_waiting_to_be_sealed(local):
+    put(local, "target", BODY, mutable=True, ttl_ms=60000)
+    mapping = Mapping(local, "target", write=True)
+    reply = ok(local.request("seal", {"input": "target", "wait_ms": 1500}))
+    assert reply["memory"] == "copied" and reply["ttl_ms"] <= 58500
+    mapping.close()
+    ok(local.request("delete", {"input": "target"}))

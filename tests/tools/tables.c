@@ -29,7 +29,8 @@ static const struct {
     {OP_BYTES, "bytes", "touches the bytes of tensors, so that it may take long"},
     {OP_ONE_WAY, "one_way", "may be sent as a one-way frame"},
     {OP_CONNECTION, "connection", "belongs to the connection itself"},
-    {OP_IN_PLACE, "in_place", "changes bytes while it runs: no deadline once it has begun"},
+    {OP_IN_PLACE, "in_place",
+     "changes what others see while it runs: no deadline once it has begun"},
     {OP_WAITS, "waits", "may wait for what others do, until its `timeout_ms`; see Waiting"},
 };
 

@@ -189,6 +189,29 @@ static void a_description_ends_with_a_whole_line(void **state)
     assert_string_equal(listed.texts + strlen(listed.texts) - 8, "uint8[3]");
 }
 
+/* To let go of many items takes long, and is no loop's affair. */
+static void a_long_queue_is_dropped_in_the_job_pool(void **state)
+{
+    (void)state;
+    RUN(queue_create, Q, SET(max_items, 2000));
+    publish("x", "x");
+    for (int i = 0; i <= 1000; i++) {
+        RUN(queue_info, Q);
+        call.op = i % 2 ? OP_queue_drain : OP_queue_delete;
+        assert_false(op_run_is_long(&call));
+        RUN(queue_put, Q, TENSORS("x"));
+    }
+    RUN(queue_info, Q);
+    call.op = OP_queue_drain;
+    assert_true(op_run_is_long(&call));
+    call.op = OP_queue_delete;
+    assert_true(op_run_is_long(&call));
+    assert_false(op_commits_late(OP_queue_drain) || op_commits_late(OP_queue_delete));
+    RUN(queue_drain, Q);
+    assert_int_equal(reply->count, 1001);
+    assert_false(op_run_is_long(&call));
+}
+
 /* ---- memory to fill ----------------------------------------------------------------------------
  */
 
@@ -500,6 +523,7 @@ int main(void)
         TEST(an_operation_that_may_not_wait_tells_so),
         TEST(an_item_keeps_its_tensors),
         TEST(a_description_ends_with_a_whole_line),
+        TEST(a_long_queue_is_dropped_in_the_job_pool),
         TEST(segments_are_recycled),
         TEST(what_is_mapped_by_name_is_not_filled_again),
         TEST(a_segment_stays_single_writer),
