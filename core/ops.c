@@ -333,6 +333,18 @@ enum td_status op_run(struct op_call *call)
     return status;
 }
 
+/* seal without an output gives the name that it was asked for to what is frozen now. */
+static bool seals_name(enum op op, const struct fields *in)
+{
+    bool of_name = FIELDS_HAS(in, input) && in->input.length && in->input.data[0] != '@';
+    return op == OP_seal && !FIELDS_HAS(in, output) && of_name;
+}
+
+bool op_makes_object(enum op op, const struct fields *in)
+{
+    return (op_infos[op].traits & OP_MAKES) && !FIELDS_HAS(in, output) && !seals_name(op, in);
+}
+
 void op_undo(struct op_call *call)
 {
     if (call->undo)
@@ -341,8 +353,7 @@ void op_undo(struct op_call *call)
     /* Neither can fail but for a session that has ended, and let everything go by itself. */
     if (FIELDS_HAS(&call->out, lease) && session_release(call->session, call->out.lease) != TD_OK)
         return;
-    bool held = (op_infos[call->op].traits & OP_MAKES) && FIELDS_HAS(&call->out, id) &&
-                !FIELDS_HAS(call->in, output);
+    bool held = op_makes_object(call->op, call->in) && FIELDS_HAS(&call->out, id);
     if (held && session_drop(call->session, call->result->id) != TD_OK)
         return;
 }
@@ -369,11 +380,10 @@ static enum td_status commit_made(struct op_call *call)
 {
     const struct fields *in = call->in;
     struct fields *out = &call->out;
-    /* seal without an output gives the name that it was asked for to what is frozen now. */
-    bool again = call->op == OP_seal && !FIELDS_HAS(in, output) && call->input_generation;
+    bool again = seals_name(call->op, in);
     if (again && call->result == call->input)
         return TD_OK; /* it has it */
-    if (!FIELDS_HAS(in, output) && !again)
+    if (op_makes_object(call->op, in))
         return session_hold(call->session, call->result);
     struct store_condition condition = {
         .create_only = FIELDS_HAS(in, create_only) && in->create_only,

@@ -109,6 +109,9 @@ static inline bool op_commits_late(enum op op)
 {
     return (op_infos[op].traits & OP_IN_PLACE) == 0;
 }
+/* Whether the result becomes an object of the session: one that no name is given to.
+ * Also before the fields were checked. */
+bool op_makes_object(enum op op, const struct fields *in);
 /* Takes back what the session was given for a reply that nobody will get: the lease, the object. */
 void op_undo(struct op_call *call);
 

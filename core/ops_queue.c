@@ -24,7 +24,8 @@ static void woken(struct waiter *waiter)
 
 static struct waiter *waiter_of(struct op_call *call)
 {
-    call->waiter.wake = woken;
+    if (!call->begun) /* else it may stand in line, where others look at it */
+        call->waiter.wake = woken;
     return &call->waiter;
 }
 

@@ -308,9 +308,7 @@ enum td_status exchange_call(struct exchange *x, enum op op)
 {
     TRY(exchange_find_session(x));
     TRY(check_session(x, op));
-    bool hands_out =
-        ((op_infos[op].traits & OP_MAKES) && !FIELDS_HAS(&x->in, output)) || op == OP_queue_get;
-    if (hands_out)
+    if (op_makes_object(op, &x->in) || op == OP_queue_get)
         TRY(exchange_open_session(x));
     op_init(&x->call, x->server->options.engine, x->session, op, &x->in);
     x->call_begun = true;

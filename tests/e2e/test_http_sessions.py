@@ -178,3 +178,12 @@ def test_stopping_ends_them():
         for _ in range(3):
             assert zeros(daemon).status == 200
         assert daemon.stats()["objects"] == 3
+
+
+def test_sealing_a_name_opens_no_session(daemon):
+    with daemon.connect() as client:
+        put(client, "sealed", b"x", mutable=True)
+        for _ in range(MAX + 1):
+            answer = ask(daemon, "POST", "/v1/ops/seal", {"input": "sealed"})
+            assert answer.status == 200 and not answer.key
+        client.request("delete", {"input": "sealed"})

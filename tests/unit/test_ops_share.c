@@ -200,6 +200,20 @@ static void test_seal(void **state)
     assert_int_equal(RUN(info, SET(input, text_of("y"))), copy);
 }
 
+/* A name gets what is frozen, not the session: there is nothing to take back of it. */
+static void test_seal_of_a_name_hands_nothing_out(void **state)
+{
+    (void)state;
+    RUN(zeros, SET(shape, SHAPE(3)), SET(output, text_of("x")));
+    uint64_t id = RUN(as_tensor, SET(input, text_of("x")));
+    assert_int_equal(RUN(seal, SET(input, text_of("x"))), id);
+    op_undo(&call); /* the reply does not arrive */
+    RUN(info, INPUT(id));
+    RUN(release, INPUT(id));
+    RUN(seal, SET(input, text_of("x")));
+    REFUSED(info, TD_NOT_FOUND, "", INPUT(id));
+}
+
 static void test_deleted_memory_counts_against_who_holds_it(void **state)
 {
     (void)state;
@@ -240,6 +254,7 @@ int main(void)
         PAID(test_an_allocation_costs_what_it_takes),
         PAID(test_every_failure_of_an_allocation),
         PAID(test_seal),
+        PAID(test_seal_of_a_name_hands_nothing_out),
         PAID(test_deleted_memory_counts_against_who_holds_it),
         PAID(test_held_after_it_was_deleted),
     };

@@ -189,8 +189,63 @@ static void waiters_wakers_and_cancels(void **state)
     assert_true(atomic_load(&gone) > 0);
 }
 
+static void not_needed(struct op_call *woken)
+{
+    (void)woken;
+}
+
+static enum td_status no_entry(void *sink, const struct fields *entry)
+{
+    (void)sink;
+    (void)entry;
+    return TD_OK;
+}
+
+/* Gets what is put, and does not wait to be woken: as at wait_until_ms, the operation is run again
+ * while it stands in line. */
+static void *get_items(void *argument)
+{
+    (void)argument;
+    for (int i = 0; i < ROUNDS; i++) {
+        struct waiting *w = waiting_create(OP_queue_get);
+        w->call.wake = not_needed;
+        w->call.emit = no_entry;
+        FIELDS_SET(&w->in, queue, text_of("q"));
+        enum td_status status = op_begin(&w->call);
+        do {
+            sched_yield();
+            status = op_run(&w->call);
+        } while (status == TD_OK && w->call.waits);
+        if (status != TD_OK || queue_ack(session, w->call.out.lease) != TD_OK ||
+            session_release(session, w->call.out.lease) != TD_OK)
+            atomic_fetch_add(&errors, 1);
+        waiting_destroy(w);
+    }
+    return NULL;
+}
+
+static void run_again_while_others_look(void **state)
+{
+    pthread_t getter;
+    unsigned self;
+    (void)state;
+    shown = bytes_tensor(engine->devices.list[0], 1);
+    publish_all();
+    RUN(queue_create, SET(queue, text_of("q")));
+    start(&getter, 1, &self, get_items);
+    for (int i = 0; i < ROUNDS; i++) {
+        RUN(queue_put, SET(queue, text_of("q")), SET(tensors, text_of("a")));
+        while (RUN(queue_info, SET(queue, text_of("q"))), listed.counts[0] > 0)
+            sched_yield();
+    }
+    pthread_join(getter, NULL);
+    tensor_unref(shown);
+    assert_int_equal(atomic_load(&errors), 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(waiters_wakers_and_cancels)};
+    const struct CMUnitTest tests[] = {TEST(waiters_wakers_and_cancels),
+                                       TEST(run_again_while_others_look)};
     return cmocka_run_group_tests_name("ops_wait_threads", tests, NULL, NULL);
 }
