@@ -325,13 +325,19 @@ static enum td_status call_once(struct td_client *client, const struct call *cal
     return status;
 }
 
+enum td_status client_check_process(const struct td_client *client)
+{
+    if (!client_is_foreign(client))
+        return TD_OK;
+    return fail(TD_CONNECTION,
+                "this client of %s was connected by process %d, before fork(); "
+                "connect anew in process %d",
+                client->address.url, (int)client->pid, (int)getpid());
+}
+
 enum td_status client_call(struct td_client *client, const struct call *call, struct td_reply **out)
 {
-    if (client_is_foreign(client))
-        return fail(TD_CONNECTION,
-                    "this client of %s was connected by process %d, before fork(); "
-                    "connect anew in process %d",
-                    client->address.url, (int)client->pid, (int)getpid());
+    TRY(client_check_process(client));
     if (wire_fields_size(call->fields) > WIRE_META_MAX)
         return fail(TD_INVALID,
                     "the arguments of '%s' are longer than the %d bytes that fit in a "
@@ -383,6 +389,14 @@ void client_acknowledge(struct td_client *client, uint64_t lease, uint64_t sessi
     release(client,
             &(struct pending_release){
                 .lease = true, .done = true, .keep = true, .id = lease, .session = session});
+}
+
+bool client_holds(struct td_client *client, uint64_t session)
+{
+    pthread_mutex_lock(&client->lock);
+    bool holds = session == client->session && !client->closed;
+    pthread_mutex_unlock(&client->lock);
+    return holds;
 }
 
 bool client_leased(struct td_client *client, uint64_t session)

@@ -73,6 +73,8 @@ NODISCARD enum td_status client_call(struct td_client *client, const struct call
 void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session);
 /* Acknowledges an item, in the same way. */
 void client_acknowledge(struct td_client *client, uint64_t lease, uint64_t session);
+/* Whether the session is the client's, as far as that has noticed, and the client not closed. */
+bool client_holds(struct td_client *client, uint64_t session);
 /* Counts a mapping that holds a lease of that session; false: the lease is gone with the session.
  */
 bool client_leased(struct td_client *client, uint64_t session);
@@ -81,6 +83,8 @@ bool client_leased(struct td_client *client, uint64_t session);
 void client_unleased(struct td_client *client, uint64_t lease, bool done, uint64_t session);
 /* True in a child of the process that connected. */
 bool client_is_foreign(const struct td_client *client);
+/* CONNECTION then. */
+NODISCARD enum td_status client_check_process(const struct td_client *client);
 
 /* Takes an idle connection of the session, or opens one (and a session, where the old one is gone).
  * Releases that wait are queued on it. */

@@ -177,7 +177,7 @@ static struct td_mapping *take_next(struct td_queue *queue, const struct layout 
     const struct td_info *info = next ? &next->info : NULL;
     if (next && info->dtype == layout->dtype && info->rank == layout->rank &&
         memcmp(info->shape, layout->shape, (size_t)info->rank * sizeof *info->shape) == 0 &&
-        next->reply->session == td_session_count(queue->client))
+        client_holds(queue->client, next->reply->session))
         return next;
     td_unmap(next);
     return NULL;
@@ -188,6 +188,7 @@ enum td_status td_queue_allocate(struct td_queue *queue, enum td_dtype dtype, in
 {
     struct layout layout;
     struct td_mapping *mapping;
+    TRY(client_check_process(queue->client)); /* what is mapped here is the parent's to fill */
     TRY(tensor_describe(dtype, rank, shape, &layout));
     if ((mapping = take_next(queue, &layout))) {
         *out = mapping;
@@ -477,6 +478,7 @@ enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags, struc
     struct td_mapping *mapping;
     if (flags & ~(unsigned)TD_MAP_PRIVATE)
         return fail(TD_INVALID, "the flags %#x of td_item_map are unknown", flags);
+    TRY(client_check_process(queue->client)); /* the item is the parent's to keep */
     if (recycled && !flags) {
         struct storage_map *kept = kept_find(queue->client, &queue->read, info->storage, session);
         if (!kept) /* what is filled here is mapped, too */

@@ -53,7 +53,8 @@ segment.array[:] = 5
 
 def child():
     assert (array == 0).all()          # what was mapped can be read
-    for use in (lambda: q.put(segment), held.ack, held[0].tolist):
+    uses = [lambda: q.put(segment), held.ack, held[0].tolist, held.numpy, held.torch]
+    for use in uses:
         try:
             use()
         except (tensord.ConnectionError, ValueError):

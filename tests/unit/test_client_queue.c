@@ -11,7 +11,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -31,7 +33,8 @@ enum lie {
     FEWER_ENTRIES,
     BROKEN_ENTRY,
     CLOSES,
-    LATE, /* the answer comes when the caller has given up */
+    OFFERS, /* not a lie: memory for the next item comes with the reply to a put */
+    LATE,   /* the answer comes when the caller has given up */
 };
 
 static struct mock_daemon mock;
@@ -126,6 +129,14 @@ static void give_segment(int socket, struct mock_frame *frame)
     mock_reply(&mock, socket, frame, 0, &fields, NULL, 0, fd);
 }
 
+static void offer_segment(int socket, struct mock_frame *frame)
+{
+    struct fields fields = {0};
+    describe(&fields, SEGMENT_OBJECT + 1);
+    fields.storage = 8;
+    mock_reply(&mock, socket, frame, 0, &fields, NULL, 0, -1);
+}
+
 static void give_map(int socket, struct mock_frame *frame)
 {
     struct fields fields = {0};
@@ -162,6 +173,10 @@ static bool answer(struct mock_daemon *of, int socket, struct mock_frame *frame)
     case OP_queue_put:
         if (atomic_load(&lie) == CLOSES) {
             shutdown(socket, SHUT_RDWR);
+            return true;
+        }
+        if (atomic_load(&lie) == OFFERS && FIELDS_HAS(&frame->fields, dtype)) {
+            offer_segment(socket, frame);
             return true;
         }
         break;
@@ -450,6 +465,57 @@ static void a_session_that_is_lost(void **state)
     td_item_free(item);
 }
 
+/* ---- fork, close ----------------------------------------------------------------------------- */
+
+/* Pushes one, whose reply brings the memory of the next. */
+static void push_and_get_another(void)
+{
+    struct td_mapping *segment = allocate();
+    struct td_push_tensor tensor = {.mapping = segment};
+    atomic_store(&lie, OFFERS);
+    assert_int_equal(td_push(queue, 1, &tensor, NULL, 1000), TD_OK);
+    td_unmap(segment);
+}
+
+/* What comes without a question to the daemon is the parent's all the same. */
+static void nothing_is_to_be_had_in_a_child(void **state)
+{
+    (void)state;
+    const int64_t shape = ELEMENTS;
+    struct td_item *item = pop();
+    struct td_mapping *shown, *mapping = NULL;
+    assert_int_equal(td_item_map(item, 0, 0, &shown), TD_OK);
+    push_and_get_another();
+    pid_t pid = fork();
+    if (pid == 0) {
+        int failed = td_item_map(item, 1, 0, &mapping) != TD_CONNECTION;
+        failed |= (td_queue_allocate(queue, TD_UINT8, 1, &shape, 0, &mapping) != TD_CONNECTION) * 2;
+        failed |= !strstr(td_last_error(), "before fork()") * 4;
+        _exit(failed);
+    }
+    int ended = -1;
+    assert_int_equal(waitpid(pid, &ended, 0), pid);
+    assert_int_equal(ended, 0);
+    int asked = atomic_load(&asks);
+    mapping = allocate(); /* here it is there, without a question */
+    assert_int_equal(atomic_load(&asks), asked);
+    td_unmap(mapping);
+    td_unmap(shown);
+    td_item_done(item);
+}
+
+static void no_memory_of_a_client_that_is_closed(void **state)
+{
+    (void)state;
+    const int64_t shape = ELEMENTS;
+    struct td_mapping *segment = NULL;
+    push_and_get_another();
+    td_close(client);
+    assert_int_equal(td_queue_allocate(queue, TD_UINT8, 1, &shape, 0, &segment), TD_CONNECTION);
+    assert_null(segment);
+    client = NULL;
+}
+
 /* ---- giving up ------------------------------------------------------------------------------- */
 
 /* The daemon hands the item out in the moment in which the call is interrupted. */
@@ -480,6 +546,8 @@ int main(void)
         CASE(arguments_that_cannot_be),
         CASE(a_connection_that_is_lost),
         CASE(a_session_that_is_lost),
+        CASE(nothing_is_to_be_had_in_a_child),
+        CASE(no_memory_of_a_client_that_is_closed),
         CASE(an_item_that_comes_too_late_is_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
