@@ -355,6 +355,12 @@ enum td_status client_call(struct td_client *client, const struct call *call, st
     return status;
 }
 
+bool call_was_refused(enum td_status status)
+{
+    return status != TD_OK && status != TD_CONNECTION && status != TD_DEADLINE &&
+           status != TD_CANCELLED && status != TD_PROTOCOL;
+}
+
 /* ---- releases ------------------------------------------------------------------------------ */
 
 static void release(struct td_client *client, const struct pending_release *given)

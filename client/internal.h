@@ -69,6 +69,8 @@ CLEANUP_DEFINE(struct td_client *, client_unref)
  * the caller owns *out. */
 NODISCARD enum td_status client_call(struct td_client *client, const struct call *call,
                                      struct td_reply **out);
+/* Whether an error of client_call says that nothing was done: else nobody knows. */
+bool call_was_refused(enum td_status status);
 /* Gives back a lease or an object of that session; neither waits nor fails nor writes an error. */
 void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session);
 /* Acknowledges an item, in the same way. */

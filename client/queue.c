@@ -305,10 +305,15 @@ enum td_status td_push(struct td_queue *queue, size_t count, const struct td_pus
     set_timeout(&fields, timeout_ms);
     struct call call = {.op = OP_queue_put, .fields = &fields, .descriptor = -1};
     TRY(session_of(queue->client, count, tensors, &call.session));
-    TRY(client_call(queue->client, &call, &reply));
-    for (size_t i = 0; i < count; i++)
-        if (tensors[i].mapping)
-            tensors[i].mapping->holds = tensors[i].mapping->writable = false;
+    enum td_status status = client_call(queue->client, &call, &reply);
+    /* Where nobody knows, they may be the item's: given back they are, if they are not. */
+    for (size_t i = 0; i < count; i++) {
+        if (tensors[i].mapping && !call_was_refused(status))
+            tensors[i].mapping->writable = false;
+        if (tensors[i].mapping && status == TD_OK)
+            tensors[i].mapping->holds = false;
+    }
+    TRY(status);
     keep_next(queue, reply);
     return TD_OK;
 }
@@ -490,6 +495,10 @@ enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags, struc
     if (!recycled) { /* with a lease of its own */
         *out = mapping;
         return TD_OK;
+    }
+    if (mapping->info.storage != info->storage) {
+        td_unmap(mapping);
+        return fail(TD_PROTOCOL, "the daemon shares another storage than the item has");
     }
     if (flags || !mapping->storage) {
         mapping->item = item_ref(item);

@@ -369,8 +369,9 @@ struct td_push_tensor {
  * along (at most 4096 bytes), or NULL. Mappings of td_queue_allocate stay readable, but what they
  * show is the item's from now on, and later the next one's: they are no longer td_mapping_writable,
  * and must not be written to. Waits for room, at most timeout_ms (as above). TD_FULL, TD_CLOSED,
- * TD_TOO_LARGE; after an error nothing was pushed (TD_CONNECTION, TD_DEADLINE, TD_CANCELLED: nobody
- * knows). */
+ * TD_TOO_LARGE; after an error nothing was pushed, and they are what they were. After
+ * TD_CONNECTION, TD_DEADLINE, TD_CANCELLED and TD_PROTOCOL nobody knows: they may be the item's and
+ * must not be written to either, but pushed again they can be: TD_NOT_FOUND if they were. */
 TD_API enum td_status td_push(struct td_queue *queue, size_t count,
                               const struct td_push_tensor *tensors, const char *meta,
                               int64_t timeout_ms);

@@ -255,6 +255,29 @@ def test_ctrl_c_ends_a_put(client):
     q.delete()
 
 
+def test_what_an_interrupted_put_may_have_given_away_is_not_written_to(client):
+    q = client.queue("ctrl-c/segment", maxsize=1)
+    q.put([0])
+    segment = q.allocate(BIG, "uint8")
+    array = segment.array
+    array[:] = 1
+    with pytest.raises(queue.Full):
+        q.put(segment, timeout=0.05)
+    array[:] = 2  # it was refused
+    with interrupted_after(0.3):
+        with pytest.raises(KeyboardInterrupt):
+            q.put(segment)
+    with pytest.raises(ValueError):
+        array[:] = 3
+    assert q.get().tensor.tolist() == [0]
+    q.put((segment, segment))
+    with pytest.raises(ValueError):
+        q.put(segment)
+    item = q.get()
+    assert len(item) == 2 and (item[1].numpy() == 2).all()
+    q.delete()
+
+
 def test_ctrl_c_at_any_moment_loses_no_item(client, second):
     """Whenever it comes, the item is either here or in the queue, and not with nobody."""
     q = client.queue("ctrl-c/any", maxsize=64)
