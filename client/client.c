@@ -312,9 +312,8 @@ static enum td_status call_once(struct td_client *client, const struct call *cal
     connection->listens_argument = client;
     enum td_status status = connection_exchange(connection, call, deadline, reply, &exchange);
     pool_give(client, connection, exchange.state);
-    bool read = exchange.state == CONNECTION_GOOD && !exchange.refused;
-    if (status != TD_OK && read && FIELDS_HAS(&reply->fields, lease))
-        client_release(client, true, reply->fields.lease, reply->session);
+    if (status != TD_OK && exchange.state == CONNECTION_GOOD && !exchange.refused)
+        client_give_back(client, call->op, reply);
     if (status == TD_OK || (status == TD_TOO_LARGE && call->into_given)) {
         *out = take(&reply);
         return status;
@@ -388,6 +387,16 @@ static void release(struct td_client *client, const struct pending_release *give
 void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session)
 {
     release(client, &(struct pending_release){.lease = lease, .id = id, .session = session});
+}
+
+void client_give_back(struct td_client *client, enum op op, const struct td_reply *reply)
+{
+    const struct fields *fields = &reply->fields;
+    bool memory = op == OP_allocate || op == OP_queue_put; /* an object that is to be filled */
+    if (memory && FIELDS_HAS(fields, storage) && FIELDS_HAS(fields, id))
+        client_release(client, false, fields->id, reply->session);
+    if (FIELDS_HAS(fields, lease))
+        client_release(client, true, fields->lease, reply->session);
 }
 
 void client_acknowledge(struct td_client *client, uint64_t lease, uint64_t session)

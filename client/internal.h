@@ -73,6 +73,8 @@ NODISCARD enum td_status client_call(struct td_client *client, const struct call
 bool call_was_refused(enum td_status status);
 /* Gives back a lease or an object of that session; neither waits nor fails nor writes an error. */
 void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session);
+/* Gives back what a reply hands out that nobody will use. */
+void client_give_back(struct td_client *client, enum op op, const struct td_reply *reply);
 /* Acknowledges an item, in the same way. */
 void client_acknowledge(struct td_client *client, uint64_t lease, uint64_t session);
 /* Whether the session is the client's, as far as that has noticed, and the client not closed. */

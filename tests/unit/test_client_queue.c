@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -106,7 +107,7 @@ static void give_item(int socket, struct mock_frame *frame)
 }
 
 /* Makes the caller give up, and answers once it has; others may speak to the mock meanwhile. */
-static void give_late(int socket, struct mock_frame *frame)
+static void wait_until_given_up(int socket)
 {
     char byte;
     pthread_mutex_unlock(&mock.lock);
@@ -117,7 +118,6 @@ static void give_late(int socket, struct mock_frame *frame)
             break;
     }
     pthread_mutex_lock(&mock.lock);
-    give_item(socket, frame);
 }
 
 static void give_segment(int socket, struct mock_frame *frame)
@@ -160,11 +160,13 @@ static bool answer(struct mock_daemon *of, int socket, struct mock_frame *frame)
         if (atomic_load(&lie) == CLOSES)
             shutdown(socket, SHUT_RDWR);
         else if (atomic_load(&lie) == LATE)
-            give_late(socket, frame);
-        else
+            wait_until_given_up(socket);
+        if (atomic_load(&lie) != CLOSES)
             give_item(socket, frame);
         return true;
     case OP_allocate:
+        if (atomic_load(&lie) == LATE)
+            wait_until_given_up(socket);
         give_segment(socket, frame);
         return true;
     case OP_map:
@@ -178,7 +180,9 @@ static bool answer(struct mock_daemon *of, int socket, struct mock_frame *frame)
             shutdown(socket, SHUT_RDWR);
             return true;
         }
-        if (atomic_load(&lie) == OFFERS && FIELDS_HAS(&frame->fields, dtype)) {
+        if (atomic_load(&lie) == LATE)
+            wait_until_given_up(socket);
+        if (atomic_load(&lie) >= OFFERS && FIELDS_HAS(&frame->fields, dtype)) {
             offer_segment(socket, frame);
             return true;
         }
@@ -545,6 +549,54 @@ static void an_item_that_comes_too_late_is_given_back(void **state)
     td_item_done(pop());
 }
 
+static bool memory_was_released(void)
+{
+    return strcmp(mock.last_release_input, "@30") == 0;
+}
+
+static bool next_was_released(void)
+{
+    return strcmp(mock.last_release_input, "@31") == 0;
+}
+
+/* Or nobody could fill it before the session ends. */
+static void memory_that_comes_too_late_is_given_back(void **state)
+{
+    (void)state;
+    const int64_t shape = ELEMENTS;
+    struct td_mapping *segment = NULL;
+    atomic_store(&lie, LATE);
+    assert_int_equal(td_queue_allocate(queue, TD_UINT8, 1, &shape, 4000, &segment), TD_CANCELLED);
+    assert_null(segment);
+    wait_for(memory_was_released);
+    atomic_store(&lie, HONEST);
+    atomic_store(&asks, 0);
+    segment = allocate();
+    struct td_push_tensor tensor = {.mapping = segment};
+    atomic_store(&lie, LATE);
+    assert_int_equal(td_push(queue, 1, &tensor, NULL, 4000), TD_CANCELLED);
+    wait_for(next_was_released);
+    td_unmap(segment);
+}
+
+static void memory_without_a_descriptor_to_spare_is_given_back(void **state)
+{
+    (void)state;
+    const int64_t shape = ELEMENTS;
+    struct td_mapping *segment = NULL;
+    struct rlimit limit, before;
+    int next = dup(memory);
+    close(next);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    limit = (struct rlimit){(rlim_t)next, before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    enum td_status status = td_queue_allocate(queue, TD_UINT8, 1, &shape, 1000, &segment);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(status, TD_OUT_OF_MEMORY);
+    assert_non_null(strstr(td_last_error(), "RLIMIT_NOFILE"));
+    wait_for(memory_was_released);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, start, stop)
@@ -560,6 +612,8 @@ int main(void)
         CASE(nothing_is_to_be_had_in_a_child),
         CASE(no_memory_of_a_client_that_is_closed),
         CASE(an_item_that_comes_too_late_is_given_back),
+        CASE(memory_that_comes_too_late_is_given_back),
+        CASE(memory_without_a_descriptor_to_spare_is_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
