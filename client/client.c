@@ -30,12 +30,19 @@ static void before_fork(void)
     regions_lock();
 }
 
-static void after_fork(void)
+static void unlock_all(void)
 {
     regions_unlock();
     for (struct td_client *c = clients; c; c = c->next)
         pthread_mutex_unlock(&c->lock);
     pthread_mutex_unlock(&clients_lock);
+}
+
+static void after_fork(void)
+{
+    for (struct td_client *c = clients; c; c = c->next)
+        c->forks++;
+    unlock_all();
 }
 
 /* The child's copies of the sockets would keep the parent's sessions alive after its death. */
@@ -49,7 +56,7 @@ static void after_fork_in_child(void)
             c->fd = -1;
         }
     }
-    after_fork();
+    unlock_all();
 }
 
 __attribute__((constructor)) static void watch_forks(void)
@@ -414,22 +421,25 @@ bool client_holds(struct td_client *client, uint64_t session)
     return holds;
 }
 
-bool client_leased(struct td_client *client, uint64_t session)
+bool client_leased(struct td_client *client, uint64_t session, uint64_t *forks)
 {
     pthread_mutex_lock(&client->lock);
+    *forks = client->forks;
     bool counts = session == client->session && (!client->closed || client->keeper);
     client->leased += counts;
     pthread_mutex_unlock(&client->lock);
     return counts;
 }
 
-void client_unleased(struct td_client *client, uint64_t lease, bool done, uint64_t session)
+void client_unleased(struct td_client *client, uint64_t lease, bool done, uint64_t session,
+                     uint64_t forks)
 {
     struct pending_release item = {.lease = true, .done = done, .id = lease, .session = session};
     struct connection *keeper = NULL;
     if (client_is_foreign(client))
         return;
     pthread_mutex_lock(&client->lock);
+    item.inherited = forks != client->forks;
     bool last = session == client->session && --client->leased == 0 && client->closed;
     if (last)
         keeper = pool_drop_keeper(client);

@@ -37,10 +37,11 @@ NODISCARD enum td_status address_parse(const char *url, struct address *out);
 
 /* A lease or an object to be given back, in the session that it belongs to. */
 struct pending_release {
-    bool all;   /* all objects of the session */
-    bool done;  /* an item's lease: it is acknowledged ahead of that */
-    bool keep;  /* and not given back yet */
-    bool lease; /* a lease's number; else an object's */
+    bool all;       /* all objects of the session */
+    bool done;      /* an item's lease: it is acknowledged ahead of that */
+    bool keep;      /* and not given back yet */
+    bool lease;     /* a lease's number; else an object's */
+    bool inherited; /* a child may go on reading what the lease stood for */
     uint64_t id, session;
 };
 

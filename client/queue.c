@@ -26,6 +26,7 @@ struct td_item {
     struct td_queue *queue; /* a reference */
     struct td_reply *reply;
     bool leased;
+    uint64_t forks;   /* see client_leased */
     atomic_bool done; /* acknowledged, or to be */
     atomic_bool acknowledged;
     size_t count;
@@ -326,7 +327,8 @@ void item_unref(struct td_item *item)
         return;
     bool tell = atomic_load(&item->done) && !atomic_load(&item->acknowledged);
     if (item->leased)
-        client_unleased(item->queue->client, item->reply->fields.lease, tell, item->reply->session);
+        client_unleased(item->queue->client, item->reply->fields.lease, tell, item->reply->session,
+                        item->forks);
     for (size_t i = 0; i < item->count; i++)
         td_reply_free(item->tensors[i].entry);
     td_reply_free(item->reply);
@@ -370,7 +372,7 @@ static enum td_status item_new(struct td_queue *queue, struct td_reply *reply, s
     atomic_init(&item->refs, 1);
     item->queue = queue_ref(queue);
     item->reply = reply;
-    item->leased = client_leased(queue->client, reply->session);
+    item->leased = client_leased(queue->client, reply->session, &item->forks);
     TRY(read_tensors(item, count));
     *out = take(&item);
     return TD_OK;

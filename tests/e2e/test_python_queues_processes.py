@@ -93,6 +93,40 @@ def test_fork(daemon):
     run(FORK, daemon.url)
 
 
+INHERITED = """
+import gc, os, sys, numpy as np, tensord
+c = tensord.connect(sys.argv[1])
+q = c.queue("fork/inherited", maxsize=4)
+for i in range(3):
+    q.put(np.full(20_000, i))
+first, second, third = q.get(), q.get(), q.get()
+read, private, view = first.numpy(), second.torch(), third[0][10:].numpy()
+
+ready, tell = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.read(ready, 1)
+    good = (read == 0).all() and bool((private == 1).all()) and (view == 2).all()
+    os._exit(0 if good else 1)
+first.done(), second.done(), third.done()
+del first, second, third, read, private, view
+gc.collect()
+for i in range(40):
+    q.put(np.full(20_000, 100 + i))
+    with q.get() as item:
+        assert (item.numpy() == 100 + i).all()
+os.write(tell, b"x")
+assert os.waitpid(pid, 0)[1] == 0
+assert q.info()["in_flight"] == 0
+q.delete()
+"""
+
+
+def test_arrays_that_a_child_inherits_stay_what_they_are(daemon):
+    """Also when the parent, whose item it is, is done with it: others fill other memory then."""
+    run(INHERITED, daemon.url)
+
+
 FORK_WHILE_BUSY = """
 import os, sys, threading, numpy as np, tensord
 c = tensord.connect(sys.argv[1])
