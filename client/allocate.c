@@ -95,12 +95,6 @@ static void published(struct td_mapping *mapping, const char *mode)
     }
 }
 
-static bool was_refused(enum td_status status)
-{
-    return status != TD_OK && status != TD_CONNECTION && status != TD_DEADLINE &&
-           status != TD_CANCELLED && status != TD_PROTOCOL;
-}
-
 /* One of the modes; NULL for none of them. */
 static const char *mode_of(const struct fields *fields)
 {
@@ -131,7 +125,7 @@ static enum td_status publish(struct td_client *client, struct td_mapping *mappi
     struct call call = {
         .op = OP_publish, .fields = fields, .descriptor = -1, .session = mapping->reply->session};
     enum td_status status = client_call(client, &call, &reply);
-    if (freezes && was_writable && was_refused(status))
+    if (freezes && was_writable && call_was_refused(status))
         become_writable(mapping);
     TRY(status);
     published(mapping, mode);

@@ -30,12 +30,19 @@ static void before_fork(void)
     regions_lock();
 }
 
-static void after_fork(void)
+static void unlock_all(void)
 {
     regions_unlock();
     for (struct td_client *c = clients; c; c = c->next)
         pthread_mutex_unlock(&c->lock);
     pthread_mutex_unlock(&clients_lock);
+}
+
+static void after_fork(void)
+{
+    for (struct td_client *c = clients; c; c = c->next)
+        c->forks++;
+    unlock_all();
 }
 
 /* The child's copies of the sockets would keep the parent's sessions alive after its death. */
@@ -49,7 +56,7 @@ static void after_fork_in_child(void)
             c->fd = -1;
         }
     }
-    after_fork();
+    unlock_all();
 }
 
 __attribute__((constructor)) static void watch_forks(void)
@@ -312,9 +319,8 @@ static enum td_status call_once(struct td_client *client, const struct call *cal
     connection->listens_argument = client;
     enum td_status status = connection_exchange(connection, call, deadline, reply, &exchange);
     pool_give(client, connection, exchange.state);
-    bool read = exchange.state == CONNECTION_GOOD && !exchange.refused;
-    if (status != TD_OK && read && FIELDS_HAS(&reply->fields, lease))
-        client_release(client, true, reply->fields.lease, reply->session);
+    if (status != TD_OK && exchange.state == CONNECTION_GOOD && !exchange.refused)
+        client_give_back(client, call->op, reply);
     if (status == TD_OK || (status == TD_TOO_LARGE && call->into_given)) {
         *out = take(&reply);
         return status;
@@ -325,13 +331,19 @@ static enum td_status call_once(struct td_client *client, const struct call *cal
     return status;
 }
 
+enum td_status client_check_process(const struct td_client *client)
+{
+    if (!client_is_foreign(client))
+        return TD_OK;
+    return fail(TD_CONNECTION,
+                "this client of %s was connected by process %d, before fork(); "
+                "connect anew in process %d",
+                client->address.url, (int)client->pid, (int)getpid());
+}
+
 enum td_status client_call(struct td_client *client, const struct call *call, struct td_reply **out)
 {
-    if (client_is_foreign(client))
-        return fail(TD_CONNECTION,
-                    "this client of %s was connected by process %d, before fork(); "
-                    "connect anew in process %d",
-                    client->address.url, (int)client->pid, (int)getpid());
+    TRY(client_check_process(client));
     if (wire_fields_size(call->fields) > WIRE_META_MAX)
         return fail(TD_INVALID,
                     "the arguments of '%s' are longer than the %d bytes that fit in a "
@@ -347,6 +359,12 @@ enum td_status client_call(struct td_client *client, const struct call *call, st
     while (again);
     client_unref(client);
     return status;
+}
+
+bool call_was_refused(enum td_status status)
+{
+    return status != TD_OK && status != TD_CONNECTION && status != TD_DEADLINE &&
+           status != TD_CANCELLED && status != TD_PROTOCOL;
 }
 
 /* ---- releases ------------------------------------------------------------------------------ */
@@ -378,6 +396,16 @@ void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t 
     release(client, &(struct pending_release){.lease = lease, .id = id, .session = session});
 }
 
+void client_give_back(struct td_client *client, enum op op, const struct td_reply *reply)
+{
+    const struct fields *fields = &reply->fields;
+    bool memory = op == OP_allocate || op == OP_queue_put; /* an object that is to be filled */
+    if (memory && FIELDS_HAS(fields, storage) && FIELDS_HAS(fields, id))
+        client_release(client, false, fields->id, reply->session);
+    if (FIELDS_HAS(fields, lease))
+        client_release(client, true, fields->lease, reply->session);
+}
+
 void client_acknowledge(struct td_client *client, uint64_t lease, uint64_t session)
 {
     release(client,
@@ -385,22 +413,33 @@ void client_acknowledge(struct td_client *client, uint64_t lease, uint64_t sessi
                 .lease = true, .done = true, .keep = true, .id = lease, .session = session});
 }
 
-bool client_leased(struct td_client *client, uint64_t session)
+bool client_holds(struct td_client *client, uint64_t session)
 {
     pthread_mutex_lock(&client->lock);
+    bool holds = session == client->session && !client->closed;
+    pthread_mutex_unlock(&client->lock);
+    return holds;
+}
+
+bool client_leased(struct td_client *client, uint64_t session, uint64_t *forks)
+{
+    pthread_mutex_lock(&client->lock);
+    *forks = client->forks;
     bool counts = session == client->session && (!client->closed || client->keeper);
     client->leased += counts;
     pthread_mutex_unlock(&client->lock);
     return counts;
 }
 
-void client_unleased(struct td_client *client, uint64_t lease, bool done, uint64_t session)
+void client_unleased(struct td_client *client, uint64_t lease, bool done, uint64_t session,
+                     uint64_t forks)
 {
     struct pending_release item = {.lease = true, .done = done, .id = lease, .session = session};
     struct connection *keeper = NULL;
     if (client_is_foreign(client))
         return;
     pthread_mutex_lock(&client->lock);
+    item.inherited = forks != client->forks;
     bool last = session == client->session && --client->leased == 0 && client->closed;
     if (last)
         keeper = pool_drop_keeper(client);

@@ -37,10 +37,11 @@ NODISCARD enum td_status address_parse(const char *url, struct address *out);
 
 /* A lease or an object to be given back, in the session that it belongs to. */
 struct pending_release {
-    bool all;   /* all objects of the session */
-    bool done;  /* an item's lease: it is acknowledged ahead of that */
-    bool keep;  /* and not given back yet */
-    bool lease; /* a lease's number; else an object's */
+    bool all;       /* all objects of the session */
+    bool done;      /* an item's lease: it is acknowledged ahead of that */
+    bool keep;      /* and not given back yet */
+    bool lease;     /* a lease's number; else an object's */
+    bool inherited; /* a child may go on reading what the lease stood for */
     uint64_t id, session;
 };
 
@@ -143,9 +144,10 @@ NODISCARD enum td_status connection_exchange(struct connection *connection, cons
                                              int64_t deadline, struct td_reply *reply,
                                              struct exchange *exchange);
 
-/* After a call that waits has given up: asks the daemon to give up, too, and reads its answer,
- * which may be that it had just done it. False if none comes at once. Writes no error text. */
-bool connection_take_answer(struct connection *connection, struct td_reply *reply);
+/* After a call that waits has given up: asks the daemon to give up, too, and reads its answer
+ * and to what it is, which may be that it had just done it. False if none comes at once. Writes no
+ * error text. */
+bool connection_take_answer(struct connection *connection, struct td_reply *reply, enum op *op);
 
 /* The halves of an exchange, in send.c and receive.c. */
 enum io_result { IO_DONE, IO_EARLY_REPLY, IO_CLOSED, IO_TIMEOUT, IO_CANCELLED, IO_FAILED };

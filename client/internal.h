@@ -51,6 +51,7 @@ struct td_client {
     bool closed;
     bool opening;                       /* a thread is opening a session; the others wait */
     uint64_t session;                   /* counts sessions, from 1 */
+    uint64_t forks;                     /* of this process, since the client is there */
     uint64_t leased;                    /* td_mappings that hold a lease of this session */
     struct connection *keeper;          /* once closed: keeps the session for those; in the list */
     char session_key[SESSION_KEY_SIZE]; /* "": the next connection opens a session */
@@ -69,18 +70,28 @@ CLEANUP_DEFINE(struct td_client *, client_unref)
  * the caller owns *out. */
 NODISCARD enum td_status client_call(struct td_client *client, const struct call *call,
                                      struct td_reply **out);
+/* Whether an error of client_call says that nothing was done: else nobody knows. */
+bool call_was_refused(enum td_status status);
 /* Gives back a lease or an object of that session; neither waits nor fails nor writes an error. */
 void client_release(struct td_client *client, bool lease, uint64_t id, uint64_t session);
+/* Gives back what a reply hands out that nobody will use. */
+void client_give_back(struct td_client *client, enum op op, const struct td_reply *reply);
 /* Acknowledges an item, in the same way. */
 void client_acknowledge(struct td_client *client, uint64_t lease, uint64_t session);
+/* Whether the session is the client's, as far as that has noticed, and the client not closed. */
+bool client_holds(struct td_client *client, uint64_t session);
 /* Counts a mapping that holds a lease of that session; false: the lease is gone with the session.
- */
-bool client_leased(struct td_client *client, uint64_t session);
+ * *forks is for client_unleased. */
+bool client_leased(struct td_client *client, uint64_t session, uint64_t *forks);
 /* The mapping is gone, and its lease given back (`done`: an item's, acknowledged) unless the client
- * is closed and this was the last one: then the session ends. As client_release. */
-void client_unleased(struct td_client *client, uint64_t lease, bool done, uint64_t session);
+ * is closed and this was the last one: then the session ends. If the process has forked since, a
+ * child may go on reading, which the daemon is told. As client_release. */
+void client_unleased(struct td_client *client, uint64_t lease, bool done, uint64_t session,
+                     uint64_t forks);
 /* True in a child of the process that connected. */
 bool client_is_foreign(const struct td_client *client);
+/* CONNECTION then. */
+NODISCARD enum td_status client_check_process(const struct td_client *client);
 
 /* Takes an idle connection of the session, or opens one (and a session, where the old one is gone).
  * Releases that wait are queued on it. */
@@ -215,7 +226,7 @@ struct td_mapping {
     size_t span_bytes;
     bool writable;
     bool leased;
-    uint64_t lease;
+    uint64_t lease, forks;  /* see client_leased */
     struct td_reply *reply; /* the texts of info, and the bytes of a copy */
     struct td_item *item;   /* a reference: the item of a queue that it shows; else NULL */
     struct td_info info;

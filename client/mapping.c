@@ -108,7 +108,8 @@ enum td_status mapping_new(struct td_client *client, struct td_reply *reply,
     mapping->client = client;
     mapping->reply = reply;
     mapping->fd = -1;
-    mapping->leased = FIELDS_HAS(&reply->fields, lease) && client_leased(client, reply->session);
+    mapping->leased =
+        FIELDS_HAS(&reply->fields, lease) && client_leased(client, reply->session, &mapping->forks);
     if (mapping->leased)
         mapping->lease = reply->fields.lease;
     TRY(td_reply_info(reply, &mapping->info));
@@ -215,7 +216,8 @@ void td_unmap(struct td_mapping *mapping)
     if (mapping->holds)
         client_release(mapping->client, false, mapping->info.id, mapping->reply->session);
     if (mapping->leased)
-        client_unleased(mapping->client, mapping->lease, false, mapping->reply->session);
+        client_unleased(mapping->client, mapping->lease, false, mapping->reply->session,
+                        mapping->forks);
     td_reply_free(mapping->reply);
     item_unref(mapping->item);
     client_unref(mapping->client);

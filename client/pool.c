@@ -320,12 +320,14 @@ static void give_good(struct td_client *client, struct connection *connection)
  * before the session ends. */
 static void give_back_answer(struct td_client *client, struct connection *connection)
 {
+    enum op op;
     struct td_reply *reply;
     char detail[FAIL_DETAIL_SIZE];
     strcpy(detail, fail_detail());
     if (reply_new(&reply) == TD_OK) {
-        if (connection_take_answer(connection, reply) && FIELDS_HAS(&reply->fields, lease))
-            client_release(client, true, reply->fields.lease, connection->session);
+        reply->session = connection->session;
+        if (connection_take_answer(connection, reply, &op))
+            client_give_back(client, op, reply);
         td_reply_free(reply);
     }
     (void)fail(TD_CONNECTION, "%s", detail);

@@ -26,6 +26,7 @@ struct td_item {
     struct td_queue *queue; /* a reference */
     struct td_reply *reply;
     bool leased;
+    uint64_t forks;           /* see client_leased */
     atomic_bool done;         /* acknowledged, or to be */
     atomic_bool told;         /* the daemon, without an answer */
     atomic_bool acknowledged; /* it has answered */
@@ -178,7 +179,7 @@ static struct td_mapping *take_next(struct td_queue *queue, const struct layout 
     const struct td_info *info = next ? &next->info : NULL;
     if (next && info->dtype == layout->dtype && info->rank == layout->rank &&
         memcmp(info->shape, layout->shape, (size_t)info->rank * sizeof *info->shape) == 0 &&
-        next->reply->session == td_session_count(queue->client))
+        client_holds(queue->client, next->reply->session))
         return next;
     td_unmap(next);
     return NULL;
@@ -189,6 +190,7 @@ enum td_status td_queue_allocate(struct td_queue *queue, enum td_dtype dtype, in
 {
     struct layout layout;
     struct td_mapping *mapping;
+    TRY(client_check_process(queue->client)); /* what is mapped here is the parent's to fill */
     TRY(tensor_describe(dtype, rank, shape, &layout));
     if ((mapping = take_next(queue, &layout))) {
         *out = mapping;
@@ -305,10 +307,15 @@ enum td_status td_push(struct td_queue *queue, size_t count, const struct td_pus
     set_timeout(&fields, timeout_ms);
     struct call call = {.op = OP_queue_put, .fields = &fields, .descriptor = -1};
     TRY(session_of(queue->client, count, tensors, &call.session));
-    TRY(client_call(queue->client, &call, &reply));
-    for (size_t i = 0; i < count; i++)
-        if (tensors[i].mapping)
-            tensors[i].mapping->holds = tensors[i].mapping->writable = false;
+    enum td_status status = client_call(queue->client, &call, &reply);
+    /* Where nobody knows, they may be the item's: given back they are, if they are not. */
+    for (size_t i = 0; i < count; i++) {
+        if (tensors[i].mapping && !call_was_refused(status))
+            tensors[i].mapping->writable = false;
+        if (tensors[i].mapping && status == TD_OK)
+            tensors[i].mapping->holds = false;
+    }
+    TRY(status);
     keep_next(queue, reply);
     return TD_OK;
 }
@@ -322,7 +329,8 @@ void item_unref(struct td_item *item)
     /* Also if it was told: that may have gone over another connection, and come later than this. */
     bool tell = atomic_load(&item->done) && !atomic_load(&item->acknowledged);
     if (item->leased)
-        client_unleased(item->queue->client, item->reply->fields.lease, tell, item->reply->session);
+        client_unleased(item->queue->client, item->reply->fields.lease, tell, item->reply->session,
+                        item->forks);
     for (size_t i = 0; i < item->count; i++)
         td_reply_free(item->tensors[i].entry);
     td_reply_free(item->reply);
@@ -366,7 +374,7 @@ static enum td_status item_new(struct td_queue *queue, struct td_reply *reply, s
     atomic_init(&item->refs, 1);
     item->queue = queue_ref(queue);
     item->reply = reply;
-    item->leased = client_leased(queue->client, reply->session);
+    item->leased = client_leased(queue->client, reply->session, &item->forks);
     TRY(read_tensors(item, count));
     *out = take(&item);
     return TD_OK;
@@ -479,6 +487,7 @@ enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags, struc
     struct td_mapping *mapping;
     if (flags & ~(unsigned)TD_MAP_PRIVATE)
         return fail(TD_INVALID, "the flags %#x of td_item_map are unknown", flags);
+    TRY(client_check_process(queue->client)); /* the item is the parent's to keep */
     if (recycled && !flags) {
         struct storage_map *kept = kept_find(queue->client, &queue->read, info->storage, session);
         if (!kept) /* what is filled here is mapped, too */
@@ -490,6 +499,10 @@ enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags, struc
     if (!recycled) { /* with a lease of its own */
         *out = mapping;
         return TD_OK;
+    }
+    if (mapping->info.storage != info->storage) {
+        td_unmap(mapping);
+        return fail(TD_PROTOCOL, "the daemon shares another storage than the item has");
     }
     if (flags || !mapping->storage) {
         mapping->item = item_ref(item);

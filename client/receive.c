@@ -296,7 +296,7 @@ enum td_status connection_receive(struct connection *connection, const struct ca
 
 #define TAKE_ANSWER_MS 250
 
-bool connection_take_answer(struct connection *connection, struct td_reply *reply)
+bool connection_take_answer(struct connection *connection, struct td_reply *reply, enum op *op)
 {
     static const struct interrupt undisturbed = {0};
     struct reader reader = {
@@ -308,6 +308,7 @@ bool connection_take_answer(struct connection *connection, struct td_reply *repl
                     (header.flags & WIRE_REPLY) && header.status == TD_OK &&
                     header.request_id == connection->last_id;
     if (answered) {
+        *op = (enum op)header.opcode;
         uint8_t *meta = malloc(header.meta_length + 1);
         answered = meta && receive_exactly(&reader, meta, header.meta_length) == IO_DONE;
         if (answered)

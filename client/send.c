@@ -92,6 +92,8 @@ bool connection_queue_release(struct connection *connection, const struct pendin
                       item))
         return false;
     bool told = !item->done || queue_frame(connection, OP_queue_ack, WIRE_ONE_WAY, &fields, 0, 0);
+    if (item->inherited)
+        FIELDS_SET(&fields, force, true);
     if (told && (item->keep || queue_frame(connection, OP_release, WIRE_ONE_WAY, &fields, 0, 0)))
         return true;
     connection->queued_count--;

@@ -3,8 +3,9 @@
  * Blocking and thin. A td_client is a session: it may be used from any number of threads at once;
  * each call that runs at the same time as others uses a connection of its own within the session.
  * No dependency beyond libc. Not to be used across fork(): a child connects anew (calls on a client
- * of the parent return TD_CONNECTION). Mappings of the parent can be read in a child; their leases
- * are the parent's.
+ * of the parent return TD_CONNECTION). Mappings of the parent can be read in a child, as long as it
+ * likes; their leases are the parent's. What the parent may write to or is about to push is not the
+ * child's to write to.
  *
  * Every function that can fail returns an enum td_status (TD_OK is 0); td_last_error() then tells,
  * in words and per thread, what was wrong, what was expected and what to do. On failure outputs are
@@ -369,8 +370,9 @@ struct td_push_tensor {
  * along (at most 4096 bytes), or NULL. Mappings of td_queue_allocate stay readable, but what they
  * show is the item's from now on, and later the next one's: they are no longer td_mapping_writable,
  * and must not be written to. Waits for room, at most timeout_ms (as above). TD_FULL, TD_CLOSED,
- * TD_TOO_LARGE; after an error nothing was pushed (TD_CONNECTION, TD_DEADLINE, TD_CANCELLED: nobody
- * knows). */
+ * TD_TOO_LARGE; after an error nothing was pushed, and they are what they were. After
+ * TD_CONNECTION, TD_DEADLINE, TD_CANCELLED and TD_PROTOCOL nobody knows: they may be the item's and
+ * must not be written to either, but pushed again they can be: TD_NOT_FOUND if they were. */
 TD_API enum td_status td_push(struct td_queue *queue, size_t count,
                               const struct td_push_tensor *tensors, const char *meta,
                               int64_t timeout_ms);
@@ -385,8 +387,8 @@ TD_API uint64_t td_item_id(const struct td_item *item);         /* its number in
 TD_API unsigned td_item_deliveries(const struct td_item *item); /* 1: for the first time */
 TD_API const char *td_item_meta(const struct td_item *item);    /* "" if there is none */
 TD_API size_t td_item_count(const struct td_item *item);        /* of its tensors */
-/* Of tensor i < td_item_count: its key ("" if it has none), its description. As long as the item.
- */
+/* Of tensor i < td_item_count: its key ("" if it has none), its description. As long as the item;
+ * so is, of its "@id", what td_map gives. */
 TD_API const char *td_item_key(const struct td_item *item, size_t i);
 TD_API const struct td_info *td_item_info(const struct td_item *item, size_t i);
 /* The tensor's elements, for reading. What is recycled is mapped once for all items, and the kernel

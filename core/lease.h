@@ -54,7 +54,8 @@ struct lease {
     uint64_t id; /* never used again */
     struct lease_owner *owner;
     struct account *account; /* the owner's, a reference: for `end`, when the owner may be gone */
-    bool cut;                /* for `end`: nobody has given it back, so it may still be in use */
+    bool cut;                /* for `end`: its memory may still be in use, for nobody has given it
+                                back, or who did has said so */
     uint64_t since_ms;
     RB_ENTRY(lease) by_id;
     struct lease *next, **link; /* of the owner's */

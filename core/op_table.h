@@ -50,7 +50,8 @@ enum op_trait {
       "tensors, and everything over TCP, come as a body instead, and the reply says copied.")      \
     X(13, release, 0, F(input) | F(lease) | F(force), OP_ONE_WAY,                                  \
       "Gives back one reference of the session: an anonymous object (@id) or a lease; with force " \
-      "instead of either all of its anonymous objects.")                                           \
+      "instead of either all of its anonymous objects. A lease with force: others may go on "      \
+      "reading, so recycled memory is not filled again.")                                          \
     X(14, info, F(input), 0, 0, "Describes a tensor without touching its bytes.")                  \
     X(15, list, 0, F(prefix) | F(limit) | F(cursor), OP_BODY_OUT,                                  \
       "The names in byte order, one entry each; cursor in the reply when there are more.")         \

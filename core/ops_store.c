@@ -90,10 +90,26 @@ enum td_status op_run_numpy(struct op_call *call)
     return TD_OK;
 }
 
+static enum td_status mark_cut(struct lease *lease, void *argument)
+{
+    (void)argument;
+    lease->cut = true;
+    return TD_OK;
+}
+
+/* left: somebody may go on reading who is not waited for. */
+static enum td_status release_lease(struct op_call *call, bool left)
+{
+    if (left)
+        TRY(session_lease_use(call->session, call->in->lease, mark_cut, NULL));
+    return session_release(call->session, call->in->lease);
+}
+
 enum td_status op_run_release(struct op_call *call)
 {
     const struct fields *in = call->in;
-    bool all = FIELDS_HAS(in, force) && in->force;
+    bool force = FIELDS_HAS(in, force) && in->force;
+    bool all = force && !FIELDS_HAS(in, lease);
     if (FIELDS_HAS(in, lease) + FIELDS_HAS(in, input) + all != 1)
         return fail(TD_INVALID, "release takes either a lease or an object as its input, or force "
                                 "for all objects");
@@ -102,7 +118,7 @@ enum td_status op_run_release(struct op_call *call)
         return TD_OK;
     }
     if (FIELDS_HAS(in, lease))
-        return session_release(call->session, in->lease);
+        return release_lease(call, force);
     if (in->input.length == 0 || in->input.data[0] != '@')
         return fail(TD_INVALID, "release takes an object id like @17; names are removed by delete");
     _cleanup_(tensor_unrefp) struct tensor *tensor = NULL;

@@ -248,19 +248,13 @@ NARROWER = {
 EITHER = {"setitem": ("value", "other")}
 
 
-# What release is told to give back, and what says that it is not told so.
-NOTHING = {"type": "null"}
-RELEASED = {
-    "lease": (ref("schemas", "field.lease"), NOTHING),
-    "input": (text(OBJECT), NOTHING),
-    "force": ({"const": True}, {"enum": [False, None]}),
-}
-
-
-def only(field, fields):
-    """The field has a value, and the others of fields have none."""
-    properties = {name: rule[name != field] for name, rule in fields.items()}
-    return {"required": [field], "properties": properties}
+# What release is told to give back. A lease may go with force or without.
+NOTHING, NO = {"type": "null"}, {"enum": [False, None]}
+RELEASED = (
+    {"lease": ref("schemas", "field.lease"), "input": NOTHING},
+    {"input": text(OBJECT), "lease": NOTHING, "force": NO},
+    {"force": {"const": True}, "lease": NOTHING, "input": NOTHING},
+)
 
 
 def one_without(field, other):
@@ -287,7 +281,7 @@ def op_schema(op):
         a, b = EITHER[name]
         schema["oneOf"] = [one_without(a, b), one_without(b, a)]
     if name == "release":
-        schema["oneOf"] = [only(field, RELEASED) for field in RELEASED]
+        schema["oneOf"] = [{"required": [*rule][:1], "properties": rule} for rule in RELEASED]
     if "makes" in op["traits"] and "output" not in op["required"]:
         schema["dependentRequired"] = {"create_only": ["output"], "if_generation": ["output"]}
     return schema

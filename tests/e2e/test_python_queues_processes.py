@@ -53,7 +53,8 @@ segment.array[:] = 5
 
 def child():
     assert (array == 0).all()          # what was mapped can be read
-    for use in (lambda: q.put(segment), held.ack, held[0].tolist):
+    uses = [lambda: q.put(segment), held.ack, held[0].tolist, held.numpy, held.torch]
+    for use in uses:
         try:
             use()
         except (tensord.ConnectionError, ValueError):
@@ -90,6 +91,40 @@ q.delete()
 
 def test_fork(daemon):
     run(FORK, daemon.url)
+
+
+INHERITED = """
+import gc, os, sys, numpy as np, tensord
+c = tensord.connect(sys.argv[1])
+q = c.queue("fork/inherited", maxsize=4)
+for i in range(3):
+    q.put(np.full(20_000, i))
+first, second, third = q.get(), q.get(), q.get()
+read, private, view = first.numpy(), second.torch(), third[0][10:].numpy()
+
+ready, tell = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.read(ready, 1)
+    good = (read == 0).all() and bool((private == 1).all()) and (view == 2).all()
+    os._exit(0 if good else 1)
+first.done(), second.done(), third.done()
+del first, second, third, read, private, view
+gc.collect()
+for i in range(40):
+    q.put(np.full(20_000, 100 + i))
+    with q.get() as item:
+        assert (item.numpy() == 100 + i).all()
+os.write(tell, b"x")
+assert os.waitpid(pid, 0)[1] == 0
+assert q.info()["in_flight"] == 0
+q.delete()
+"""
+
+
+def test_arrays_that_a_child_inherits_stay_what_they_are(daemon):
+    """Also when the parent, whose item it is, is done with it: others fill other memory then."""
+    run(INHERITED, daemon.url)
 
 
 FORK_WHILE_BUSY = """
@@ -256,6 +291,29 @@ def test_ctrl_c_ends_a_put(client):
         with pytest.raises(KeyboardInterrupt):
             q.allocate(BIG)
     assert time.monotonic() - pressed[0] < PROMPT_S
+    q.delete()
+
+
+def test_what_an_interrupted_put_may_have_given_away_is_not_written_to(client):
+    q = client.queue("ctrl-c/segment", maxsize=1)
+    q.put([0])
+    segment = q.allocate(BIG, "uint8")
+    array = segment.array
+    array[:] = 1
+    with pytest.raises(queue.Full):
+        q.put(segment, timeout=0.05)
+    array[:] = 2  # it was refused
+    with interrupted_after(0.3):
+        with pytest.raises(KeyboardInterrupt):
+            q.put(segment)
+    with pytest.raises(ValueError):
+        array[:] = 3
+    assert q.get().tensor.tolist() == [0]
+    q.put((segment, segment))
+    with pytest.raises(ValueError):
+        q.put(segment)
+    item = q.get()
+    assert len(item) == 2 and (item[1].numpy() == 2).all()
     q.delete()
 
 

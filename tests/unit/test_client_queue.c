@@ -1,239 +1,10 @@
 /* libtensord against a mock daemon: queues, items that lie about themselves, sessions that are
  * lost, and answers that come when nobody waits any more. */
-#include "client/internal.h"
-#include "tests/unit/mock_daemon.h"
+#include "tests/unit/mock_queue.h"
 
-#include <poll.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
-#include <cmocka.h>
-
-#define ELEMENTS 20000 /* uint8 */
-#define LEASE 77
-#define ITEM_OBJECT 40 /* and the numbers after it, for more tensors */
-#define SEGMENT_OBJECT 30
-
-enum lie {
-    HONEST,
-    NO_DESCRIPTOR,
-    ABSURD_SIZE,
-    ABSURD_OFFSET,
-    NO_LEASE,
-    NO_COUNT,
-    MANY_TENSORS,
-    FEWER_ENTRIES,
-    BROKEN_ENTRY,
-    CLOSES,
-    LATE, /* the answer comes when the caller has given up */
-};
-
-static struct mock_daemon mock;
-static struct td_client *client;
-static struct td_queue *queue;
-static atomic_int lie;
-static atomic_int acks, asks, maps;
-static int memory, memory_to_read;
-static pthread_t caller;
-static int descriptors_before;
-
-static int descriptor_count(void)
-{
-    int count = 0;
-    for (int fd = 0; fd < 1024; fd++)
-        count += fcntl(fd, F_GETFD) >= 0;
-    return count;
-}
-
-/* ---- the daemon's side --------------------------------------------------------------------- */
-
-static void describe(struct fields *out, uint64_t id)
-{
-    int lies = atomic_load(&lie);
-    FIELDS_SET(out, id, id);
-    FIELDS_SET(out, dtype, TD_UINT8);
-    FIELDS_SET(out, shape, (struct dims){.rank = 1});
-    out->shape.v[0] = ELEMENTS;
-    FIELDS_SET(out, device, text_of("cpu"));
-    FIELDS_SET(out, offset_bytes, lies == ABSURD_OFFSET ? UINT64_MAX - 7 : 0);
-    FIELDS_SET(out, storage, 9);
-    FIELDS_SET(out, storage_bytes, lies == ABSURD_SIZE ? UINT64_C(1) << 50 : ELEMENTS);
-    FIELDS_SET(out, nbytes, ELEMENTS);
-    FIELDS_SET(out, mode, text_of("single-writer"));
-    FIELDS_SET(out, memory, text_of("shared"));
-}
-
-static size_t add_entry(uint8_t *body, const struct fields *entry)
-{
-    uint32_t size = (uint32_t)wire_fields_size(entry);
-    memcpy(body, &size, sizeof size);
-    wire_fields_encode(entry, body + sizeof size);
-    return sizeof size + size;
-}
-
-static void give_item(int socket, struct mock_frame *frame)
-{
-    uint8_t body[8192];
-    size_t used = 0;
-    int lies = atomic_load(&lie);
-    struct fields fields = {0};
-    uint64_t count = lies == MANY_TENSORS ? 65 : 2;
-    for (uint64_t i = 0; i < (lies == FEWER_ENTRIES ? 1 : 2); i++) {
-        struct fields entry = {0};
-        FIELDS_SET(&entry, key, text_of(i ? "b" : "a"));
-        if (!(i && lies == BROKEN_ENTRY))
-            describe(&entry, ITEM_OBJECT + i);
-        used += add_entry(body + used, &entry);
-    }
-    FIELDS_SET(&fields, item, 5);
-    FIELDS_SET(&fields, deliveries, 2);
-    FIELDS_SET(&fields, meta, text_of("said with it"));
-    if (lies != NO_COUNT)
-        FIELDS_SET(&fields, count, count);
-    if (lies != NO_LEASE)
-        FIELDS_SET(&fields, lease, LEASE);
-    mock_reply(&mock, socket, frame, 0, &fields, body, used, -1);
-}
-
-/* Makes the caller give up, and answers once it has; others may speak to the mock meanwhile. */
-static void give_late(int socket, struct mock_frame *frame)
-{
-    char byte;
-    pthread_mutex_unlock(&mock.lock);
-    for (int i = 0; i < 500; i++) {
-        pthread_kill(caller, SIGUSR1);
-        struct pollfd end = {.fd = socket, .events = POLLIN};
-        if (poll(&end, 1, 10) > 0 && recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
-            break;
-    }
-    pthread_mutex_lock(&mock.lock);
-    give_item(socket, frame);
-}
-
-static void give_segment(int socket, struct mock_frame *frame)
-{
-    struct fields fields = {0};
-    describe(&fields, SEGMENT_OBJECT);
-    fields.storage = 8;
-    bool known = atomic_fetch_add(&asks, 1) > 0 && !FIELDS_HAS(&frame->fields, force);
-    int fd = known || atomic_load(&lie) == NO_DESCRIPTOR ? -1 : memory;
-    mock_reply(&mock, socket, frame, 0, &fields, NULL, 0, fd);
-}
-
-static void give_map(int socket, struct mock_frame *frame)
-{
-    struct fields fields = {0};
-    atomic_fetch_add(&maps, 1);
-    describe(&fields, ITEM_OBJECT);
-    FIELDS_SET(&fields, lease, 900 + (uint64_t)atomic_load(&maps));
-    int fd = atomic_load(&lie) == NO_DESCRIPTOR ? -1 : memory_to_read;
-    mock_reply(&mock, socket, frame, 0, &fields, NULL, 0, fd);
-}
-
-static bool answer(struct mock_daemon *of, int socket, struct mock_frame *frame)
-{
-    struct fields none = {0};
-    bool one_way = frame->header.flags & WIRE_ONE_WAY;
-    (void)of;
-    switch (frame->header.opcode) {
-    case OP_queue_get:
-        if (atomic_load(&lie) == CLOSES)
-            shutdown(socket, SHUT_RDWR);
-        else if (atomic_load(&lie) == LATE)
-            give_late(socket, frame);
-        else
-            give_item(socket, frame);
-        return true;
-    case OP_allocate:
-        give_segment(socket, frame);
-        return true;
-    case OP_map:
-        give_map(socket, frame);
-        return true;
-    case OP_queue_ack:
-        atomic_fetch_add(&acks, 1);
-        break;
-    case OP_queue_put:
-        if (atomic_load(&lie) == CLOSES) {
-            shutdown(socket, SHUT_RDWR);
-            return true;
-        }
-        break;
-    case OP_queue_create:
-        break;
-    default:
-        return false;
-    }
-    if (!one_way)
-        mock_reply(&mock, socket, frame, 0, &none, NULL, 0, -1);
-    return true;
-}
-
-/* ---- fixture ------------------------------------------------------------------------------- */
-
-static bool interrupted(void *argument)
-{
-    (void)argument;
-    return true;
-}
-
-static void handle(int signal_number)
-{
-    (void)signal_number;
-}
-
-static int start(void **state)
-{
-    (void)state;
-    struct sigaction action = {.sa_handler = handle}; /* no SA_RESTART */
-    sigaction(SIGUSR1, &action, NULL);
-    caller = pthread_self();
-    descriptors_before = descriptor_count();
-    memory = mock_memfd(ELEMENTS, true);
-    memory_to_read = mock_read_only(memory);
-    if (pwrite(memory, "bytes", 5, 0) != 5)
-        return -1;
-    mock_start(&mock, false);
-    mock.answer = answer;
-    atomic_store(&lie, HONEST);
-    atomic_store(&acks, 0);
-    atomic_store(&asks, 0);
-    atomic_store(&maps, 0);
-    struct td_options options = {.client = "test", .timeout_ms = 5000, .interrupted = interrupted};
-    assert_int_equal(td_connect(mock.url, &options, &client), TD_OK);
-    assert_int_equal(td_queue_open(client, "q", NULL, &queue), TD_OK);
-    return 0;
-}
-
-static int stop(void **state)
-{
-    (void)state;
-    td_queue_free(queue);
-    td_close(client);
-    mock_stop(&mock);
-    close(memory);
-    close(memory_to_read);
-    assert_int_equal(descriptor_count(), descriptors_before); /* whatever came */
-    return 0;
-}
-
-static void wait_for(bool (*condition)(void))
-{
-    for (int i = 0; i < 5000 && !condition(); i++)
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-    assert_true(condition());
-}
-
-static bool item_was_released(void)
-{
-    return atomic_load(&mock.last_released) == LEASE;
-}
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static bool segment_was_released(void)
 {
@@ -241,26 +12,6 @@ static bool segment_was_released(void)
     bool released = strcmp(mock.last_release_input, "@30") == 0;
     pthread_mutex_unlock(&mock.lock);
     return released;
-}
-
-static bool one_was_acknowledged(void)
-{
-    return atomic_load(&acks) == 1;
-}
-
-static struct td_item *pop(void)
-{
-    struct td_item *item;
-    assert_int_equal(td_pop(queue, 1000, &item), TD_OK);
-    return item;
-}
-
-static struct td_mapping *allocate(void)
-{
-    const int64_t shape = ELEMENTS;
-    struct td_mapping *segment;
-    assert_int_equal(td_queue_allocate(queue, TD_UINT8, 1, &shape, 1000, &segment), TD_OK);
-    return segment;
 }
 
 /* ---- what goes well -------------------------------------------------------------------------- */
@@ -375,6 +126,13 @@ static void a_mapping_that_cannot_be(void **state)
                          TD_PROTOCOL);
         assert_null(mapping);
     }
+    atomic_store(&lie, HONEST);
+    struct td_item *item = pop();
+    atomic_store(&lie, OTHER_STORAGE);
+    assert_int_equal(td_item_map(item, 0, 0, &mapping), TD_PROTOCOL);
+    assert_int_equal(td_item_map(item, 0, TD_MAP_PRIVATE, &mapping), TD_PROTOCOL);
+    assert_null(mapping);
+    td_item_free(item);
     atomic_store(&lie, ABSURD_OFFSET);
     assert_int_equal(td_pop(queue, 1000, &(struct td_item *){NULL}), TD_PROTOCOL);
     atomic_store(&lie, HONEST); /* and nothing of it stays */
@@ -418,8 +176,9 @@ static void a_connection_that_is_lost(void **state)
     assert_null(item);
     assert_int_equal(td_push(queue, 1, &tensor, NULL, 1000), TD_CONNECTION);
     assert_non_null(strstr(td_last_error(), "may or may not"));
-    assert_true(td_mapping_writable(segment));
+    assert_false(td_mapping_writable(segment)); /* it may be the item's by now */
     atomic_store(&lie, HONEST);
+    assert_int_equal(td_push(queue, 1, &tensor, NULL, 1000), TD_OK);
     td_unmap(segment);
     td_item_free(pop());
 }
@@ -458,6 +217,57 @@ static void a_session_that_is_lost(void **state)
     td_item_free(item);
 }
 
+/* ---- fork, close ----------------------------------------------------------------------------- */
+
+/* Pushes one, whose reply brings the memory of the next. */
+static void push_and_get_another(void)
+{
+    struct td_mapping *segment = allocate();
+    struct td_push_tensor tensor = {.mapping = segment};
+    atomic_store(&lie, OFFERS);
+    assert_int_equal(td_push(queue, 1, &tensor, NULL, 1000), TD_OK);
+    td_unmap(segment);
+}
+
+/* What comes without a question to the daemon is the parent's all the same. */
+static void nothing_is_to_be_had_in_a_child(void **state)
+{
+    (void)state;
+    const int64_t shape = ELEMENTS;
+    struct td_item *item = pop();
+    struct td_mapping *shown, *mapping = NULL;
+    assert_int_equal(td_item_map(item, 0, 0, &shown), TD_OK);
+    push_and_get_another();
+    pid_t pid = fork();
+    if (pid == 0) {
+        int failed = td_item_map(item, 1, 0, &mapping) != TD_CONNECTION;
+        failed |= (td_queue_allocate(queue, TD_UINT8, 1, &shape, 0, &mapping) != TD_CONNECTION) * 2;
+        failed |= !strstr(td_last_error(), "before fork()") * 4;
+        _exit(failed);
+    }
+    int ended = -1;
+    assert_int_equal(waitpid(pid, &ended, 0), pid);
+    assert_int_equal(ended, 0);
+    int asked = atomic_load(&asks);
+    mapping = allocate(); /* here it is there, without a question */
+    assert_int_equal(atomic_load(&asks), asked);
+    td_unmap(mapping);
+    td_unmap(shown);
+    td_item_done(item);
+}
+
+static void no_memory_of_a_client_that_is_closed(void **state)
+{
+    (void)state;
+    const int64_t shape = ELEMENTS;
+    struct td_mapping *segment = NULL;
+    push_and_get_another();
+    td_close(client);
+    assert_int_equal(td_queue_allocate(queue, TD_UINT8, 1, &shape, 0, &segment), TD_CONNECTION);
+    assert_null(segment);
+    client = NULL;
+}
+
 /* ---- giving up ------------------------------------------------------------------------------- */
 
 /* The daemon hands the item out in the moment in which the call is interrupted. */
@@ -476,6 +286,54 @@ static void an_item_that_comes_too_late_is_given_back(void **state)
     td_item_done(pop());
 }
 
+static bool memory_was_released(void)
+{
+    return strcmp(mock.last_release_input, "@30") == 0;
+}
+
+static bool next_was_released(void)
+{
+    return strcmp(mock.last_release_input, "@31") == 0;
+}
+
+/* Or nobody could fill it before the session ends. */
+static void memory_that_comes_too_late_is_given_back(void **state)
+{
+    (void)state;
+    const int64_t shape = ELEMENTS;
+    struct td_mapping *segment = NULL;
+    atomic_store(&lie, LATE);
+    assert_int_equal(td_queue_allocate(queue, TD_UINT8, 1, &shape, 4000, &segment), TD_CANCELLED);
+    assert_null(segment);
+    wait_for(memory_was_released);
+    atomic_store(&lie, HONEST);
+    atomic_store(&asks, 0);
+    segment = allocate();
+    struct td_push_tensor tensor = {.mapping = segment};
+    atomic_store(&lie, LATE);
+    assert_int_equal(td_push(queue, 1, &tensor, NULL, 4000), TD_CANCELLED);
+    wait_for(next_was_released);
+    td_unmap(segment);
+}
+
+static void memory_without_a_descriptor_to_spare_is_given_back(void **state)
+{
+    (void)state;
+    const int64_t shape = ELEMENTS;
+    struct td_mapping *segment = NULL;
+    struct rlimit limit, before;
+    int next = dup(memory);
+    close(next);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    limit = (struct rlimit){(rlim_t)next, before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    enum td_status status = td_queue_allocate(queue, TD_UINT8, 1, &shape, 1000, &segment);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(status, TD_OUT_OF_MEMORY);
+    assert_non_null(strstr(td_last_error(), "RLIMIT_NOFILE"));
+    wait_for(memory_was_released);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, start, stop)
@@ -488,7 +346,11 @@ int main(void)
         CASE(arguments_that_cannot_be),
         CASE(a_connection_that_is_lost),
         CASE(a_session_that_is_lost),
+        CASE(nothing_is_to_be_had_in_a_child),
+        CASE(no_memory_of_a_client_that_is_closed),
         CASE(an_item_that_comes_too_late_is_given_back),
+        CASE(memory_that_comes_too_late_is_given_back),
+        CASE(memory_without_a_descriptor_to_spare_is_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

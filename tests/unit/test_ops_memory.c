@@ -319,6 +319,7 @@ static void map_mutable(void **state)
     REFUSED(release, TD_INVALID, "either a lease or an object", 0);
     REFUSED(release, TD_INVALID, "either a lease or an object", SET(force, false));
     REFUSED(release, TD_INVALID, "either a lease or an object", SET(lease, 1), INPUT(x));
+    REFUSED(release, TD_NOT_FOUND, "has no lease", SET(lease, lease), SET(force, true));
     REFUSED(release, TD_INVALID, "removed by delete", SET(input, text_of("x")));
     munmap(bytes, size);
 }

@@ -234,6 +234,24 @@ static void hand_over(uint64_t id)
     RUN(release, SET(lease, lease));
 }
 
+/* A consumer's child may read on: the lease is given back, and the memory not filled again. */
+static void what_may_be_read_on_is_not_recycled(void **state)
+{
+    (void)state;
+    uint64_t id, first, storage;
+    make_queue();
+    assert_true(allocate(70000, &id, &first) >= 0);
+    RUN(queue_put, Q, TENSORS(object(id, 0).data));
+    RUN(queue_get, Q);
+    uint64_t lease = reply->lease;
+    RUN(queue_ack, SET(lease, lease));
+    RUN(release, SET(lease, lease), SET(force, true));
+    assert_int_equal(counter("segments"), 0);
+    assert_true(allocate(70000, &id, &storage) >= 0);
+    assert_int_not_equal(storage, first);
+    assert_int_equal(counter("segments"), 1);
+}
+
 static void segments_are_recycled(void **state)
 {
     (void)state;
@@ -524,6 +542,7 @@ int main(void)
         TEST(an_item_keeps_its_tensors),
         TEST(a_description_ends_with_a_whole_line),
         TEST(a_long_queue_is_dropped_in_the_job_pool),
+        TEST(what_may_be_read_on_is_not_recycled),
         TEST(segments_are_recycled),
         TEST(what_is_mapped_by_name_is_not_filled_again),
         TEST(a_segment_stays_single_writer),

@@ -68,7 +68,9 @@ class Segment(Fillable):
     """Memory to be filled and put into its queue: see Queue.allocate. Not zeroed.
 
     `with` gives it back unless it was put. Once it is put its array is read-only; what it shows is
-    the item's then, and later that of another one.
+    the item's then, and later that of another one. So it is when a put was interrupted or lost its
+    connection, for nobody knows then whether it was put; it can be put again, which says NotFound
+    if it was.
     """
 
     __slots__ = ("_put",)
@@ -86,10 +88,14 @@ class Segment(Fillable):
         if source.nbytes:
             ctypes.memmove(self._mapped().address, source.address, source.nbytes)
 
-    def _was_put(self) -> None:
-        self._put = True
-        if self._array is not None:
-            self._array.flags.writeable = False
+    def _was_put(self, pushed: bool) -> None:
+        """What is the item's, or may be (a put was interrupted), is not to be written to."""
+        mapped = self._mapping
+        if mapped is not None:
+            mapped.writable = bool(lib.td_mapping_writable(mapped.pointer))
+            if self._array is not None and not mapped.writable:
+                self._array.flags.writeable = False
+        self._put = pushed
 
     def __repr__(self) -> str:
         if self._mapping is None or self._put:
@@ -199,9 +205,13 @@ class Queue:
                 keep.append(given)
                 slot.name = self._kept(keep, given.ref.encode())
         text = ffi.NULL if not meta else self._kept(keep, text_argument(meta, "meta"))
-        check(lib.td_push(self._queue(), len(values), tensors, text, patience.left_ms()))
-        for segment in segments:
-            segment._was_put()
+        pushed = False
+        try:
+            check(lib.td_push(self._queue(), len(values), tensors, text, patience.left_ms()))
+            pushed = True
+        finally:
+            for segment in segments:
+                segment._was_put(pushed)
 
     @staticmethod
     def _kept(keep: list, text: bytes) -> Any:
