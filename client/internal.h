@@ -155,7 +155,8 @@ struct storage_map {
     unsigned refs;
     uint64_t storage, session; /* ids are the daemon's, and mean something in a session only */
     bool writable;
-    int fd; /* kept by writable ones, for td_from_memory; else -1 */
+    bool refilled; /* by one writer, for readers who have a mapping of their own */
+    int fd;        /* kept by writable ones, for td_from_memory; else -1 */
     char *base;
     size_t size_bytes;
     char name[]; /* that the first td_map gave */

@@ -490,8 +490,6 @@ enum td_status td_item_map(struct td_item *item, size_t i, unsigned flags, struc
     TRY(client_check_process(queue->client)); /* the item is the parent's to keep */
     if (recycled && !flags) {
         struct storage_map *kept = kept_find(queue->client, &queue->read, info->storage, session);
-        if (!kept) /* what is filled here is mapped, too */
-            kept = kept_find(queue->client, &queue->filled, info->storage, session);
         if (kept)
             return map_known(item, info, kept, out);
     }

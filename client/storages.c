@@ -21,12 +21,19 @@ static struct storage_map **bucket_of_name(struct td_client *client, const char 
     return &client->storages_by_name[hash % STORAGE_BUCKETS];
 }
 
-/* A writable mapping serves readers as well. The caller holds the lock. */
+/* A writable mapping serves readers as well, but of memory that only one may write to: a stray
+ * write of a reader is to reach nobody. */
+static bool serves(const struct storage_map *storage, bool write)
+{
+    return storage->writable == write || (storage->writable && !storage->refilled);
+}
+
+/* The caller holds the lock. */
 static struct storage_map *find_by_id(struct td_client *client, uint64_t storage, uint64_t session,
                                       bool write)
 {
     for (struct storage_map *s = *bucket_of_id(client, storage); s; s = s->next_by_id)
-        if (s->storage == storage && s->session == session && (s->writable || !write)) {
+        if (s->storage == storage && s->session == session && serves(s, write)) {
             s->refs++;
             return s;
         }
@@ -37,8 +44,7 @@ struct storage_map *storage_guess(struct td_client *client, const char *name, bo
 {
     pthread_mutex_lock(&client->lock);
     struct storage_map *s = *bucket_of_name(client, name);
-    while (s &&
-           (s->session != client->session || (write && !s->writable) || strcmp(s->name, name) != 0))
+    while (s && (s->session != client->session || !serves(s, write) || strcmp(s->name, name) != 0))
         s = s->next_by_name;
     if (s)
         s->refs++;
@@ -160,8 +166,9 @@ static enum td_status storage_create(const char *name, bool write, const struct 
     s->writable = write;
     s->fd = -1;
     s->size_bytes = info->storage_bytes;
-    bool refilled = strcmp(info->mode, "single-writer") == 0;
-    s->base = map_storage(reply->descriptor, s->size_bytes, write, refilled);
+    s->refilled = strcmp(info->mode, "mutable") != 0;
+    s->base = map_storage(reply->descriptor, s->size_bytes, write,
+                          strcmp(info->mode, "single-writer") == 0);
     if (!s->base)
         return mapping_failed(s->storage, s->size_bytes, write, errno);
     if (write && region_add(s->base, s->size_bytes, reply->descriptor, false)) {

@@ -76,8 +76,8 @@ build_python() {
   echo "$stamp" >"$venv/.stamp"
 }
 
-# Whether somebody listens on a Unix socket (flag 10000: accepts connections).
-# Whether a listening Unix socket has this path, which may have blanks in it.
+# Whether somebody listens on the Unix socket of this path, which may have blanks in it (flag 10000:
+# accepts connections).
 listens_on() {
   awk -v path="$1" '$4 == "00010000" && substr($0, index($0, $8)) == path { n = 1 }
     END { exit !n }' /proc/net/unix

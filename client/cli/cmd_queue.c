@@ -33,6 +33,18 @@ uint64_t queue_number(const struct td_reply *reply, const char *field)
     return number;
 }
 
+char *queue_plain(char *text)
+{
+    for (char *c = text; *c; c++) {
+        unsigned char byte = (unsigned char)*c, next = (unsigned char)c[1];
+        if (byte < ' ' || byte == 0x7f)
+            *c = ' ';
+        else if (byte == 0xc2 && next >= 0x80 && next < 0xa0) /* the other control characters */
+            c[0] = c[1] = ' ';
+    }
+    return text;
+}
+
 enum td_status queue_row(const struct cli *cli, struct table *table, const char *const *cells)
 {
     if (cli->terminal)
@@ -165,6 +177,7 @@ static enum td_status queue_peek(struct cli *cli, const char *queue, char *const
     TRY(queue_op(cli, "queue_peek", args, queue, &reply));
     for (size_t cursor = 0; td_reply_next(reply, &cursor, &entry);) {
         char item[24], deliveries[24], size[SIZE_TEXT_MAX], tensors[256];
+        char plain[META_TEXT_SIZE];
         const char *text = "", *meta = "";
         if (cli_has(cli, OPTION_JSON)) {
             TRY(json_list_item(&json, json_of_reply(entry)));
@@ -175,12 +188,11 @@ static enum td_status queue_peek(struct cli *cli, const char *queue, char *const
         snprintf(item, sizeof item, "%" PRIu64, queue_number(entry, "item"));
         snprintf(deliveries, sizeof deliveries, "%" PRIu64, queue_number(entry, "deliveries"));
         snprintf(tensors, sizeof tensors, "%s", text);
-        for (char *c = tensors; (c = strchr(c, '\n'));)
-            *c = ' ';
+        snprintf(plain, sizeof plain, "%s", meta);
         TRY(queue_row(cli, &table,
                       (const char *const[]){item, deliveries,
-                                            size_text(queue_number(entry, "nbytes"), size), tensors,
-                                            meta}));
+                                            size_text(queue_number(entry, "nbytes"), size),
+                                            queue_plain(tensors), queue_plain(plain)}));
     }
     if (cli_has(cli, OPTION_JSON))
         json_list_end(&json);

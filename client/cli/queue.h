@@ -4,6 +4,8 @@
 
 #include "client/cli/output.h"
 
+#define META_TEXT_SIZE 4097 /* what is said with an item, at most */
+
 /* An operation on the queue of that name, with more arguments or NULL. */
 NODISCARD enum td_status queue_op(struct cli *cli, const char *op, struct td_args *args,
                                   const char *queue, struct td_reply **out);
@@ -12,6 +14,9 @@ NODISCARD enum td_status queue_patience(struct cli *cli, struct td_args *args);
 /* A row of the table; in a pipe at once a line, with one tab between its cells. */
 NODISCARD enum td_status queue_row(const struct cli *cli, struct table *table,
                                    const char *const *cells);
+/* What somebody said with an item, for a line of text: nothing in it that moves a terminal's cursor
+ * or makes it another line or column. Returns `text`. */
+char *queue_plain(char *text);
 /* A reply's number, 0 without it. */
 uint64_t queue_number(const struct td_reply *reply, const char *field);
 

@@ -68,22 +68,25 @@ static enum td_status print_table(struct item *item)
     _cleanup_(table_finish) struct table table = {
         .columns = 4, .styles = {STYLE_BOLD}, .right = {false, false, false, true}};
     const char *meta = NULL;
-    char size[SIZE_TEXT_MAX];
+    char size[SIZE_TEXT_MAX], plain[META_TEXT_SIZE];
     const struct td_reply *entry;
     printf("item %" PRIu64 ", delivery %" PRIu64 ", %zu tensor%s, %s\n",
            queue_number(item->reply, "item"), queue_number(item->reply, "deliveries"), item->count,
            item->count == 1 ? "" : "s", size_text(queue_number(item->reply, "nbytes"), size));
-    if (td_reply_text(item->reply, "meta", &meta))
-        printf("%s\n", meta);
+    if (td_reply_text(item->reply, "meta", &meta)) {
+        snprintf(plain, sizeof plain, "%s", meta);
+        printf("%s\n", queue_plain(plain));
+    }
     for (size_t cursor = 0; td_reply_next(item->reply, &cursor, &entry);) {
         struct td_info info;
         char shape[SHAPE_TEXT_SIZE];
         const char *key = "";
         TRY(td_reply_info(entry, &info));
         (void)td_reply_text(entry, "key", &key);
+        snprintf(plain, sizeof plain, "%s", key);
         TRY(queue_row(
             item->cli, &table,
-            (const char *const[]){key, td_dtype_name((int)info.dtype),
+            (const char *const[]){queue_plain(plain), td_dtype_name((int)info.dtype),
                                   layout_shape_text(info.rank, info.shape, shape, sizeof shape),
                                   size_text((uint64_t)info.nbytes, size)}));
     }

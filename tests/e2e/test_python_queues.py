@@ -123,10 +123,16 @@ def test_what_cannot_be_put(client, q):
         client.queue("q/wrong", when_full="explode")
     with pytest.raises(ValueError, match="timeout"):
         q.get(timeout=-1)
+    with pytest.raises(TypeError, match="not None; q.close"):
+        q.put(None)
     assert q.empty() and q.info()["segments"] <= 12
 
 
 def test_settings(client):
+    for wrong in ({"maxsize": 0}, {"maxsize": -1}, {"maxbytes": 0}, {"visibility": 0},
+                  {"visibility": -1.0}, {"visibility": float("inf")}):  # fmt: skip
+        with pytest.raises(ValueError):
+            client.queue("q/wrong", **wrong)
     q = client.queue("q/settings", maxsize=3, maxbytes=1 << 20, when_full="fail", visibility=2.5)
     info = q.info()
     assert (info["max_items"], info["max_bytes"]) == (3, 1 << 20)

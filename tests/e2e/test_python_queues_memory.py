@@ -3,6 +3,9 @@
 import gc
 import os
 import resource
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -136,6 +139,25 @@ def test_the_memory_behind_a_name_is_not_filled_again(client, q, second):
     refill(q)
     assert (mine == 7).all() and second.ask("bool((array == 7).all())")
     del client["memory/named"]
+
+
+def test_a_producer_that_gets_its_own_item_cannot_write_to_it_either(daemon, client):
+    """Not even by accident, as through PyTorch: another consumer may read the same memory."""
+    code = """
+import ctypes, sys, numpy as np, tensord
+q = tensord.connect(sys.argv[1]).queue("memory/own")
+for i in range(2):                       # of new and of recycled memory
+    q.put(np.full(20_000, i))
+    item = q.get()
+    assert (item.numpy() == i).all()
+    item.done() if i == 0 else None
+print("got it", flush=True)
+ctypes.memset(item.numpy().ctypes.data, 9, 1)
+print("wrote")
+"""
+    done = subprocess.run([sys.executable, "-c", code, daemon.url], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGSEGV and done.stdout == "got it\n", done
+    client.queue("memory/own").delete()
 
 
 def test_nobody_else_sees_a_write(client, q, second):

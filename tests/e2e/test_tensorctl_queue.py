@@ -30,6 +30,16 @@ def q(ctl, client):
         queue("rm", entry["queue"])
 
 
+def test_what_is_said_with_an_item_is_one_line_of_plain_text(q):
+    """A meta comes from anybody, and may end up on a terminal."""
+    said = "one\ttwo\nthree \x1b[31mred \x9b31m é"
+    q("put", "q", "a", "--meta", said)
+    row = q.text("peek", "q").strip("\n").split("\t")
+    assert row[0] == "1" and row[-1] == "one two three  [31mred   31m é" and len(row) == 5
+    assert q.text("get", "q", "--no-ack").splitlines()[1] == row[-1]
+    assert q.json("get", "q")["meta"] == said
+
+
 def start(q, *words):
     return subprocess.Popen([binary(), "queue", *words], env=environment(q.url), text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip

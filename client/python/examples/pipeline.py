@@ -71,7 +71,7 @@ def consume(count):
     the same memory for PyTorch."""
     with tensord.connect() as client:
         seen = read = 0
-        copied = set()
+        copied, pieces = set(), set()
         begun = None
         for item in client.queue(BATCHES):
             begun = begun or time.perf_counter()
@@ -82,10 +82,12 @@ def consume(count):
             seen += len(numbers)
             read += pixels.nbytes
             copied.add(f"{images.memory} {images.reason}".strip())
+            pieces.add(pixels.ctypes.data)
         spent = time.perf_counter() - begun
         assert seen == count, f"{seen} frames of {count} came"
         print(f"   process {os.getpid()}: consumed {seen} frames, {read / 1e6:.0f} MB,")
-        print(f"   {read / spent / 1e9:.2f} GB/s; the batches' memory was {', '.join(copied)}")
+        print(f"   {read / spent / 1e9:.2f} GB/s; the batches' memory was {', '.join(copied)}: "
+              f"{len(pieces)} pieces, used again and again")  # fmt: skip
 
 
 def main():
@@ -111,8 +113,7 @@ def main():
 
         for queue in (frames, batches):
             info = queue.info()
-            print(f"   {queue.name}: {info['puts']} put, {info['acks']} acknowledged, in "
-                  f"{info['segments']} pieces of memory")  # fmt: skip
+            print(f"   {queue.name}: {info['puts']} put, {info['acks']} acknowledged")
             queue.delete()
         if any(worker.exitcode for worker in workers):
             sys.exit("a process of the pipeline failed")

@@ -79,7 +79,7 @@ from tensord.errors import (
 )
 from tensord.handle import Device
 from tensord.memory import allocator, empty
-from tensord.queues import Item, Queue
+from tensord.queues import Item, Queue, Segment
 from tensord.tensor import Tensor, Variable, is_tensor
 from tensord.waiting import Event
 
@@ -113,6 +113,7 @@ __all__ = [
     "Precondition",
     "Queue",
     "RequiresGrad",
+    "Segment",
     "Tensor",
     "TooLarge",
     "Unauthorized",

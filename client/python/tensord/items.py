@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class ItemTensor(Tensor):
-    """A handle on a tensor of an item. It holds the item's memory as it is, and so do arrays made
-    from it, also after the item is done with. Operations on it are possible until then."""
+    """A handle on a tensor of an item, to be used until the item is done with. Arrays made from it
+    hold the item's memory as it is, also after that."""
 
     __slots__ = ("_index", "_item")
 

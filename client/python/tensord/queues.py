@@ -121,6 +121,11 @@ class Queue:
     ):
         if when_full is not None and when_full not in _FULL:
             raise ValueError(f"when_full is block, fail or drop_oldest, not {when_full!r}")
+        for what, most in (("maxsize", maxsize), ("maxbytes", maxbytes)):
+            if most is not None and not 1 <= most.__index__() < 2**64:
+                raise ValueError(f"{what} is 1 or more, or None for the default, not {most}")
+        if visibility is not None and not 0 < visibility < math.inf:
+            raise ValueError(f"visibility is a time in seconds above 0, not {visibility}")
         self.name = name
         self._client = client
         self._settings = (maxsize, maxbytes, when_full, visibility)
@@ -222,6 +227,10 @@ class Queue:
         """What of the daemon's a value is, or becomes. first: this call has no segment yet."""
         if isinstance(part, (Segment, Tensor)):
             return part if isinstance(part, Segment) else self._client.operand(part)
+        if part is None:
+            raise TypeError(
+                "a tensor or an array was expected, not None; q.close() says that no more come"
+            )
         if isinstance(part, str):
             raise TypeError("a tensor or an array was expected, not str")
         source = convert.source(part)
