@@ -74,8 +74,7 @@ void pool_listens(struct connection *connection, void *argument, bool listens)
 
 static enum td_status closed_error(const struct td_client *client)
 {
-    return fail(TD_CONNECTION, "the client of %s was closed while a call was under way",
-                client->address.url);
+    return fail(TD_CONNECTION, "the client of %s was closed; connect anew", client->address.url);
 }
 
 /* The first request of a connection: joins the session of `key`, or opens one if that is "". */
