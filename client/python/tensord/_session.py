@@ -49,7 +49,7 @@ class Info(NamedTuple):
     reason: str
 
 
-def _text(pointer: Any) -> str:
+def text(pointer: Any) -> str:
     return ffi.string(pointer).decode("utf-8", "replace") if pointer else ""
 
 
@@ -58,26 +58,26 @@ def read_info(info: Any) -> Info:
     rank = info.rank
     return Info(
         id=info.id,
-        name=_text(info.name),
+        name=text(info.name),
         generation=info.generation,
         dtype=from_code(info.dtype),
         shape=tuple(info.shape[0:rank]),
         strides=tuple(info.strides[0:rank]),
         offset_bytes=info.offset_bytes,
         nbytes=info.nbytes,
-        device=_text(info.device),
+        device=text(info.device),
         is_variable=info.is_variable,
         requires_grad=info.requires_grad,
         is_leaf=info.is_leaf,
-        grad_fn=_text(info.grad_fn),
-        history=_text(info.history),
+        grad_fn=text(info.grad_fn),
+        history=text(info.history),
         version=info.version,
         epoch=info.epoch,
         storage=info.storage,
         storage_bytes=info.storage_bytes,
-        mode=_text(info.mode),
-        memory=_text(info.memory),
-        reason=_text(info.reason),
+        mode=text(info.mode),
+        memory=text(info.memory),
+        reason=text(info.reason),
     )
 
 
@@ -99,7 +99,7 @@ class Reply:
     def text(self, field: str) -> "str | None":
         out = ffi.new("char **")
         found = lib.td_reply_text(self._pointer, field.encode(), ffi.cast("const char **", out))
-        return _text(out[0]) if found else None
+        return text(out[0]) if found else None
 
     def uint(self, field: str) -> "int | None":
         out = ffi.new("uint64_t *")
@@ -130,7 +130,7 @@ class Reply:
         """Every field that is a text, a count, a truth or a number, by name."""
         names = (lib.td_reply_field(self._pointer, i) for i in itertools.count())
         known = itertools.takewhile(lambda name: name != ffi.NULL, names)
-        return {name: self._value(name) for name in map(_text, known)}
+        return {name: self._value(name) for name in map(text, known)}
 
     def _value(self, field: str) -> Any:
         read = {"text": self.text, "uint": self.uint, "scalar": self.scalar, "bool": self.bool}
@@ -157,7 +157,7 @@ class Reply:
 def _field_type(field: str) -> str:
     kind = _FIELD_TYPES.get(field)
     if kind is None:
-        kind = _FIELD_TYPES[field] = _text(lib.td_field_type(field.encode())) or "none"
+        kind = _FIELD_TYPES[field] = text(lib.td_field_type(field.encode())) or "none"
     return kind
 
 
@@ -356,7 +356,7 @@ class Session:
         """What another process connects with, to the same daemon."""
         url = self._url
         if url is None and not self.closed:
-            url = _text(lib.td_url(self.connection()))
+            url = text(lib.td_url(self.connection()))
         return url, self._token, self._timeout
 
     def is_local(self) -> bool:

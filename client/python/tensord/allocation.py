@@ -33,11 +33,11 @@ class Fillable:
 
     @property
     def shape(self) -> tuple:
-        return self._mapped().info.shape
+        return self._mapped().shape
 
     @property
     def dtype(self) -> DType:
-        return self._mapped().info.dtype
+        return self._mapped().dtype
 
     @property
     def nbytes(self) -> int:

@@ -370,7 +370,7 @@ class Client(Creation):
         """c[name].numpy(), without a handle and with one round trip less."""
         flags = mapping.NUMPY | (mapping.FORCE if force else 0)
         found = mapping.Mapping(self.session.map(name, flags))
-        if found.info.mode == "mutable" and self.session.is_local():
+        if found.mode == "mutable" and self.session.is_local():
             found = mapping.Mapping(self.session.map(name, flags | mapping.WRITE))
         return mapping.to_numpy(found)
 

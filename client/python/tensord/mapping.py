@@ -8,8 +8,9 @@ import struct
 from typing import Any
 
 from tensord import _shapes, dlpack
-from tensord._session import Info, read_info
+from tensord._session import Info, read_info, text
 from tensord._tensord import ffi, lib
+from tensord.dtypes import from_code
 from tensord.errors import check
 
 WRITE = int(lib.TD_MAP_WRITE)
@@ -26,9 +27,22 @@ class Mapping:
 
     def __init__(self, pointer: Any):
         self.pointer = ffi.gc(pointer, lib.td_unmap)
-        self.info: Info = read_info(lib.td_mapping_info(pointer))
+        self._info: "Info | None" = None
+        told = lib.td_mapping_info(pointer)
+        rank = told.rank
+        self.dtype = from_code(told.dtype)
+        self.shape = tuple(told.shape[0:rank])
+        self.strides = tuple(told.strides[0:rank])  #: in elements
+        self.mode = text(told.mode)
         # Arrays of frozen tensors are read-only also where this process got a copy of its own.
-        self.writable = self.info.mode == "mutable" and bool(lib.td_mapping_writable(pointer))
+        self.writable = self.mode == "mutable" and bool(lib.td_mapping_writable(pointer))
+
+    @property
+    def info(self) -> Info:
+        """All that the daemon told. An array needs less, and reading it takes a while."""
+        if self._info is None:
+            self._info = read_info(lib.td_mapping_info(self.pointer))
+        return self._info
 
     @property
     def address(self) -> int:
@@ -58,12 +72,11 @@ class _ReadOnly:
 
 def array_interface(mapping: Mapping) -> dict:
     """NumPy's __array_interface__, version 3. Valid while the mapping is kept."""
-    info = mapping.info
     return {
         "version": 3,
-        "shape": info.shape,
-        "typestr": info.dtype.typestr,
-        "strides": tuple(step * info.dtype.itemsize for step in info.strides),
+        "shape": mapping.shape,
+        "typestr": mapping.dtype.typestr,
+        "strides": tuple(step * mapping.dtype.itemsize for step in mapping.strides),
         "data": (mapping.address, not mapping.writable),
     }
 
@@ -72,27 +85,27 @@ def to_numpy(mapping: Mapping) -> Any:
     """A NumPy array of the mapping's memory, read-only where it is not ours to write."""
     import numpy
 
-    info, element = mapping.info, mapping.info.dtype.numpy
-    if 0 in info.shape:
-        empty = numpy.empty(info.shape, element)
+    element = mapping.dtype.numpy
+    if 0 in mapping.shape:
+        empty = numpy.empty(mapping.shape, element)
         empty.flags.writeable = mapping.writable
         return empty
     if not mapping.writable:
         values = numpy.asarray(_ReadOnly(mapping))
         return values if values.dtype == element else values.view(element)
-    strides = tuple(step * info.dtype.itemsize for step in info.strides)
-    return numpy.ndarray(info.shape, element, buffer=mapping.buffer(), strides=strides)
+    strides = tuple(step * mapping.dtype.itemsize for step in mapping.strides)
+    return numpy.ndarray(mapping.shape, element, buffer=mapping.buffer(), strides=strides)
 
 
 def to_torch(mapping: Mapping) -> Any:
     """A PyTorch tensor of the mapping's memory, which must be writable."""
     import torch
 
-    info, element = mapping.info, mapping.info.dtype.torch
-    if 0 in info.shape:
-        return torch.empty(info.shape, dtype=element)
+    element = mapping.dtype.torch
+    if 0 in mapping.shape:
+        return torch.empty(mapping.shape, dtype=element)
     flat = torch.frombuffer(mapping.buffer(), dtype=element)
-    return flat.as_strided(info.shape, info.strides)
+    return flat.as_strided(mapping.shape, mapping.strides)
 
 
 def to_capsule(mapping: Mapping, versioned: bool, read_only: bool, copied: bool) -> Any:
@@ -112,10 +125,9 @@ def to_capsule(mapping: Mapping, versioned: bool, read_only: bool, copied: bool)
 
 def to_memoryview(mapping: Mapping) -> memoryview:
     """Python's own view of a contiguous mapping; of bytes where memoryviews lack the dtype."""
-    info = mapping.info
     view: Any = memoryview(mapping.buffer())
-    if info.dtype.name in _VIEWED and 0 not in info.shape:
-        view = view.cast(info.dtype.struct_code, info.shape)
+    if mapping.dtype.name in _VIEWED and 0 not in mapping.shape:
+        view = view.cast(mapping.dtype.struct_code, mapping.shape)
     return view if mapping.writable else view.toreadonly()
 
 

@@ -65,21 +65,20 @@ class Samples:
         return {"tensord": self.of[metric]["tensord"], side: self.of.get(metric, {}).get(side, [])}
 
 
-def one_fetch(samples, side, peer, reader, warm):
-    """Until the elements can be read, and what reading them costs the first and the second time."""
+def one_fetch(samples, side, peer, reader=None):
+    """Until the elements can be read; with a reader also what reading them all costs the first and
+    the second time. That leaves nothing of anybody in the caches, so it has turns of its own."""
     begun = time.perf_counter_ns()
     values = peer.fetch()
     taken = time.perf_counter_ns() - begun
-    touches = reader.read(values), reader.read(values)
     peer.check(values)
+    if reader:
+        for metric in "first", "second":
+            samples.add(metric, side, reader.read(values))
+        samples.add("own", side, reader.read(reader.own))
+    samples.add("cold" if reader else "map", side, taken)
     del values
     peer.done()
-    if warm:
-        return
-    samples.add("map", side, taken)
-    samples.add("first", side, touches[0])
-    samples.add("second", side, touches[1])
-    samples.add("own", side, reader.read(reader.own))
 
 
 def measure_map(arguments, daemon, folder, samples):
@@ -87,11 +86,14 @@ def measure_map(arguments, daemon, folder, samples):
     turns = 5 if arguments.smoke else arguments.turns
     with contextlib.ExitStack() as stack:
         sides = peers.open_all(stack, daemon, folder, size)
-        reader = Reader(size)
+        reader, warming = Reader(size), Samples()
         for turn in range(-3, turns):
             for side, peer in sides.items():
                 for i in range(BLOCK if turn % peer.every == 0 else 0):
-                    one_fetch(samples, side, peer, reader, turn < 0 or i == 0)
+                    one_fetch(warming if turn < 0 or i == 0 else samples, side, peer)
+        for turn in range(-3, turns):
+            for side, peer in sides.items():
+                one_fetch(warming if turn < 0 else samples, side, peer, reader)
         return size // MIB, sides
 
 
@@ -139,13 +141,18 @@ def measure_many(arguments, daemon):
     client.close()
 
 
+def median(values):
+    return sorted(values)[len(values) // 2]
+
+
 def print_touches(samples, sides, mib):
     """How fast all elements are copied out, the first time and the second, beside memory that this
-    process had before."""
+    process had before; and what mapping takes after that, when the caches hold other things."""
+    cold = (f"{side} {median(samples.of['cold'][side]) / 1000:.0f}" for side in sides)
+    print(f"map with cold caches, us: {', '.join(cold)}")
     for metric in "first", "second", "own":
-        times = {side: sorted(samples.of[metric][side]) for side in sides}
-        speeds = (f"{side} {mib / 1024 / (taken[len(taken) // 2] / 1e9):.1f}"
-                  for side, taken in times.items())
+        speeds = (f"{side} {mib / 1024 / (median(samples.of[metric][side]) / 1e9):.1f}"
+                  for side in sides)
         what = "own memory" if metric == "own" else f"{metric} read"
         print(f"{what:10} GiB/s, median: {', '.join(speeds)}")
 
