@@ -187,7 +187,8 @@ static struct segment *find_free_locked(struct ring *ring, uint64_t size_bytes, 
 {
     struct segment *best = NULL;
     uint64_t capacity = capacity_for(size_bytes);
-    for (struct segment *s = ring->segments; s < ring->segments + ring->count; s++) {
+    for (size_t i = 0; i < ring->count; i++) {
+        struct segment *s = &ring->segments[i];
         uint64_t size = s->storage->size_bytes;
         if (!is_free(s) || size < size_bytes || (!any && size / WASTE_MAX > capacity))
             continue;
@@ -266,9 +267,11 @@ bool ring_drop_free(struct ring *ring)
     struct segment *oldest = NULL;
     struct storage *gone = NULL;
     pthread_mutex_lock(&ring->lock);
-    for (struct segment *s = ring->segments; s < ring->segments + ring->count; s++)
+    for (size_t i = 0; i < ring->count; i++) {
+        struct segment *s = &ring->segments[i];
         if (is_free(s) && (!oldest || s->returned < oldest->returned))
             oldest = s;
+    }
     if (oldest) {
         gone = oldest->storage;
         ring->bytes -= gone->size_bytes;
