@@ -440,6 +440,13 @@ enum td_status op_limit(const struct op_call *call, uint64_t *limit)
     return *limit ? TD_OK : fail(TD_INVALID, "limit is the number of entries wanted, 1 or more");
 }
 
+void op_woken(struct waiter *waiter)
+{
+    struct op_call *call =
+        (struct op_call *)(void *)((char *)waiter - offsetof(struct op_call, waiter));
+    call->wake(call);
+}
+
 enum td_status op_emit_count(struct op_call *call, const char *name, uint64_t count)
 {
     struct fields fields;

@@ -25,6 +25,9 @@ static inline bool op_may_wait(const struct op_call *call)
     return call->wake && !call->timed_out && !at_once;
 }
 
+/* For call->waiter.wake: wakes the call. */
+void op_woken(struct waiter *waiter);
+
 #define OP_LIST_MAX 1000 /* entries of one reply */
 /* The field `limit`, or OP_LIST_MAX. */
 NODISCARD enum td_status op_limit(const struct op_call *call, uint64_t *limit);

@@ -11,21 +11,10 @@
 #define DESCRIPTION_MAX 4096
 #define ITEMS_INLINE 1000 /* let go at once; more are, in the job pool */
 
-static struct op_call *call_of(struct waiter *waiter)
-{
-    return (struct op_call *)(void *)((char *)waiter - offsetof(struct op_call, waiter));
-}
-
-static void woken(struct waiter *waiter)
-{
-    struct op_call *call = call_of(waiter);
-    call->wake(call);
-}
-
 static struct waiter *waiter_of(struct op_call *call)
 {
     if (!call->begun) /* else it may stand in line, where others look at it */
-        call->waiter.wake = woken;
+        call->waiter.wake = op_woken;
     return &call->waiter;
 }
 

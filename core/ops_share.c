@@ -31,13 +31,6 @@ enum td_status op_run_allocate(struct op_call *call)
 /* ---- freezing ----------------------------------------------------------------------------------
  */
 
-static void writers_woken(struct waiter *waiter)
-{
-    struct op_call *call =
-        (struct op_call *)(void *)((char *)waiter - offsetof(struct op_call, waiter));
-    call->wake(call);
-}
-
 static void stop_waiting_for_writers(struct op_call *call)
 {
     storage_writers_forget(call->input->storage, &call->waiter);
@@ -54,7 +47,7 @@ static bool waits_for_writers(struct op_call *call)
         call->patience_ms = now + (wait_ms < STORE_TTL_MAX_MS ? wait_ms : STORE_TTL_MAX_MS);
     if (!op_may_wait(call) || now >= call->patience_ms)
         return false;
-    call->waiter.wake = writers_woken;
+    call->waiter.wake = op_woken;
     if (!storage_writers_wait(call->input->storage, &call->waiter))
         return false;
     call->stop_waiting = stop_waiting_for_writers;
