@@ -65,7 +65,7 @@ static enum td_status cpu_convert(struct device *device, const struct layout *sr
     if (rows.rows > 0)
         do
             cast(from + offsets[0], row_steps[0], to + offsets[1], row_steps[1], (size_t)rows.count,
-                 saturate);
+                 saturate ? CAST_SATURATE : 0);
         while (layout_rows_next(&rows, counters, steps, 2, offsets));
     return TD_OK;
 }
@@ -84,7 +84,7 @@ static enum td_status cpu_fill(struct device *device, const struct scalar *value
     unsigned char *to = memory->data;
     if (rows.rows > 0)
         do
-            same(element, 0, to + offsets[0], row_steps[0], (size_t)rows.count, false);
+            same(element, 0, to + offsets[0], row_steps[0], (size_t)rows.count, 0);
         while (layout_rows_next(&rows, counters, steps, 1, offsets));
     return TD_OK;
 }
@@ -105,8 +105,7 @@ static void generate(chunk_fn make, const void *spec, enum td_dtype dtype, const
         int64_t left = dst->elements - first;
         size_t count = left < CHUNK ? (size_t)left : CHUNK;
         make(spec, dtype, first, count, buffer);
-        cast(buffer, (ptrdiff_t)dtype_infos[dtype].size_bytes, to + first * size, size, count,
-             false);
+        cast(buffer, (ptrdiff_t)dtype_infos[dtype].size_bytes, to + first * size, size, count, 0);
     }
 }
 
@@ -264,9 +263,9 @@ static void arithmetic_row_run(const struct arithmetic_row *row, const unsigned 
     ptrdiff_t size = (ptrdiff_t)dtype_infos[row->compute].size_bytes;
     for (int64_t first = 0; first < count; first += CHUNK) {
         size_t n = count - first < CHUNK ? (size_t)(count - first) : CHUNK;
-        row->in(from + first * from_step, from_step, buffer, size, n, false);
+        row->in(from + first * from_step, from_step, buffer, size, n, 0);
         arithmetic_run(row->compute, row->op, buffer, row->value, n);
-        row->out(buffer, size, to + first * to_step, to_step, n, false);
+        row->out(buffer, size, to + first * to_step, to_step, n, 0);
     }
 }
 

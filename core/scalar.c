@@ -37,7 +37,7 @@ void scalar_store(const struct scalar *scalar, enum td_dtype dtype, void *out)
     cast_fn cast = cast_find(kind_dtypes[scalar->kind], dtype);
 
     assert(cast);
-    cast(&scalar->c, 0, out, 0, 1, false);
+    cast(&scalar->c, 0, out, 0, 1, 0);
 }
 
 struct scalar scalar_load(enum td_dtype dtype, const void *element)
@@ -54,6 +54,6 @@ struct scalar scalar_load(enum td_dtype dtype, const void *element)
     }
     cast = cast_find(dtype, kind_dtypes[scalar.kind]);
     assert(cast);
-    cast(element, 0, &scalar.c, 0, 1, false);
+    cast(element, 0, &scalar.c, 0, 1, 0);
     return scalar;
 }

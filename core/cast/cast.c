@@ -31,8 +31,9 @@ CAST_INLINE void cast_copy(const unsigned char *restrict in, ptrdiff_t in_step_b
     }                                                                                              \
     static void cast_loop_##FROM##_##TO(const void *restrict src, ptrdiff_t src_step_bytes,        \
                                         void *restrict dst, ptrdiff_t dst_step_bytes,              \
-                                        size_t count, bool saturate)                               \
+                                        size_t count, unsigned flags)                              \
     {                                                                                              \
+        const bool saturate = flags & CAST_SATURATE;                                               \
         const ptrdiff_t in_size = (ptrdiff_t)sizeof(CAST_TYPE_##FROM);                             \
         const ptrdiff_t out_size = (ptrdiff_t)sizeof(CAST_TYPE_##TO);                              \
         const unsigned char *restrict in = src;                                                    \

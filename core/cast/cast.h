@@ -11,12 +11,15 @@
 
 #include "core/dtype.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 
-/* `saturate` concerns float8 destinations only: clamp to the largest finite value. */
+enum cast_flag {
+    CAST_SATURATE = 1, /* float8 destinations: clamp to the largest finite value */
+    CAST_STREAM = 2,   /* the whole destination is larger than the cache: not to be kept there */
+};
+
 typedef void (*cast_fn)(const void *src, ptrdiff_t src_step_bytes, void *dst,
-                        ptrdiff_t dst_step_bytes, size_t count, bool saturate);
+                        ptrdiff_t dst_step_bytes, size_t count, unsigned flags);
 
 /* The loop for a pair of dtypes. NULL only for a dtype outside the table. */
 cast_fn cast_find(enum td_dtype from, enum td_dtype to);

@@ -9,5 +9,5 @@ void cast_run(int from, int to, const void *src, void *dst, size_t count, int sa
 {
     cast_fn cast = cast_find((enum td_dtype)from, (enum td_dtype)to);
     cast(src, (ptrdiff_t)td_dtype_size(from), dst, (ptrdiff_t)td_dtype_size(to), count,
-         saturate != 0);
+         saturate ? CAST_SATURATE : 0);
 }

@@ -502,8 +502,8 @@ static void check_steps(enum td_dtype from, enum td_dtype to, ptrdiff_t in_step,
     memset(out, 0xA5, sizeof out);
     for (ptrdiff_t i = 0; i < RUN; i++)
         memcpy(packed_in + i * (ptrdiff_t)in_size, in + in_base + i * in_step, in_size);
-    cast(in + in_base, in_step, out + out_base, out_step, RUN, false);
-    cast(packed_in, (ptrdiff_t)in_size, packed_out, (ptrdiff_t)out_size, RUN, false);
+    cast(in + in_base, in_step, out + out_base, out_step, RUN, 0);
+    cast(packed_in, (ptrdiff_t)in_size, packed_out, (ptrdiff_t)out_size, RUN, 0);
     for (ptrdiff_t i = 0; i < RUN; i++) {
         unsigned char *element = out + out_base + i * out_step;
         assert_memory_equal(element, packed_out + i * (ptrdiff_t)out_size, out_size);
@@ -540,9 +540,9 @@ static void equal_dtypes_are_copied(void **state)
         ptrdiff_t size = (ptrdiff_t)rows[dtype].size;
         cast_fn cast = cast_find((enum td_dtype)dtype, (enum td_dtype)dtype);
         memset(out, 0, sizeof out);
-        cast(in, size, out, size, 256, true);
+        cast(in, size, out, size, 256, CAST_SATURATE);
         assert_memory_equal(in, out, 256 * (size_t)size);
-        cast(in + 255 * size, -size, out, size, 256, true);
+        cast(in + 255 * size, -size, out, size, 256, CAST_SATURATE);
         for (ptrdiff_t i = 0; i < 256; i++)
             assert_memory_equal(in + (255 - i) * size, out + i * size, (size_t)size);
     }
