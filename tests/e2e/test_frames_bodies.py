@@ -3,6 +3,7 @@
 Whatever the dtype and index, they are NumPy's; replies behind one come in order and whole; clients
 that leave, stop reading or are slow harm nobody; and a copy of the whole is never in memory."""
 
+import os
 import threading
 import time
 
@@ -11,7 +12,7 @@ import numpy as np
 import plain_client as plain
 import pytest
 from harness import (MIB, SMALL, Daemon, abort, client, daemon, eventually, get,  # noqa: F401
-                     ok, put, refused)  # fmt: skip
+                     ok, put, refused, used)  # fmt: skip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_client import PlainClient
@@ -264,9 +265,21 @@ def test_without_memory_for_a_block_it_is_refused_in_words():
             with daemon.unchanged():
                 fields = {"input": "x", "dtype": "int16"}
                 message = refused(client.request("get", fields), "out_of_memory")
-                assert "in use" in message
+                assert "1048576 more do not fit" in message
                 part = get(client, "x", dtype="int16", index=[slice(0, 1000)])
                 assert part == bytes(2000)
+
+
+def test_blocks_count_against_who_asked(daemon):
+    """Also those of replies that stand behind one which nobody reads."""
+    me = f"uid:{os.getuid()}"
+    with daemon.unchanged(), daemon.connect() as other:
+        before = used(other, me, "bytes")
+        with daemon.connect() as client:
+            for _ in range(20):
+                start(client, dtype="float64")
+            eventually(lambda: used(other, me, "bytes") - before == 20 * BLOCK, "all are begun")
+        eventually(lambda: used(other, me, "bytes") == before, "all are given back")
 
 
 def test_what_has_begun_is_not_refused_by_a_full_job_pool():

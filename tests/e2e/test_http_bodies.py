@@ -131,6 +131,18 @@ def test_dtype_index_and_format_in_one_get_cost_a_block(format):
             assert refused.code == "out_of_memory"
 
 
+@pytest.mark.parametrize("format", ["raw", "json"])
+def test_without_memory_for_a_block_it_is_refused_in_words(format):
+    with Daemon("--memory-limit", "32MiB", "--pool-limit", "0") as daemon:
+        with Http(daemon.http_url) as http:
+            http.op("zeros", shape=[28 * MIB], dtype="uint8", output="x")
+            http.op("zeros", shape=[7 * MIB // 2 - (1 << 18)], dtype="uint8", output="y")
+            query = {"dtype": "int16", "format": format, "values": "true"}
+            answer = http.tensor("x", **query)
+            assert answer.status == 507 and answer.code == "out_of_memory"
+            assert http.tensor("x", index=":3", **query).status == 200
+
+
 def test_more_than_four_gibibytes_stream_out_of_a_small_tensor(connection):
     connection.put("row", np.arange(1 << 10, dtype="i4"))
     connection.op("expand", input="row", shape=[5 << 20, 1 << 10], output="tall")
