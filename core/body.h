@@ -4,7 +4,7 @@
  * that are contiguous, uncast and on the cpu, are handed out whole, as they lie in memory;
  * everything else is converted block by block into one buffer, so that a whole copy is never in
  * memory. A block ends where a dimension does, and may be shorter for it; its elements are whole.
- * Tensors are held until body_destroy. Who changes one meanwhile is seen, or not, piece by piece.
+ * Tensors are held until body_destroy. A change of one meanwhile is in the pieces that follow.
  *
  *     body_create, body_add_...   what it consists of
  *     body_prepare                makes the memory that blocks need: after this only a device fails
