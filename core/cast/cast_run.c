@@ -40,10 +40,10 @@ static void move(const unsigned char *in, ptrdiff_t in_step, unsigned char *out,
 
 /* How many elements come next. The first block ends where a line of the destination does, if its
  * elements are aligned at all, so that all others are whole lines. */
-static size_t block_length(const unsigned char *dst, size_t size, size_t left)
+static size_t block_length(const unsigned char *dst, size_t in_size, size_t out_size, size_t left)
 {
-    size_t bytes = BLOCK_BYTES - (uintptr_t)dst % LINE;
-    size_t length = bytes / size;
+    size_t bytes = in_size > out_size ? BLOCK_BYTES / in_size * out_size : BLOCK_BYTES;
+    size_t length = (bytes - (uintptr_t)dst % LINE) / out_size;
     return length < left ? length : left;
 }
 
@@ -70,11 +70,10 @@ void cast_run(enum td_dtype from, enum td_dtype to, const unsigned char *src,
         return;
     }
     for (size_t length; count > 0; count -= length) {
-        length = block_length(dst, in_size > out_size ? in_size : out_size, count);
-        const unsigned char *in = src;
+        length = block_length(dst, in_size, out_size, count);
+        const unsigned char *in = src_packed ? src : gathered;
         if (!src_packed)
             move(src, src_step_bytes, gathered, (ptrdiff_t)in_size, length, in_size);
-        in = src_packed ? src : gathered;
         unsigned char *out = dst_packed && !stream ? dst : made;
         kernel(in, out, length, saturate);
         if (stream)

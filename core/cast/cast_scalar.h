@@ -348,13 +348,17 @@ CAST_TO_NARROW_FLOAT_(FLOAT8_E5M2, saturate)
 
 /* The machine's own conversions round once, to nearest; only the NaN is ours. */
 #define CAST_TO_FLOAT_(NAME, real, nan)                                                            \
+    CAST_INLINE real cast_canonical_##NAME(real value)                                             \
+    {                                                                                              \
+        return value != value ? (nan) : value;                                                     \
+    }                                                                                              \
     CAST_NARROW_(NAME, small, value)                                                               \
     CAST_NARROW_(NAME, i32, value)                                                                 \
     CAST_NARROW_(NAME, u32, value)                                                                 \
     CAST_NARROW_(NAME, i64, value)                                                                 \
     CAST_NARROW_(NAME, u64, value)                                                                 \
-    CAST_NARROW_(NAME, f32, value != value ? (nan) : (real)value)                                  \
-    CAST_NARROW_(NAME, f64, value != value ? (nan) : (real)value)                                  \
+    CAST_NARROW_(NAME, f32, cast_canonical_##NAME((real)value))                                    \
+    CAST_NARROW_(NAME, f64, cast_canonical_##NAME((real)value))                                    \
     CAST_NARROW_COMPLEX_(NAME)
 
 CAST_TO_FLOAT_(FLOAT32, float, cast_float_of_bits(CAST_NAN_FLOAT32))
