@@ -1,53 +1,280 @@
-/* cast_avx2: the kernels for processors with AVX2 and F16C. By hand: float16, which has its own
- * instructions, and floats to 64-bit integers, for which AVX2 has none. */
+/* cast_avx2: the kernels for processors with AVX2 and F16C. Most are the compiler's. Some pairs are
+ * written by hand, a step of some elements at a time, and narrow floats meet the others as float32,
+ * block by block. */
 #include "core/cast/cast_internal.h"
 #include "core/cast/cast_scalar.h"
 
 #include <immintrin.h>
 
-/* Floats on their way from one kernel to the next, in the first cache. */
-#define BLOCK 1024
+/* X(FROM, TO, elements a step): what is written by hand, as step_FROM_TO. */
+#define BY_HAND(X)                                                                                 \
+    X(FLOAT16, FLOAT32, 8)                                                                         \
+    X(BFLOAT16, FLOAT32, 8)                                                                        \
+    X(FLOAT8_E4M3FN, FLOAT32, 8)                                                                   \
+    X(FLOAT8_E5M2, FLOAT32, 8)                                                                     \
+    X(FLOAT64, FLOAT16, 8)                                                                         \
+    X(FLOAT32, FLOAT16, 16)                                                                        \
+    X(FLOAT32, BFLOAT16, 16)                                                                       \
+    X(FLOAT32, FLOAT64, 8)                                                                         \
+    X(FLOAT32, INT32, 8)                                                                           \
+    X(FLOAT32, INT64, 8)                                                                           \
+    X(FLOAT64, INT64, 4)                                                                           \
+    X(INT64, FLOAT32, 8)                                                                           \
+    X(INT64, FLOAT64, 4)
 
-static __m256 canonical(__m256 floats)
+#define LOAD_PS(in) _mm256_loadu_ps((const void *)(in))
+#define LOAD_SI(in) _mm256_loadu_si256((const void *)(in))
+#define STORE_PS(out, value) _mm256_storeu_ps((void *)(out), value)
+#define STORE_SI(out, value) _mm256_storeu_si256((void *)(out), value)
+#define SIGN_PS _mm256_set1_ps(-0.0f)
+
+/* ---- Floats ---------------------------------------------------------------------------------- */
+
+static inline __m256 nan_where(__m256 floats, __m256 mask)
 {
     const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(CAST_NAN_FLOAT32));
-    return _mm256_blendv_ps(floats, nan, _mm256_cmp_ps(floats, floats, _CMP_UNORD_Q));
+    return _mm256_blendv_ps(floats, nan, mask);
 }
 
-static void floats_of_halves(const unsigned char *restrict in, unsigned char *restrict out,
-                             size_t count)
+static inline __m256 canonical(__m256 floats)
 {
-    size_t i = 0;
-    for (; count - i >= 8; i += 8) {
-        __m128i halves = _mm_loadu_si128((const void *)(in + 2 * i));
-        _mm256_storeu_ps((void *)(out + 4 * i), canonical(_mm256_cvtph_ps(halves)));
-    }
-    for (; i < count; i++) {
-        uint16_t half;
-        memcpy(&half, in + 2 * i, sizeof half);
-        float value = cast_widen_FLOAT16(half);
-        memcpy(out + 4 * i, &value, sizeof value);
-    }
+    return nan_where(floats, _mm256_cmp_ps(floats, floats, _CMP_UNORD_Q));
 }
 
-static void halves_of_floats(const unsigned char *restrict in, unsigned char *restrict out,
-                             size_t count)
+static inline void step_FLOAT16_FLOAT32(const unsigned char *in, unsigned char *out)
 {
-    size_t i = 0;
-    for (; count - i >= 8; i += 8) {
-        __m256 floats = canonical(_mm256_loadu_ps((const void *)(in + 4 * i)));
-        _mm_storeu_si128((void *)(out + 2 * i), _mm256_cvtps_ph(floats, _MM_FROUND_TO_NEAREST_INT));
-    }
-    for (; i < count; i++) {
-        float value;
-        memcpy(&value, in + 4 * i, sizeof value);
-        uint16_t half = cast_FLOAT16_of_f32(value, false);
-        memcpy(out + 2 * i, &half, sizeof half);
+    STORE_PS(out, canonical(_mm256_cvtph_ps(_mm_loadu_si128((const void *)in))));
+}
+
+static inline void step_BFLOAT16_FLOAT32(const unsigned char *in, unsigned char *out)
+{
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)in));
+    STORE_PS(out, canonical(_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16))));
+}
+
+/* As a float16 with the same fields the number is 2^-8 times too small, and the NaN is 480. */
+static inline void step_FLOAT8_E4M3FN_FLOAT32(const unsigned char *in, unsigned char *out)
+{
+    __m128i bits = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_loadl_epi64((const void *)in)), 7);
+    __m128i halves = _mm_and_si128(bits, _mm_set1_epi16((short)0xBFFF));
+    __m256 floats = _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_set1_ps(256));
+    __m256 magnitudes = _mm256_andnot_ps(SIGN_PS, floats);
+    __m256 is_nan = _mm256_cmp_ps(magnitudes, _mm256_set1_ps(480), _CMP_EQ_OQ);
+    STORE_PS(out, nan_where(floats, is_nan));
+}
+
+/* The upper byte of a float16. */
+static inline void step_FLOAT8_E5M2_FLOAT32(const unsigned char *in, unsigned char *out)
+{
+    __m128i bytes = _mm_loadl_epi64((const void *)in);
+    __m128i halves = _mm_unpacklo_epi8(_mm_setzero_si128(), bytes);
+    STORE_PS(out, canonical(_mm256_cvtph_ps(halves)));
+}
+
+static inline void step_FLOAT32_FLOAT16(const unsigned char *in, unsigned char *out)
+{
+    __m128i low = _mm256_cvtps_ph(canonical(LOAD_PS(in)), _MM_FROUND_TO_NEAREST_INT);
+    __m128i high = _mm256_cvtps_ph(canonical(LOAD_PS(in + 32)), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128((void *)out, low);
+    _mm_storeu_si128((void *)(out + 16), high);
+}
+
+/* Four doubles as floats that round to the same float16: see short_float_of_f64. */
+static inline __m128 short_floats_of(const unsigned char *in)
+{
+    const __m256i lost = _mm256_set1_epi64x(0x1FFFFFFF);
+    __m256i bits = LOAD_SI(in);
+    __m256i carry = _mm256_add_epi64(_mm256_and_si256(bits, lost), lost);
+    __m256i odd = _mm256_andnot_si256(lost, _mm256_or_si256(bits, carry));
+    return _mm256_cvtpd_ps(_mm256_castsi256_pd(odd));
+}
+
+static inline void step_FLOAT64_FLOAT16(const unsigned char *in, unsigned char *out)
+{
+    __m256 floats = _mm256_set_m128(short_floats_of(in + 32), short_floats_of(in));
+    _mm_storeu_si128((void *)out, _mm256_cvtps_ph(canonical(floats), _MM_FROUND_TO_NEAREST_INT));
+}
+
+/* In the lower half of each element. */
+static inline __m256i bfloats_of(__m256 floats)
+{
+    __m256i bits = _mm256_castps_si256(canonical(floats));
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
+    return _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+}
+
+static inline void step_FLOAT32_BFLOAT16(const unsigned char *in, unsigned char *out)
+{
+    __m256i packed = _mm256_packus_epi32(bfloats_of(LOAD_PS(in)), bfloats_of(LOAD_PS(in + 32)));
+    STORE_SI(out, _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
+}
+
+static inline __m256d doubles_of(__m128 floats)
+{
+    const __m256d nan = _mm256_castsi256_pd(_mm256_set1_epi64x(CAST_NAN_FLOAT64));
+    __m256d doubles = _mm256_cvtps_pd(floats);
+    return _mm256_blendv_pd(doubles, nan, _mm256_cmp_pd(doubles, doubles, _CMP_UNORD_Q));
+}
+
+static inline void step_FLOAT32_FLOAT64(const unsigned char *in, unsigned char *out)
+{
+    _mm256_storeu_pd((void *)out, doubles_of(_mm_loadu_ps((const void *)in)));
+    _mm256_storeu_pd((void *)(out + 32), doubles_of(_mm_loadu_ps((const void *)(in + 16))));
+}
+
+/* ---- Integers -------------------------------------------------------------------------------- */
+
+/* The machine gives INT32_MIN for all that does not fit; its complement is INT32_MAX. */
+static inline void step_FLOAT32_INT32(const unsigned char *in, unsigned char *out)
+{
+    __m256 floats = LOAD_PS(in);
+    __m256 too_large = _mm256_cmp_ps(floats, _mm256_set1_ps(0x1p31f), _CMP_GE_OQ);
+    __m256 is_number = _mm256_cmp_ps(floats, floats, _CMP_ORD_Q);
+    __m256i integers =
+        _mm256_xor_si256(_mm256_cvttps_epi32(floats), _mm256_castps_si256(too_large));
+    STORE_SI(out, _mm256_and_si256(integers, _mm256_castps_si256(is_number)));
+}
+
+/* Four floats taken apart, for which AVX2 has no conversion: the integer is significand << left or
+ * >> right; the shift that is not meant is a huge one and gives 0. The others are masks. */
+struct apart {
+    __m256i significand, left, right, negative, too_large, nan;
+};
+
+static inline __m256i int64_of(struct apart x)
+{
+    const __m256i greatest = _mm256_set1_epi64x(INT64_MAX);
+    __m256i magnitude = _mm256_or_si256(_mm256_sllv_epi64(x.significand, x.left),
+                                        _mm256_srlv_epi64(x.significand, x.right));
+    __m256i value = _mm256_sub_epi64(_mm256_xor_si256(magnitude, x.negative), x.negative);
+    __m256i limit = _mm256_xor_si256(greatest, x.negative);
+    return _mm256_andnot_si256(x.nan, _mm256_blendv_epi8(value, limit, x.too_large));
+}
+
+static inline struct apart apart_floats(const unsigned char *in)
+{
+    const __m128i unit = _mm_set1_epi32(127 + 23);
+    __m128 floats = _mm_loadu_ps((const void *)in);
+    __m128i bits = _mm_castps_si128(floats);
+    __m128i exponent = _mm_and_si128(_mm_srli_epi32(bits, 23), _mm_set1_epi32(0xFF));
+    __m128i fraction = _mm_and_si128(bits, _mm_set1_epi32(0x7FFFFF));
+    __m128i too_large = _mm_cmpgt_epi32(exponent, _mm_set1_epi32(127 + 62));
+    __m128i nan = _mm_castps_si128(_mm_cmpunord_ps(floats, floats));
+    return (struct apart){
+        .significand = _mm256_cvtepu32_epi64(_mm_or_si128(fraction, _mm_set1_epi32(0x800000))),
+        .left = _mm256_cvtepi32_epi64(_mm_sub_epi32(exponent, unit)),
+        .right = _mm256_cvtepi32_epi64(_mm_sub_epi32(unit, exponent)),
+        .negative = _mm256_cvtepi32_epi64(_mm_srai_epi32(bits, 31)),
+        .too_large = _mm256_cvtepi32_epi64(too_large),
+        .nan = _mm256_cvtepi32_epi64(nan),
+    };
+}
+
+static inline struct apart apart_doubles(const unsigned char *in)
+{
+    const __m256i one = _mm256_set1_epi64x((int64_t)1 << 52);
+    const __m256i fraction = _mm256_set1_epi64x(((int64_t)1 << 52) - 1);
+    const __m256i unit = _mm256_set1_epi64x(1023 + 52);
+    __m256d doubles = _mm256_loadu_pd((const void *)in);
+    __m256i bits = _mm256_castpd_si256(doubles);
+    __m256i exponent = _mm256_and_si256(_mm256_srli_epi64(bits, 52), _mm256_set1_epi64x(0x7FF));
+    return (struct apart){
+        .significand = _mm256_or_si256(_mm256_and_si256(bits, fraction), one),
+        .left = _mm256_sub_epi64(exponent, unit),
+        .right = _mm256_sub_epi64(unit, exponent),
+        .negative = _mm256_cmpgt_epi64(_mm256_setzero_si256(), bits),
+        .too_large = _mm256_cmpgt_epi64(exponent, _mm256_set1_epi64x(1023 + 62)),
+        .nan = _mm256_castpd_si256(_mm256_cmp_pd(doubles, doubles, _CMP_UNORD_Q)),
+    };
+}
+
+/* By way of 32 bits where all eight fit in them, as most numbers do. */
+static inline void step_FLOAT32_INT64(const unsigned char *in, unsigned char *out)
+{
+    __m256i narrow = _mm256_cvttps_epi32(LOAD_PS(in));
+    __m256i misfits = _mm256_cmpeq_epi32(narrow, _mm256_set1_epi32(INT32_MIN));
+    if (_mm256_testz_si256(misfits, misfits)) {
+        STORE_SI(out, _mm256_cvtepi32_epi64(_mm256_castsi256_si128(narrow)));
+        STORE_SI(out + 32, _mm256_cvtepi32_epi64(_mm256_extracti128_si256(narrow, 1)));
+    } else {
+        STORE_SI(out, int64_of(apart_floats(in)));
+        STORE_SI(out + 32, int64_of(apart_floats(in + 16)));
     }
 }
 
-/* What rounds to the same float16 as the source does. */
-#define ODD_FLOATS(NAME, value)                                                                    \
+static inline void step_FLOAT64_INT64(const unsigned char *in, unsigned char *out)
+{
+    STORE_SI(out, int64_of(apart_doubles(in)));
+}
+
+static inline void step_INT64_FLOAT32(const unsigned char *in, unsigned char *out)
+{
+    __m256 first = LOAD_PS(in), second = LOAD_PS(in + 32);
+    __m256i low = _mm256_castps_si256(_mm256_shuffle_ps(first, second, _MM_SHUFFLE(2, 0, 2, 0)));
+    __m256i high = _mm256_castps_si256(_mm256_shuffle_ps(first, second, _MM_SHUFFLE(3, 1, 3, 1)));
+    __m256i misfits = _mm256_xor_si256(high, _mm256_srai_epi32(low, 31));
+    if (_mm256_testz_si256(misfits, misfits)) {
+        low = _mm256_permute4x64_epi64(low, _MM_SHUFFLE(3, 1, 2, 0));
+        STORE_PS(out, _mm256_cvtepi32_ps(low));
+        return;
+    }
+    for (size_t i = 0; i < 8; i++) {
+        int64_t value;
+        memcpy(&value, in + i * sizeof value, sizeof value);
+        float rounded = (float)value;
+        memcpy(out + i * sizeof rounded, &rounded, sizeof rounded);
+    }
+}
+
+/* Each half stands in the fraction of a double of its own, the upper one biased to be positive;
+ * their difference from what the exponents and the bias add is exact, and only the sum rounds. */
+static inline void step_INT64_FLOAT64(const unsigned char *in, unsigned char *out)
+{
+    const __m256i low_unit = _mm256_set1_epi64x(0x4330000000000000);  /* 2^52 */
+    const __m256i high_unit = _mm256_set1_epi64x(0x4530000080000000); /* 2^84 + 2^63 */
+    const __m256d both_units = _mm256_set1_pd(0x1p84 + 0x1p63 + 0x1p52);
+    __m256i integers = LOAD_SI(in);
+    __m256i low = _mm256_blend_epi32(low_unit, integers, 0x55);
+    __m256i high = _mm256_xor_si256(_mm256_srli_epi64(integers, 32), high_unit);
+    __m256d upper = _mm256_sub_pd(_mm256_castsi256_pd(high), both_units);
+    _mm256_storeu_pd((void *)out, _mm256_add_pd(upper, _mm256_castsi256_pd(low)));
+}
+
+/* ---- Kernels --------------------------------------------------------------------------------- */
+
+#define HAND_KERNEL(FROM, TO, STEP)                                                                \
+    static void hand_##FROM##_##TO(const unsigned char *restrict in, unsigned char *restrict out,  \
+                                   size_t count, bool saturate)                                    \
+    {                                                                                              \
+        CAST_TYPE_##FROM source;                                                                   \
+        CAST_TYPE_##TO target;                                                                     \
+        size_t i = 0;                                                                              \
+        for (; count - i >= (STEP); i += (STEP))                                                   \
+            step_##FROM##_##TO(in + i * sizeof source, out + i * sizeof target);                   \
+        for (; i < count; i++) {                                                                   \
+            memcpy(&source, in + i * sizeof source, sizeof source);                                \
+            target = CAST_SCALAR(FROM, TO, source, saturate);                                      \
+            memcpy(out + i * sizeof target, &target, sizeof target);                               \
+        }                                                                                          \
+    }
+BY_HAND(HAND_KERNEL)
+
+static const cast_kernels hand_kernels[TD_DTYPE_END] = {
+#define HAND_ENTRY(FROM, TO, STEP) [TD_##FROM][TD_##TO] = hand_##FROM##_##TO,
+    BY_HAND(HAND_ENTRY)};
+
+/* Doubles and wide integers as floats that round to the same float16 or float8: rounded to odd. The
+ * smallest and largest doubles, where that fails, are 0 or too large for either. */
+CAST_INLINE float short_float_of_f64(double value)
+{
+    const uint64_t lost = 0x1FFFFFFF;
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (float)cast_double_of_bits((bits | ((bits & lost) + lost)) & ~lost);
+}
+
+#define ODD_KERNEL(NAME, value)                                                                    \
     static void odd_floats_of_##NAME(const unsigned char *restrict in,                             \
                                      unsigned char *restrict out, size_t count, bool saturate)     \
     {                                                                                              \
@@ -59,103 +286,20 @@ static void halves_of_floats(const unsigned char *restrict in, unsigned char *re
             memcpy(out + i * sizeof target, &target, sizeof target);                               \
         }                                                                                          \
     }
-ODD_FLOATS(UINT32, cast_odd_float_of_u32(source))
-ODD_FLOATS(INT32, cast_odd_float_of_i32(source))
-ODD_FLOATS(UINT64, cast_odd_float_of_f64(cast_odd_double_of_u64(source)))
-ODD_FLOATS(INT64, cast_odd_float_of_f64(cast_odd_double_of_i64(source)))
-ODD_FLOATS(FLOAT64, cast_odd_float_of_f64(source))
+ODD_KERNEL(UINT32, cast_odd_float_of_u32(source))
+ODD_KERNEL(INT32, cast_odd_float_of_i32(source))
+ODD_KERNEL(UINT64, short_float_of_f64(cast_odd_double_of_u64(source)))
+ODD_KERNEL(INT64, short_float_of_f64(cast_odd_double_of_i64(source)))
+ODD_KERNEL(FLOAT64, short_float_of_f64(source))
 
-static const cast_kernel odd_floats[TD_DTYPE_END] = {
+static const cast_kernel odd_kernels[TD_DTYPE_END] = {
     [TD_UINT32] = odd_floats_of_UINT32,   [TD_INT32] = odd_floats_of_INT32,
     [TD_UINT64] = odd_floats_of_UINT64,   [TD_INT64] = odd_floats_of_INT64,
     [TD_FLOAT64] = odd_floats_of_FLOAT64,
 };
 
-/* ---- 64-bit integers ------------------------------------------------------------------------- */
-
-/* Four floats apart: the integer is significand << left or >> right, where the shift that is not
- * meant is a huge one and gives 0. The masks are whole elements. */
-struct apart {
-    __m256i significand, left, right, negative, too_large, nan;
-};
-
-static __m256i int64_of(struct apart x)
-{
-    const __m256i greatest = _mm256_set1_epi64x(INT64_MAX);
-    __m256i magnitude = _mm256_or_si256(_mm256_sllv_epi64(x.significand, x.left),
-                                        _mm256_srlv_epi64(x.significand, x.right));
-    __m256i value = _mm256_sub_epi64(_mm256_xor_si256(magnitude, x.negative), x.negative);
-    __m256i limit = _mm256_xor_si256(greatest, x.negative);
-    return _mm256_andnot_si256(x.nan, _mm256_blendv_epi8(value, limit, x.too_large));
-}
-
-static struct apart apart_floats(const unsigned char *in)
-{
-    __m128 floats = _mm_loadu_ps((const void *)in);
-    __m128i bits = _mm_castps_si128(floats);
-    __m128i exponent = _mm_and_si128(_mm_srli_epi32(bits, 23), _mm_set1_epi32(0xFF));
-    __m128i significand =
-        _mm_or_si128(_mm_and_si128(bits, _mm_set1_epi32(0x7FFFFF)), _mm_set1_epi32(0x800000));
-    __m128i left = _mm_sub_epi32(exponent, _mm_set1_epi32(127 + 23));
-    __m128i right = _mm_sub_epi32(_mm_set1_epi32(127 + 23), exponent);
-    __m128i too_large = _mm_cmpgt_epi32(exponent, _mm_set1_epi32(127 + 62));
-    __m128i nan = _mm_castps_si128(_mm_cmpunord_ps(floats, floats));
-    return (struct apart){
-        .significand = _mm256_cvtepu32_epi64(significand),
-        .left = _mm256_cvtepi32_epi64(left),
-        .right = _mm256_cvtepi32_epi64(right),
-        .negative = _mm256_cvtepi32_epi64(_mm_srai_epi32(bits, 31)),
-        .too_large = _mm256_cvtepi32_epi64(too_large),
-        .nan = _mm256_cvtepi32_epi64(nan),
-    };
-}
-
-static struct apart apart_doubles(const unsigned char *in)
-{
-    const __m256i fraction = _mm256_set1_epi64x(((int64_t)1 << 52) - 1);
-    __m256d doubles = _mm256_loadu_pd((const void *)in);
-    __m256i bits = _mm256_castpd_si256(doubles);
-    __m256i exponent = _mm256_and_si256(_mm256_srli_epi64(bits, 52), _mm256_set1_epi64x(0x7FF));
-    return (struct apart){
-        .significand =
-            _mm256_or_si256(_mm256_and_si256(bits, fraction), _mm256_set1_epi64x((int64_t)1 << 52)),
-        .left = _mm256_sub_epi64(exponent, _mm256_set1_epi64x(1023 + 52)),
-        .right = _mm256_sub_epi64(_mm256_set1_epi64x(1023 + 52), exponent),
-        .negative = _mm256_cmpgt_epi64(_mm256_setzero_si256(), bits),
-        .too_large = _mm256_cmpgt_epi64(exponent, _mm256_set1_epi64x(1023 + 62)),
-        .nan = _mm256_castpd_si256(_mm256_cmp_pd(doubles, doubles, _CMP_UNORD_Q)),
-    };
-}
-
-static void int64s_of_floats(const unsigned char *restrict in, unsigned char *restrict out,
-                             size_t count)
-{
-    size_t i = 0;
-    for (; count - i >= 4; i += 4)
-        _mm256_storeu_si256((void *)(out + 8 * i), int64_of(apart_floats(in + 4 * i)));
-    for (; i < count; i++) {
-        float value;
-        memcpy(&value, in + 4 * i, sizeof value);
-        int64_t integer = cast_INT64_of_f32(value, false);
-        memcpy(out + 8 * i, &integer, sizeof integer);
-    }
-}
-
-static void int64s_of_doubles(const unsigned char *restrict in, unsigned char *restrict out,
-                              size_t count)
-{
-    size_t i = 0;
-    for (; count - i >= 4; i += 4)
-        _mm256_storeu_si256((void *)(out + 8 * i), int64_of(apart_doubles(in + 8 * i)));
-    for (; i < count; i++) {
-        double value;
-        memcpy(&value, in + 8 * i, sizeof value);
-        int64_t integer = cast_INT64_of_f64(value, false);
-        memcpy(out + 8 * i, &integer, sizeof integer);
-    }
-}
-
-/* ---- By hand, or by way of floats ------------------------------------------------------------ */
+/* Floats on their way from one kernel to the next, in the first cache. */
+#define BLOCK 1024
 
 struct way {
     cast_kernel to_floats, from_floats;
@@ -175,34 +319,39 @@ static void by_way_of_floats(struct way way, const unsigned char *in, unsigned c
     }
 }
 
-#define CAST_KERNELS cast_kernels_avx2
-#define CAST_BY_HAND(FROM, TO)                                                                     \
-    by_hand(TD_##FROM, sizeof(CAST_TYPE_##FROM), TD_##TO, sizeof(CAST_TYPE_##TO), in, out, count,  \
-            saturate)
+CAST_INLINE bool is_narrow(enum td_dtype dtype)
+{
+    return dtype == TD_FLOAT16 || dtype == TD_BFLOAT16 || dtype == TD_FLOAT8_E4M3FN ||
+           dtype == TD_FLOAT8_E5M2;
+}
+
+/* bfloat16 reaches as far as float32 and needs its smallest and largest exactly. */
+CAST_INLINE bool goes_by_way_of_floats(enum td_dtype from, enum td_dtype to)
+{
+    bool is_complex = from == TD_COMPLEX64 || from == TD_COMPLEX128;
+    if (from == TD_FLOAT32 || to == TD_FLOAT32 || is_complex)
+        return false;
+    return is_narrow(from) || (is_narrow(to) && (to != TD_BFLOAT16 || !odd_kernels[from]));
+}
 
 /* The dtypes and sizes are constants at every call. */
 CAST_INLINE bool by_hand(enum td_dtype from, size_t in_size, enum td_dtype to, size_t out_size,
                          const unsigned char *in, unsigned char *out, size_t count, bool saturate)
 {
-    const bool is_complex = from == TD_COMPLEX64 || from == TD_COMPLEX128;
-    const bool is_narrow = from == TD_FLOAT16 || from == TD_BFLOAT16 || from == TD_FLOAT8_E4M3FN ||
-                           from == TD_FLOAT8_E5M2;
-    if (from == TD_FLOAT16 && to == TD_FLOAT32)
-        floats_of_halves(in, out, count);
-    else if (from == TD_FLOAT32 && to == TD_FLOAT16)
-        halves_of_floats(in, out, count);
-    else if (from == TD_FLOAT32 && to == TD_INT64)
-        int64s_of_floats(in, out, count);
-    else if (from == TD_FLOAT64 && to == TD_INT64)
-        int64s_of_doubles(in, out, count);
-    else if (from == TD_FLOAT16 || (to == TD_FLOAT16 && !is_complex) ||
-             (is_narrow && to == TD_INT64)) {
-        cast_kernel odd = to == TD_FLOAT16 ? odd_floats[from] : NULL;
-        const struct way way = {odd ? odd : cast_kernels_avx2[from][TD_FLOAT32],
-                                cast_kernels_avx2[TD_FLOAT32][to], in_size, out_size};
-        by_way_of_floats(way, in, out, count, saturate);
-    } else
+    if (hand_kernels[from][to])
+        hand_kernels[from][to](in, out, count, saturate);
+    else if (goes_by_way_of_floats(from, to))
+        by_way_of_floats((struct way){odd_kernels[from] ? odd_kernels[from]
+                                                        : cast_kernels_avx2[from][TD_FLOAT32],
+                                      cast_kernels_avx2[TD_FLOAT32][to], in_size, out_size},
+                         in, out, count, saturate);
+    else
         return false;
     return true;
 }
+
+#define CAST_KERNELS cast_kernels_avx2
+#define CAST_BY_HAND(FROM, TO)                                                                     \
+    by_hand(TD_##FROM, sizeof(CAST_TYPE_##FROM), TD_##TO, sizeof(CAST_TYPE_##TO), in, out, count,  \
+            saturate)
 #include "core/cast/cast_kernels.h"
