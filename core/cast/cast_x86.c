@@ -2,7 +2,7 @@
 #include "core/cast/cast_internal.h"
 
 #include <cpuid.h>
-#include <emmintrin.h>
+#include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 

@@ -325,8 +325,8 @@ def test_can_cast_as_numpy(casting):
 
 
 def test_can_cast_of_ml_dtypes():
-    """NumPy asks ml_dtypes, which calls bytes safe in float8 and float8 unsafe in float16. Here safe
-    is what keeps every value, and same_kind goes by the kinds as everywhere."""
+    """NumPy asks ml_dtypes, which calls bytes safe in float8, and float8 unsafe in float16. Here
+    safe is what keeps every value, and same_kind goes by the kinds as everywhere."""
     kinds = "buifc"
     for start, to in PAIRS:
         if not {start, to} & set(ML_DTYPES):

@@ -86,7 +86,8 @@ def test_part_of_all_floats(to, saturate):
     edges = [1 << bit for bit in range(16)]
     lower = sorted({(edge + d) % 65536 for edge in edges + [0, 0x5555] for d in (-1, 0, 1)})
     upper = np.arange(65536, dtype=np.uint32) << 16
-    check_floats((upper[:, None] | np.array(lower, np.uint32)).ravel().view(np.float32), to, saturate)
+    source = upper[:, None] | np.array(lower, np.uint32)
+    check_floats(source.ravel().view(np.float32), to, saturate)
 
 
 def all_floats():
@@ -118,9 +119,11 @@ def runs(draw):
     """A pair of dtypes, a count, flags, and for each side a step and a misalignment in bytes."""
     start, to = draw(st.sampled_from(NAMES)), draw(st.sampled_from(NAMES))
     count = draw(st.one_of(st.integers(0, 70), st.integers(500, 5000)))
-    step = lambda name: st.one_of(  # noqa: E731
-        st.just(DTYPES[name].itemsize),
-        st.integers(DTYPES[name].itemsize, 40).flatmap(lambda s: st.sampled_from([s, -s])))  # fmt: skip
+
+    def step(name):
+        size = DTYPES[name].itemsize
+        return st.one_of(st.just(size), st.integers(size, 40), st.integers(-40, -size))
+
     in_step = draw(st.one_of(step(start), st.just(0)))
     shifts = draw(st.integers(0, 64)), draw(st.integers(0, 64))
     flags = draw(st.integers(0, 3))
@@ -138,7 +141,8 @@ def elements(start, count, seed):
     random = np.random.default_rng(seed)
     dtype = DTYPES[start]
     if seed % 2 and dtype.kind in "fc":
-        return (random.standard_normal(count) * 2.0 ** random.integers(-20, 40, count)).astype(dtype)
+        numbers = random.standard_normal(count) * 2.0 ** random.integers(-20, 40, count)
+        return numbers.astype(dtype)
     return random.integers(0, 256, count * dtype.itemsize, dtype=np.uint8).view(dtype)
 
 

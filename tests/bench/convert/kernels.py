@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The kernels of core/cast beside PyTorch's copy_, NumPy's copyto and memcpy, one thread, call by call.
+"""The kernels of core/cast beside PyTorch's copy_ and memcpy, one thread, call by call.
 
     kernels.py                     the pairs that matter, 128 KiB and 64 MiB of source, every path
     kernels.py --all               all 17 x 17 pairs
