@@ -13,9 +13,9 @@
     X(FLOAT8_E4M3FN, FLOAT32, 8)                                                                   \
     X(FLOAT8_E5M2, FLOAT32, 8)                                                                     \
     X(FLOAT64, FLOAT16, 8)                                                                         \
-    X(FLOAT32, FLOAT16, 16)                                                                        \
+    X(FLOAT32, FLOAT16, 8)                                                                         \
     X(FLOAT32, BFLOAT16, 16)                                                                       \
-    X(FLOAT32, FLOAT64, 8)                                                                         \
+    X(FLOAT32, FLOAT64, 4)                                                                         \
     X(FLOAT32, INT32, 8)                                                                           \
     X(FLOAT32, INT64, 8)                                                                           \
     X(FLOAT64, INT64, 4)                                                                           \
@@ -73,10 +73,8 @@ static inline void step_FLOAT8_E5M2_FLOAT32(const unsigned char *in, unsigned ch
 
 static inline void step_FLOAT32_FLOAT16(const unsigned char *in, unsigned char *out)
 {
-    __m128i low = _mm256_cvtps_ph(canonical(LOAD_PS(in)), _MM_FROUND_TO_NEAREST_INT);
-    __m128i high = _mm256_cvtps_ph(canonical(LOAD_PS(in + 32)), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128((void *)out, low);
-    _mm_storeu_si128((void *)(out + 16), high);
+    __m256 floats = canonical(LOAD_PS(in));
+    _mm_storeu_si128((void *)out, _mm256_cvtps_ph(floats, _MM_FROUND_TO_NEAREST_INT));
 }
 
 /* Four doubles as floats that round to the same float16: see short_float_of_f64. */
@@ -110,17 +108,12 @@ static inline void step_FLOAT32_BFLOAT16(const unsigned char *in, unsigned char 
     STORE_SI(out, _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
 }
 
-static inline __m256d doubles_of(__m128 floats)
-{
-    const __m256d nan = _mm256_castsi256_pd(_mm256_set1_epi64x(CAST_NAN_FLOAT64));
-    __m256d doubles = _mm256_cvtps_pd(floats);
-    return _mm256_blendv_pd(doubles, nan, _mm256_cmp_pd(doubles, doubles, _CMP_UNORD_Q));
-}
-
 static inline void step_FLOAT32_FLOAT64(const unsigned char *in, unsigned char *out)
 {
-    _mm256_storeu_pd((void *)out, doubles_of(_mm_loadu_ps((const void *)in)));
-    _mm256_storeu_pd((void *)(out + 32), doubles_of(_mm_loadu_ps((const void *)(in + 16))));
+    const __m256d nan = _mm256_castsi256_pd(_mm256_set1_epi64x(CAST_NAN_FLOAT64));
+    __m256d doubles = _mm256_cvtps_pd(_mm_loadu_ps((const void *)in));
+    __m256d is_nan = _mm256_cmp_pd(doubles, doubles, _CMP_UNORD_Q);
+    _mm256_storeu_pd((void *)out, _mm256_blendv_pd(doubles, nan, is_nan));
 }
 
 /* ---- Integers -------------------------------------------------------------------------------- */
@@ -250,8 +243,11 @@ static inline void step_INT64_FLOAT64(const unsigned char *in, unsigned char *ou
         CAST_TYPE_##FROM source;                                                                   \
         CAST_TYPE_##TO target;                                                                     \
         size_t i = 0;                                                                              \
-        for (; count - i >= (STEP); i += (STEP))                                                   \
+        for (; count - i >= 2 * (STEP); i += 2 * (STEP)) { /* unrolled */                          \
             step_##FROM##_##TO(in + i * sizeof source, out + i * sizeof target);                   \
+            step_##FROM##_##TO(in + (i + (STEP)) * sizeof source,                                  \
+                               out + (i + (STEP)) * sizeof target);                                \
+        }                                                                                          \
         for (; i < count; i++) {                                                                   \
             memcpy(&source, in + i * sizeof source, sizeof source);                                \
             target = CAST_SCALAR(FROM, TO, source, saturate);                                      \

@@ -8,7 +8,8 @@
     kernels.py --smoke             a few seconds, no figures worth reading
 
 TENSORD_CAST_LIB is the library of tests/semantics/cast_shim.c. A line is a pair, a size and a path:
-medians in GB/s of bytes read and written, and the medians of the ratios of neighbouring calls.
+medians in GB/s of bytes read and written, and the medians of the ratios of neighbouring calls. What
+a call of one element takes, in Python or in PyTorch's dispatch, is taken off each side's times.
 """
 
 import argparse
@@ -68,29 +69,33 @@ def timed(call, repeats):
     return (time.perf_counter() - begin) / repeats
 
 
-def measure(lib, start, to, size, rounds, flags):
-    """Medians of seconds: {path or peer: s}, and of each path's ratio to copy_ and memcpy."""
-    dtype = getattr(torch, start)
-    source = sample(start, size // dtype.itemsize)
-    out = torch.zeros(source.numel(), dtype=getattr(torch, to))
-    traffic = source.numel() * (dtype.itemsize + out.dtype.itemsize)
-    other = torch.zeros(traffic // 2, dtype=torch.uint8)
-    bytes_ = torch.ones(traffic // 2, dtype=torch.uint8)
+def calls_of(lib, paths, start, to, count, flags):
+    """What to time, by name, and the bytes that each of them reads and writes."""
+    source = sample(start, count)
+    out = torch.zeros(count, dtype=getattr(torch, to))
+    traffic = count * (source.element_size() + out.element_size())
+    from_, to_ = (torch.ones(traffic // 2, dtype=torch.uint8) for _ in range(2))
     numbers = NAMES.index(start) + 1, NAMES.index(to) + 1
-    at = source.data_ptr(), out.data_ptr(), source.numel(), flags
-    calls = {"copy_": lambda: out.copy_(source),
-             "memcpy": lambda: ctypes.memmove(other.data_ptr(), bytes_.data_ptr(), traffic // 2)}
-    for path in measure.paths:
-        calls[path] = lambda: lib.cast_run_packed(*numbers, *at)
+    at = source.data_ptr(), out.data_ptr(), count, flags
+    calls = dict.fromkeys(paths, lambda: lib.cast_run_packed(*numbers, *at))
+    calls["copy_"] = lambda: out.copy_(source)
+    calls["memcpy"] = lambda: ctypes.memmove(to_.data_ptr(), from_.data_ptr(), traffic // 2)
+    return calls, traffic
+
+
+def measure(lib, paths, start, to, size, rounds, flags):
+    """Seconds of each path and peer, in `rounds` turns."""
+    calls, traffic = calls_of(lib, paths, start, to, size // getattr(torch, start).itemsize, flags)
+    least, _ = calls_of(lib, paths, start, to, 1, flags)
     repeats = max(1, 4 * MIB // size)
     times = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
-            if name in measure.paths:
+            if name in paths:
                 lib.cast_use(name.encode())
-            seconds = timed(call, repeats)
-            if turn:
-                times[name].append(seconds)
+            seconds = timed(call, repeats) - timed(least[name], repeats)
+            if turn:  # the first one warms up
+                times[name].append(max(seconds, 1e-9))
     return times, traffic
 
 
@@ -111,7 +116,7 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     lib = library()
-    measure.paths = [arguments.path] if arguments.path else paths_of(lib)
+    paths = [arguments.path] if arguments.path else paths_of(lib)
     pairs = [f"{a}-{b}" for a in NAMES for b in NAMES] if arguments.all else PAIRS
     pairs = arguments.only.split(",") if arguments.only else pairs
     sizes = [(128 * KIB, 15, 0), (64 * MIB, 5, STREAM)]
@@ -122,8 +127,8 @@ def main():
     for pair in pairs:
         start, to = (SHORT.get(name, name) for name in pair.split("-"))
         for size, rounds, flags in sizes:
-            times, traffic = measure(lib, start, to, size, rounds, flags)
-            for path in measure.paths:
+            times, traffic = measure(lib, paths, start, to, size, rounds, flags)
+            for path in paths:
                 (own, copy, memory), (to_copy, to_memcpy) = line(times, traffic, path)
                 print(f"{start + ' ' + to:28}{size // KIB:6}Ki  {path:8}{own:7.1f}{copy:7.1f}"
                       f"{memory:8.1f}{to_copy:9.2f}{to_memcpy:10.2f}")  # fmt: skip
