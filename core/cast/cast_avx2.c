@@ -16,7 +16,12 @@
     X(FLOAT32, FLOAT16, 8)                                                                         \
     X(FLOAT32, BFLOAT16, 16)                                                                       \
     X(FLOAT32, FLOAT64, 4)                                                                         \
+    X(FLOAT32, INT16, 16)                                                                          \
+    X(FLOAT32, UINT16, 16)                                                                         \
+    X(FLOAT32, INT8, 32)                                                                           \
+    X(FLOAT32, UINT8, 32)                                                                          \
     X(FLOAT32, INT32, 8)                                                                           \
+    X(FLOAT64, INT32, 4)                                                                           \
     X(FLOAT32, INT64, 8)                                                                           \
     X(FLOAT64, INT64, 4)                                                                           \
     X(INT64, FLOAT32, 8)                                                                           \
@@ -127,6 +132,62 @@ static inline void step_FLOAT32_INT32(const unsigned char *in, unsigned char *ou
     __m256i integers =
         _mm256_xor_si256(_mm256_cvttps_epi32(floats), _mm256_castps_si256(too_large));
     STORE_SI(out, _mm256_and_si256(integers, _mm256_castps_si256(is_number)));
+}
+
+/* Eight floats as integers from `least` to `greatest`, which are exact as floats. */
+static inline __m256i clamped(const unsigned char *in, float least, float greatest)
+{
+    __m256 floats = LOAD_PS(in);
+    __m256 is_number = _mm256_cmp_ps(floats, floats, _CMP_ORD_Q);
+    __m256 inside =
+        _mm256_min_ps(_mm256_max_ps(floats, _mm256_set1_ps(least)), _mm256_set1_ps(greatest));
+    return _mm256_cvttps_epi32(_mm256_and_ps(inside, is_number));
+}
+
+static inline void step_FLOAT32_INT16(const unsigned char *in, unsigned char *out)
+{
+    __m256i packed = _mm256_packs_epi32(clamped(in, INT16_MIN, INT16_MAX),
+                                        clamped(in + 32, INT16_MIN, INT16_MAX));
+    STORE_SI(out, _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
+}
+
+static inline void step_FLOAT32_UINT16(const unsigned char *in, unsigned char *out)
+{
+    __m256i packed =
+        _mm256_packus_epi32(clamped(in, 0, UINT16_MAX), clamped(in + 32, 0, UINT16_MAX));
+    STORE_SI(out, _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
+}
+
+/* Packing works within halves of a vector, and leaves groups of four bytes in this order. */
+static inline __m256i ordered_bytes(__m256i packed)
+{
+    return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+static inline void step_FLOAT32_INT8(const unsigned char *in, unsigned char *out)
+{
+    __m256i low =
+        _mm256_packs_epi32(clamped(in, INT8_MIN, INT8_MAX), clamped(in + 32, INT8_MIN, INT8_MAX));
+    __m256i high = _mm256_packs_epi32(clamped(in + 64, INT8_MIN, INT8_MAX),
+                                      clamped(in + 96, INT8_MIN, INT8_MAX));
+    STORE_SI(out, ordered_bytes(_mm256_packs_epi16(low, high)));
+}
+
+static inline void step_FLOAT32_UINT8(const unsigned char *in, unsigned char *out)
+{
+    __m256i low = _mm256_packs_epi32(clamped(in, 0, UINT8_MAX), clamped(in + 32, 0, UINT8_MAX));
+    __m256i high =
+        _mm256_packs_epi32(clamped(in + 64, 0, UINT8_MAX), clamped(in + 96, 0, UINT8_MAX));
+    STORE_SI(out, ordered_bytes(_mm256_packus_epi16(low, high)));
+}
+
+static inline void step_FLOAT64_INT32(const unsigned char *in, unsigned char *out)
+{
+    __m256d doubles = _mm256_loadu_pd((const void *)in);
+    __m256d is_number = _mm256_cmp_pd(doubles, doubles, _CMP_ORD_Q);
+    __m256d inside =
+        _mm256_min_pd(_mm256_max_pd(doubles, _mm256_set1_pd(INT32_MIN)), _mm256_set1_pd(INT32_MAX));
+    _mm_storeu_si128((void *)out, _mm256_cvttpd_epi32(_mm256_and_pd(inside, is_number)));
 }
 
 /* Four floats taken apart, for which AVX2 has no conversion: the integer is significand << left or
@@ -287,6 +348,8 @@ ODD_KERNEL(INT32, cast_odd_float_of_i32(source))
 ODD_KERNEL(UINT64, short_float_of_f64(cast_odd_double_of_u64(source)))
 ODD_KERNEL(INT64, short_float_of_f64(cast_odd_double_of_i64(source)))
 ODD_KERNEL(FLOAT64, short_float_of_f64(source))
+#define CAST_TYPE_WIDE_FLOAT64 double
+ODD_KERNEL(WIDE_FLOAT64, cast_odd_float_of_f64(source))
 
 static const cast_kernel odd_kernels[TD_DTYPE_END] = {
     [TD_UINT32] = odd_floats_of_UINT32,   [TD_INT32] = odd_floats_of_INT32,
@@ -321,13 +384,20 @@ CAST_INLINE bool is_narrow(enum td_dtype dtype)
            dtype == TD_FLOAT8_E5M2;
 }
 
-/* bfloat16 reaches as far as float32 and needs its smallest and largest exactly. */
 CAST_INLINE bool goes_by_way_of_floats(enum td_dtype from, enum td_dtype to)
 {
     bool is_complex = from == TD_COMPLEX64 || from == TD_COMPLEX128;
     if (from == TD_FLOAT32 || to == TD_FLOAT32 || is_complex)
         return false;
-    return is_narrow(from) || (is_narrow(to) && (to != TD_BFLOAT16 || !odd_kernels[from]));
+    return is_narrow(from) || is_narrow(to);
+}
+
+/* bfloat16 reaches as far as float32 and needs the smallest doubles as they are. */
+CAST_INLINE cast_kernel to_floats(enum td_dtype from, enum td_dtype to)
+{
+    if (!is_narrow(to) || !odd_kernels[from])
+        return cast_kernels_avx2[from][TD_FLOAT32];
+    return from == TD_FLOAT64 && to == TD_BFLOAT16 ? odd_floats_of_WIDE_FLOAT64 : odd_kernels[from];
 }
 
 /* The dtypes and sizes are constants at every call. */
@@ -337,10 +407,9 @@ CAST_INLINE bool by_hand(enum td_dtype from, size_t in_size, enum td_dtype to, s
     if (hand_kernels[from][to])
         hand_kernels[from][to](in, out, count, saturate);
     else if (goes_by_way_of_floats(from, to))
-        by_way_of_floats((struct way){odd_kernels[from] ? odd_kernels[from]
-                                                        : cast_kernels_avx2[from][TD_FLOAT32],
-                                      cast_kernels_avx2[TD_FLOAT32][to], in_size, out_size},
-                         in, out, count, saturate);
+        by_way_of_floats(
+            (struct way){to_floats(from, to), cast_kernels_avx2[TD_FLOAT32][to], in_size, out_size},
+            in, out, count, saturate);
     else
         return false;
     return true;
