@@ -140,6 +140,29 @@ static void streaming(void **state)
     for_all_pairs_and_paths(check_streaming);
 }
 
+/* Elements apart or backwards, more than a block of them. */
+static void check_steps(int from, int to)
+{
+    const ptrdiff_t count = LONG_LENGTH / 3, in_size = size_of(from), out_size = size_of(to);
+    const ptrdiff_t in_step = 2 * in_size + 1, out_step = -2 * out_size;
+    unsigned char *last = got + SPACE - ELEMENT_MAX;
+    for (ptrdiff_t i = 0; i < count; i++)
+        memcpy(source + i * in_step, random_bytes + i * in_size, (size_t)in_size);
+    cast_find((enum td_dtype)from, (enum td_dtype)to)(source, in_step, last, out_step,
+                                                      (size_t)count, CAST_SATURATE | CAST_STREAM);
+    for (ptrdiff_t i = 0; i < count; i++)
+        assert_memory_equal(last + i * out_step, wanted + GUARD + i * out_size, (size_t)out_size);
+    cast_find((enum td_dtype)from, (enum td_dtype)to)(source, in_step, got, out_size, (size_t)count,
+                                                      CAST_SATURATE | CAST_STREAM);
+    assert_memory_equal(got, wanted + GUARD, (size_t)(count * out_size));
+}
+
+static void steps_over_blocks(void **state)
+{
+    (void)state;
+    for_all_pairs_and_paths(check_steps);
+}
+
 /* The source ends where the memory does. */
 static unsigned char *memory_end;
 
@@ -200,9 +223,13 @@ int main(int argc, char **argv)
     if (argc > 1) /* as the last test asks */
         return strcmp(cast_path_name(), argv[1]) != 0;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_length),     cmocka_unit_test(every_alignment),
-        cmocka_unit_test(streaming),        cmocka_unit_test(nothing_is_read_past_the_end),
-        cmocka_unit_test(paths_have_names), cmocka_unit_test(the_environment_forces_a_path),
+        cmocka_unit_test(every_length),
+        cmocka_unit_test(every_alignment),
+        cmocka_unit_test(streaming),
+        cmocka_unit_test(steps_over_blocks),
+        cmocka_unit_test(nothing_is_read_past_the_end),
+        cmocka_unit_test(paths_have_names),
+        cmocka_unit_test(the_environment_forces_a_path),
     };
     return cmocka_run_group_tests_name("cast paths", tests, fill_random, NULL);
 }
