@@ -22,7 +22,7 @@
 enum cast_flag {
     CAST_SATURATE = 1, /* float8 destinations: clamp to the largest finite value */
     /* The whole destination is larger than the cache: not to be kept there. It is written past the
-     * cache where the machine can and the elements are packed. */
+     * cache where the machine can and a run of packed elements is long enough. */
     CAST_STREAM = 2,
 };
 

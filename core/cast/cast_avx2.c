@@ -1,6 +1,6 @@
 /* cast_avx2: the kernels for processors with AVX2 and F16C. Most are the compiler's. Some pairs are
- * written by hand, a step of some elements at a time, and narrow floats meet the others as float32,
- * block by block. */
+ * written by hand, a step of some elements at a time; narrow floats become others, and others
+ * narrow floats, by way of float32, block by block. */
 #include "core/cast/cast_internal.h"
 #include "core/cast/cast_scalar.h"
 
@@ -309,6 +309,8 @@ static inline void step_INT64_FLOAT64(const unsigned char *in, unsigned char *ou
             step_##FROM##_##TO(in + (i + (STEP)) * sizeof source,                                  \
                                out + (i + (STEP)) * sizeof target);                                \
         }                                                                                          \
+        for (; count - i >= (STEP); i += (STEP))                                                   \
+            step_##FROM##_##TO(in + i * sizeof source, out + i * sizeof target);                   \
         for (; i < count; i++) {                                                                   \
             memcpy(&source, in + i * sizeof source, sizeof source);                                \
             target = CAST_SCALAR(FROM, TO, source, saturate);                                      \

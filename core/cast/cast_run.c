@@ -54,7 +54,9 @@ void cast_run(enum td_dtype from, enum td_dtype to, const unsigned char *src,
     const size_t in_size = dtype_infos[from].size_bytes, out_size = dtype_infos[to].size_bytes;
     const bool src_packed = src_step_bytes == (ptrdiff_t)in_size;
     const bool dst_packed = dst_step_bytes == (ptrdiff_t)out_size;
-    const bool stream = (flags & CAST_STREAM) && dst_packed;
+    /* The fence costs a short run more than it gains. */
+    const bool is_long = count >= BLOCK_BYTES / out_size;
+    const bool stream = (flags & CAST_STREAM) && dst_packed && is_long;
     const bool saturate = flags & CAST_SATURATE;
     cast_kernel kernel = cast_path_kernels()[from][to];
     _Alignas(LINE) unsigned char gathered[BLOCK_BYTES], made[BLOCK_BYTES];
