@@ -1,4 +1,5 @@
 /* tensord: reads its options, opens the engine and the doors, and waits to be told to stop. */
+#include "core/cast/cast.h"
 #include "server/frame.h"
 #include "server/http.h"
 #include "server/listener.h"
@@ -200,9 +201,10 @@ static void announce(const struct daemon *daemon)
         if (doors[i].fd >= 0)
             snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s://%s",
                      *text ? ", " : "", doors[i].scheme, doors[i].address);
-    log_line(LOG_INFO, "tensord " TENSORD_VERSION " is ready: %s; %llu MiB for tensors; %s", text,
-             (unsigned long long)(daemon->options.memory_limit >> 20),
-             daemon->token.length ? "clients need the token" : "no token is needed");
+    log_line(
+        LOG_INFO, "tensord " TENSORD_VERSION " is ready: %s; %llu MiB for tensors; %s; %s casts",
+        text, (unsigned long long)(daemon->options.memory_limit >> 20),
+        daemon->token.length ? "clients need the token" : "no token is needed", cast_path_name());
     service_ready(text);
 }
 

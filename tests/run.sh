@@ -265,6 +265,9 @@ stage_bench() {
   install_package || return 1
   # shellcheck disable=SC2086
   try "benchmarks of sharing" "$venv/bin/python" tests/bench/share/run.py ${how:+--smoke}
+  # shellcheck disable=SC2086
+  try "benchmarks of casts" env TENSORD_CAST_LIB=build/release/tests/semantics/cast_shim.so \
+    "$venv/bin/python" tests/bench/convert/kernels.py ${how:+--smoke}
 }
 
 # run_stage NAME: in a process of its own, so that its limit ends it and all it started

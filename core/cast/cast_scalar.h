@@ -298,37 +298,60 @@ CAST_TRUTH_(c128, value.re != 0 || value.im != 0)
 
 /* Truncates what fits and replaces the rest, in this order, so that no conversion is undefined and
  * no branch is needed. `least` and `greatest` + 1 are powers of two (or 0), exact in a float; what
- * lies between -1 and an unsigned type's 0 is 0 either way. `via` is what the machine converts
- * to. */
-#define CAST_TRUNCATE_(NAME, carrier, real, via, least, greatest)                                  \
+ * lies between -1 and an unsigned type's 0 is 0 either way. */
+#define CAST_TRUNCATE_(NAME, carrier, real, least, greatest)                                       \
     CAST_INLINE CAST_TYPE_##NAME cast_##NAME##_of_##carrier(real value, bool saturate)             \
     {                                                                                              \
         const real low = (real)(least);                                                            \
         const real end = (real)2 * (real)((greatest) / 2 + 1);                                     \
         real inside = value >= low && value < end ? value : (real)0;                               \
-        CAST_TYPE_##NAME result = (CAST_TYPE_##NAME)(via)inside;                                   \
+        CAST_TYPE_##NAME result = (CAST_TYPE_##NAME)inside;                                        \
         (void)saturate;                                                                            \
         result = value >= end ? (greatest) : result;                                               \
         return value < low ? (least) : result;                                                     \
     }
-#define CAST_TO_INTEGER_(NAME, via, least, greatest)                                               \
+/* The same where `real` holds both limits exactly. */
+#define CAST_CLAMP_(NAME, carrier, real, least, greatest)                                          \
+    CAST_INLINE CAST_TYPE_##NAME cast_##NAME##_of_##carrier(real value, bool saturate)             \
+    {                                                                                              \
+        real inside = value > (real)(least) ? value : (real)(least);                               \
+        inside = inside < (real)(greatest) ? inside : (real)(greatest);                            \
+        (void)saturate;                                                                            \
+        return (CAST_TYPE_##NAME)(value != value ? 0 : (int32_t)inside);                           \
+    }
+#define CAST_TO_INTEGER_(NAME)                                                                     \
     CAST_NARROW_(NAME, small, value)                                                               \
     CAST_NARROW_(NAME, i32, value)                                                                 \
     CAST_NARROW_(NAME, u32, value)                                                                 \
     CAST_NARROW_(NAME, i64, value)                                                                 \
     CAST_NARROW_(NAME, u64, value)                                                                 \
-    CAST_TRUNCATE_(NAME, f32, float, via, least, greatest)                                         \
-    CAST_TRUNCATE_(NAME, f64, double, via, least, greatest)                                        \
     CAST_NARROW_COMPLEX_(NAME)
 
-CAST_TO_INTEGER_(UINT8, int32_t, 0, UINT8_MAX)
-CAST_TO_INTEGER_(INT8, int32_t, INT8_MIN, INT8_MAX)
-CAST_TO_INTEGER_(UINT16, int32_t, 0, UINT16_MAX)
-CAST_TO_INTEGER_(INT16, int32_t, INT16_MIN, INT16_MAX)
-CAST_TO_INTEGER_(UINT32, uint32_t, 0, UINT32_MAX)
-CAST_TO_INTEGER_(INT32, int32_t, INT32_MIN, INT32_MAX)
-CAST_TO_INTEGER_(UINT64, uint64_t, 0, UINT64_MAX)
-CAST_TO_INTEGER_(INT64, int64_t, INT64_MIN, INT64_MAX)
+CAST_CLAMP_(UINT8, f32, float, 0, UINT8_MAX)
+CAST_CLAMP_(UINT8, f64, double, 0, UINT8_MAX)
+CAST_CLAMP_(INT8, f32, float, INT8_MIN, INT8_MAX)
+CAST_CLAMP_(INT8, f64, double, INT8_MIN, INT8_MAX)
+CAST_CLAMP_(UINT16, f32, float, 0, UINT16_MAX)
+CAST_CLAMP_(UINT16, f64, double, 0, UINT16_MAX)
+CAST_CLAMP_(INT16, f32, float, INT16_MIN, INT16_MAX)
+CAST_CLAMP_(INT16, f64, double, INT16_MIN, INT16_MAX)
+CAST_TRUNCATE_(INT32, f32, float, INT32_MIN, INT32_MAX)
+CAST_CLAMP_(INT32, f64, double, INT32_MIN, INT32_MAX)
+CAST_TRUNCATE_(UINT32, f32, float, 0, UINT32_MAX)
+CAST_TRUNCATE_(UINT32, f64, double, 0, UINT32_MAX)
+CAST_TRUNCATE_(INT64, f32, float, INT64_MIN, INT64_MAX)
+CAST_TRUNCATE_(INT64, f64, double, INT64_MIN, INT64_MAX)
+CAST_TRUNCATE_(UINT64, f32, float, 0, UINT64_MAX)
+CAST_TRUNCATE_(UINT64, f64, double, 0, UINT64_MAX)
+
+CAST_TO_INTEGER_(UINT8)
+CAST_TO_INTEGER_(INT8)
+CAST_TO_INTEGER_(UINT16)
+CAST_TO_INTEGER_(INT16)
+CAST_TO_INTEGER_(UINT32)
+CAST_TO_INTEGER_(INT32)
+CAST_TO_INTEGER_(UINT64)
+CAST_TO_INTEGER_(INT64)
 
 /* `clamp` is whether overflow gives the largest finite value. */
 #define CAST_TO_NARROW_FLOAT_(NAME, clamp)                                                         \
@@ -348,13 +371,17 @@ CAST_TO_NARROW_FLOAT_(FLOAT8_E5M2, saturate)
 
 /* The machine's own conversions round once, to nearest; only the NaN is ours. */
 #define CAST_TO_FLOAT_(NAME, real, nan)                                                            \
+    CAST_INLINE real cast_canonical_##NAME(real value)                                             \
+    {                                                                                              \
+        return value != value ? (nan) : value;                                                     \
+    }                                                                                              \
     CAST_NARROW_(NAME, small, value)                                                               \
     CAST_NARROW_(NAME, i32, value)                                                                 \
     CAST_NARROW_(NAME, u32, value)                                                                 \
     CAST_NARROW_(NAME, i64, value)                                                                 \
     CAST_NARROW_(NAME, u64, value)                                                                 \
-    CAST_NARROW_(NAME, f32, value != value ? (nan) : (real)value)                                  \
-    CAST_NARROW_(NAME, f64, value != value ? (nan) : (real)value)                                  \
+    CAST_NARROW_(NAME, f32, cast_canonical_##NAME((real)value))                                    \
+    CAST_NARROW_(NAME, f64, cast_canonical_##NAME((real)value))                                    \
     CAST_NARROW_COMPLEX_(NAME)
 
 CAST_TO_FLOAT_(FLOAT32, float, cast_float_of_bits(CAST_NAN_FLOAT32))

@@ -27,9 +27,9 @@ VOCABULARY_HEADERS = {"scalar.h", "utf8.h"}
 STANDARD_C = """assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp
     signal stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath
     threads time uchar wchar wctype""".split()
-POSIX = """byteswap dirent dlfcn endian execinfo fcntl features fnmatch getopt glob grp immintrin
-    libgen malloc poll pthread pwd regex sched semaphore spawn strings sysexits syslog termios
-    unistd""".split()
+POSIX = """byteswap cpuid dirent dlfcn endian execinfo fcntl features fnmatch getopt
+    glob grp immintrin libgen malloc poll pthread pwd regex sched semaphore spawn
+    strings sysexits syslog termios unistd""".split()
 LIBC = {name + ".h" for name in STANDARD_C + POSIX}
 SOCKETS = re.compile(r"sys/(socket|un)\.h|netinet/.*|arpa/.*|netdb\.h|net/.*|ifaddrs\.h")
 KERNEL = re.compile(r"(sys|linux|asm|bits)/.*")

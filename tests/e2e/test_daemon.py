@@ -526,3 +526,9 @@ def test_stopping_under_load():
     assert not any(thread.is_alive() for thread in threads)
     daemon.wait()
     assert not failures, failures
+
+
+def test_the_path_of_casts_is_said_and_can_be_forced():
+    for path, said in [("plain", "plain"), ("nonsense", "(plain|avx2)")]:
+        with Daemon(*SMALL, env={"TENSORD_CAST_PATH": path}) as daemon:
+            assert re.search(f"is ready: .*; {said} casts\n", daemon.log()), daemon.log()

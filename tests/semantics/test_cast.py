@@ -1,7 +1,7 @@
 """Casts against NumPy, ml_dtypes, PyTorch and exact fractions.
 
-TENSORD_CAST_LIB is the path of a shared library made of cast_shim.c, core/cast/*.c, core/scalar.c,
-core/dtype.c and core/status.c.
+Every cast here is made on every path, packed and streaming, with the same bytes; test_cast_paths.py
+has the other ways.
 
 Where tensord differs from the libraries, by design (each has its test below):
 
@@ -16,36 +16,20 @@ Where tensord differs from the libraries, by design (each has its test below):
 * A NaN becomes the one canonical NaN of its type; the libraries keep signs and payloads.
 """
 
-import ctypes
-import os
 from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from casting import DTYPES, NAMES, NARROW, NUMBERS, bits, cast, every_value, library
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-LIBRARY = os.environ.get("TENSORD_CAST_LIB")
-if not LIBRARY:
-    pytest.skip("TENSORD_CAST_LIB (path of the cast library) is not set", allow_module_level=True)
 
 # NumPy and PyTorch warn of overflow, NaN and dropped imaginary parts: the cases meant here.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-cast_run = ctypes.CDLL(LIBRARY).cast_run
-cast_run.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
-                     ctypes.c_size_t, ctypes.c_int]
-cast_run.restype = None
-
-# In the order of TD_DTYPES, which is that of their numbers, from 1.
-NAMES = ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
-         "float16", "bfloat16", "float32", "float64", "complex64", "complex128",
-         "float8_e4m3fn", "float8_e5m2"]
-NARROW = ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 INTEGERS = [name for name in NAMES if "int" in name]
-DTYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in NAMES}
 assert all(torch.empty(0, dtype=getattr(torch, n)).element_size() == DTYPES[n].itemsize
            for n in NAMES)
 
@@ -61,23 +45,11 @@ FORMATS = {
 }
 
 
-def cast(source, to, saturate=False):
-    source = np.ascontiguousarray(source)
-    out = np.empty(source.shape, DTYPES[to])
-    start = NAMES.index(source.dtype.name) + 1
-    cast_run(start, NAMES.index(to) + 1, source.ctypes.data, out.ctypes.data, source.size, saturate)
-    return out
-
-
 def torch_cast(source, to):
     """PyTorch's answer, its bytes carried through uint8, which both libraries know."""
     tensor = torch.from_numpy(np.ascontiguousarray(source).view(np.uint8))
     tensor = tensor.view(getattr(torch, source.dtype.name)).to(getattr(torch, to))
     return tensor.view(torch.uint8).numpy().view(DTYPES[to])
-
-
-def bits(array):
-    return array.view(f"u{array.dtype.itemsize}")
 
 
 def parts(array):
@@ -120,7 +92,7 @@ def values(name):
     if name == "bool":
         return np.array([False, True])
     if dtype.itemsize <= 2:
-        return np.arange(256 ** dtype.itemsize, dtype=f"u{dtype.itemsize}").view(dtype)
+        return every_value(name)
     raw = random.integers(0, 256, 50000 * dtype.itemsize, dtype=np.uint8).view(dtype)
     if dtype.kind in "iu":
         shifts = random.integers(0, 8 * dtype.itemsize, raw.size).astype(dtype)
@@ -333,3 +305,37 @@ def test_nan_is_canonical(start):
     assert (bits(cast(source, start)) == bits(source)).all()  # a copy keeps its bits
     pairs = cast(source, "complex128")
     assert (bits(pairs.real.copy()) == FORMATS["float64"][4]).all() and (pairs.imag == 0).all()
+
+
+# ---- What counts as safe ----------------------------------------------------------------------
+
+ML_DTYPES = ["bfloat16", "float8_e4m3fn", "float8_e5m2"]
+
+
+def can_cast(start, to, casting):
+    return bool(library.can_cast(NUMBERS[start], NUMBERS[to], casting == "safe"))
+
+
+@pytest.mark.parametrize("casting", ["safe", "same_kind"])
+def test_can_cast_as_numpy(casting):
+    own = [name for name in NAMES if name not in ML_DTYPES]
+    for start in own:
+        for to in own:
+            assert can_cast(start, to, casting) == np.can_cast(start, to, casting), (start, to)
+
+
+def test_can_cast_of_ml_dtypes():
+    """NumPy asks ml_dtypes, which calls bytes safe in float8, and float8 unsafe in float16. Here
+    safe is what keeps every value, and same_kind goes by the kinds as everywhere."""
+    kinds = "buifc"
+    for start, to in PAIRS:
+        if not {start, to} & set(ML_DTYPES):
+            continue
+        source = values(start)
+        with_nan = parts(source) != parts(source)
+        kept = parts(cast(cast(source, to), start))
+        kept = bool(np.all((bits(kept) == bits(parts(source))) | with_nan))
+        assert can_cast(start, to, "safe") == kept, (start, to)
+        kind_of = {name: "f" if name in ML_DTYPES else DTYPES[name].kind for name in (start, to)}
+        upwards = kinds.index(kind_of[start]) <= kinds.index(kind_of[to])
+        assert can_cast(start, to, "same_kind") == upwards, (start, to)

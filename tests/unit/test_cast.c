@@ -560,5 +560,14 @@ int main(void)
         cmocka_unit_test(steps_and_alignment),
         cmocka_unit_test(equal_dtypes_are_copied),
     };
-    return cmocka_run_group_tests_name("cast", tests, make_small_values, NULL);
+    int failures = 0;
+    const char *path = NULL;
+    for (size_t i = 0; (path = cast_path_at(i)) != NULL; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "cast %s", path);
+        if (!cast_path_set(path))
+            return 1;
+        failures += cmocka_run_group_tests_name(name, tests, make_small_values, NULL);
+    }
+    return failures;
 }
