@@ -1,0 +1,387 @@
+#include "core/convert.h"
+
+#include "core/transpose.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* What a row is gathered, cast and scattered through, and a tile transposed in: half of the
+ * smallest first-level caches there are. */
+#define BUFFER_BYTES 16384
+#define LINE_BYTES 64
+#define ELEMENT_BYTES_MAX 16
+
+static int64_t size_of(enum td_dtype dtype)
+{
+    return (int64_t)dtype_infos[dtype].size_bytes;
+}
+
+static int64_t magnitude(int64_t step)
+{
+    return step < 0 ? -step : step;
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Destinations from this size on are written past the cache: they would not stay in it, and what is
+ * there would have to go. */
+static int64_t stream_bytes(void)
+{
+    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return cache > 0 ? cache / 2 : INT64_C(8) << 20;
+}
+
+/* ---- the plan ---- */
+
+static void insert_dim(struct convert_plan *plan, int at, int64_t size, int64_t in_step,
+                       int64_t out_step)
+{
+    size_t moved = (size_t)(plan->rank - at) * sizeof plan->sizes[0];
+    memmove(&plan->sizes[at + 1], &plan->sizes[at], moved);
+    memmove(&plan->in_steps[at + 1], &plan->in_steps[at], moved);
+    memmove(&plan->out_steps[at + 1], &plan->out_steps[at], moved);
+    plan->sizes[at] = size;
+    plan->in_steps[at] = in_step;
+    plan->out_steps[at] = out_step;
+    plan->rank++;
+}
+
+static void remove_dim(struct convert_plan *plan, int at)
+{
+    size_t moved = (size_t)(--plan->rank - at) * sizeof plan->sizes[0];
+    memmove(&plan->sizes[at], &plan->sizes[at + 1], moved);
+    memmove(&plan->in_steps[at], &plan->in_steps[at + 1], moved);
+    memmove(&plan->out_steps[at], &plan->out_steps[at + 1], moved);
+}
+
+/* Walks a dimension from its other end. */
+static void flip_dim(struct convert_plan *plan, int at)
+{
+    int64_t last = plan->sizes[at] - 1;
+    plan->in_offset += plan->in_steps[at] * last;
+    plan->out_offset += plan->out_steps[at] * last;
+    plan->in_steps[at] = -plan->in_steps[at];
+    plan->out_steps[at] = -plan->out_steps[at];
+}
+
+/* The dimensions that are counted, the largest steps of the destination first, then of the source.
+ */
+static void sort_dims(const struct layout *src, const struct layout *dst, struct convert_plan *plan)
+{
+    for (int d = 0; d < dst->rank; d++) {
+        int64_t in_step = src->strides[d] * size_of(src->dtype);
+        int64_t out_step = dst->strides[d] * size_of(dst->dtype);
+        int at = plan->rank;
+        if (dst->shape[d] == 1)
+            continue;
+        for (; at > 0; at--) {
+            int64_t above = magnitude(plan->out_steps[at - 1]), own = magnitude(out_step);
+            if (above > own ||
+                (above == own && magnitude(plan->in_steps[at - 1]) >= magnitude(in_step)))
+                break;
+        }
+        insert_dim(plan, at, dst->shape[d], in_step, out_step);
+    }
+}
+
+static void merge_dims(struct convert_plan *plan)
+{
+    for (int d = plan->rank - 2; d >= 0; d--) {
+        int64_t size = plan->sizes[d + 1];
+        if (plan->in_steps[d] != plan->in_steps[d + 1] * size ||
+            plan->out_steps[d] != plan->out_steps[d + 1] * size)
+            continue;
+        plan->sizes[d + 1] *= plan->sizes[d];
+        remove_dim(plan, d);
+    }
+}
+
+/* Copied elements are bytes: a few of them behind one another are one that is larger. */
+static void widen_elements(struct convert_plan *plan)
+{
+    static const enum td_dtype by_size[ELEMENT_BYTES_MAX + 1] = {
+        [1] = TD_UINT8, [2] = TD_UINT16, [4] = TD_UINT32, [8] = TD_UINT64, [16] = TD_COMPLEX128,
+    };
+    int last = plan->rank - 1;
+    int64_t size = size_of(plan->in_dtype);
+    if (last > 0 && plan->in_steps[last] == size && plan->out_steps[last] == size &&
+        plan->sizes[last] <= ELEMENT_BYTES_MAX / size && by_size[plan->sizes[last] * size]) {
+        size *= plan->sizes[last];
+        remove_dim(plan, last);
+    }
+    plan->in_dtype = plan->out_dtype = by_size[size];
+}
+
+/* The dimension along which the source's steps are smallest, if they are smaller than along the
+ * last one; else -1. */
+static int source_dim(const struct convert_plan *plan)
+{
+    int best = plan->rank - 1;
+    for (int d = plan->rank - 2; d >= 0; d--)
+        if (plan->in_steps[d] != 0 &&
+            magnitude(plan->in_steps[d]) < magnitude(plan->in_steps[best]))
+            best = d;
+    return best == plan->rank - 1 ? -1 : best;
+}
+
+static void choose_way(struct convert_plan *plan)
+{
+    int last = plan->rank - 1, other = source_dim(plan);
+    plan->way = CONVERT_ROWS;
+    if (other < 0)
+        return;
+    int64_t size = plan->sizes[other], in_step = plan->in_steps[other];
+    int64_t out_step = plan->out_steps[other];
+    remove_dim(plan, other);
+    insert_dim(plan, last - 1, size, in_step, out_step);
+    if (in_step < 0)
+        flip_dim(plan, last - 1);
+    bool whole = plan->in_steps[last - 1] == size_of(plan->in_dtype) &&
+                 plan->out_steps[last] == size_of(plan->out_dtype);
+    plan->way = whole ? CONVERT_TILES : CONVERT_BLOCKS;
+}
+
+void convert_plan(const struct layout *src, const struct layout *dst, unsigned flags,
+                  struct convert_plan *out)
+{
+    *out = (struct convert_plan){
+        .in_offset = src->offset_bytes,
+        .out_offset = dst->offset_bytes,
+        .in_dtype = src->dtype,
+        .out_dtype = dst->dtype,
+        .flags = flags,
+    };
+    if (dst->elements * size_of(dst->dtype) >= stream_bytes())
+        out->flags |= CAST_STREAM;
+    if (dst->elements > 0)
+        sort_dims(src, dst, out);
+    for (int d = 0; d < out->rank; d++)
+        if (out->out_steps[d] < 0)
+            flip_dim(out, d);
+    merge_dims(out);
+    if (src->dtype == dst->dtype)
+        widen_elements(out);
+    if (out->rank == 0)
+        insert_dim(out, 0, dst->elements, size_of(out->in_dtype), size_of(out->out_dtype));
+    choose_way(out);
+}
+
+/* ---- rows ---- */
+
+struct work {
+    const struct convert_plan *plan;
+    int64_t in_size, out_size;
+    cast_fn cast;
+    cast_fn copy_in, copy_out; /* elements of the source's and of the destination's size */
+    transpose_fn transpose;
+};
+
+struct row {
+    const unsigned char *in;
+    unsigned char *out;
+    int64_t in_step, out_step, count;
+};
+
+/* The same element again and again: cast once, repeated in a buffer, and copied from there. */
+static void fill_row(const struct work *work, const struct row *row)
+{
+    _Alignas(LINE_BYTES) unsigned char pattern[BUFFER_BYTES / 4];
+    int64_t size = work->out_size;
+    int64_t most = smaller((int64_t)sizeof pattern / size, row->count);
+    work->cast(row->in, 0, pattern, size, 1, work->plan->flags);
+    for (int64_t have = 1; have < most; have *= 2)
+        memcpy(pattern + have * size, pattern, (size_t)(smaller(have, most - have) * size));
+    for (int64_t i = 0; i < row->count; i += most)
+        work->copy_out(pattern, size, row->out + i * row->out_step, row->out_step,
+                       (size_t)smaller(most, row->count - i), work->plan->flags);
+}
+
+/* With gaps: casts are fast without, so that elements are gathered and scattered on the way. */
+static void cast_row(const struct work *work, const struct row *row)
+{
+    _Alignas(LINE_BYTES) unsigned char gathered[BUFFER_BYTES / 4], made[BUFFER_BYTES / 4];
+    const int64_t most = (int64_t)sizeof gathered / ELEMENT_BYTES_MAX;
+    bool gather = row->in_step != work->in_size, scatter = row->out_step != work->out_size;
+    unsigned flags = scatter ? work->plan->flags & ~(unsigned)CAST_STREAM : work->plan->flags;
+    for (int64_t i = 0; i < row->count; i += most) {
+        size_t count = (size_t)smaller(most, row->count - i);
+        const unsigned char *in = row->in + i * row->in_step;
+        unsigned char *out = row->out + i * row->out_step;
+        if (gather)
+            work->copy_in(in, row->in_step, gathered, work->in_size, count, 0);
+        work->cast(gather ? gathered : in, work->in_size, scatter ? made : out, work->out_size,
+                   count, flags);
+        if (scatter)
+            work->copy_out(made, work->out_size, out, row->out_step, count, 0);
+    }
+}
+
+static void convert_row(const struct work *work, const struct row *row)
+{
+    bool gaps = row->in_step != work->in_size || row->out_step != work->out_size;
+    if (row->in_step == 0 && row->count > 1)
+        fill_row(work, row);
+    else if (gaps && row->count > 1 && work->plan->in_dtype != work->plan->out_dtype)
+        cast_row(work, row);
+    else
+        work->cast(row->in, row->in_step, row->out, row->out_step, (size_t)row->count,
+                   work->plan->flags);
+}
+
+/* ---- tiles ---- */
+
+/* How many positions of the last but one dimension and of the last one a tile has. */
+struct tile {
+    int64_t rows, count;
+};
+
+/* A line of the source's, and as many of the destination's as the buffer holds; more if a dimension
+ * is too small for that. */
+static struct tile tile_of(const struct work *work)
+{
+    const struct convert_plan *plan = work->plan;
+    const int64_t *sizes = &plan->sizes[plan->rank - 2];
+    int64_t most = (BUFFER_BYTES - LINE_BYTES * LINE_BYTES) / work->in_size;
+    struct tile tile;
+    tile.rows = smaller(sizes[0], LINE_BYTES / work->in_size);
+    tile.count = smaller(sizes[1], most / tile.rows);
+    tile.rows = smaller(sizes[0], most / tile.count);
+    return tile;
+}
+
+static void convert_tile(const struct work *work, struct tile tile, const unsigned char *in,
+                         unsigned char *out)
+{
+    _Alignas(LINE_BYTES) unsigned char buffer[BUFFER_BYTES];
+    const struct convert_plan *plan = work->plan;
+    int last = plan->rank - 1;
+    int64_t out_step = plan->out_steps[last - 1];
+    /* Without gaps between its rows the tile is a single run of the destination's. */
+    bool one_run = out_step == tile.count * work->out_size;
+    int64_t pitch = tile.count * work->in_size + (one_run ? 0 : LINE_BYTES);
+    work->transpose(in, plan->in_steps[last], buffer, pitch, (size_t)tile.count, (size_t)tile.rows);
+    if (one_run)
+        work->cast(buffer, work->in_size, out, work->out_size, (size_t)(tile.rows * tile.count),
+                   plan->flags);
+    else
+        for (int64_t i = 0; i < tile.rows; i++)
+            work->cast(buffer + i * pitch, work->in_size, out + i * out_step, work->out_size,
+                       (size_t)tile.count, plan->flags);
+}
+
+static void convert_block(const struct work *work, struct tile tile, const unsigned char *in,
+                          unsigned char *out)
+{
+    const struct convert_plan *plan = work->plan;
+    int last = plan->rank - 1;
+    struct row row = {in, out, plan->in_steps[last], plan->out_steps[last], tile.count};
+    for (int64_t i = 0; i < tile.rows; i++) {
+        convert_row(work, &row);
+        row.in += plan->in_steps[last - 1];
+        row.out += plan->out_steps[last - 1];
+    }
+}
+
+/* The last two dimensions, tile by tile: along the source's first, whose pages are then at hand. */
+static void convert_plane(const struct work *work, const unsigned char *in, unsigned char *out)
+{
+    const struct convert_plan *plan = work->plan;
+    int last = plan->rank - 1;
+    const struct tile whole = tile_of(work);
+    for (int64_t b = 0; b < plan->sizes[last]; b += whole.count)
+        for (int64_t a = 0; a < plan->sizes[last - 1]; a += whole.rows) {
+            struct tile tile = {smaller(whole.rows, plan->sizes[last - 1] - a),
+                                smaller(whole.count, plan->sizes[last] - b)};
+            (plan->way == CONVERT_TILES ? convert_tile : convert_block)(
+                work, tile, in + a * plan->in_steps[last - 1] + b * plan->in_steps[last],
+                out + a * plan->out_steps[last - 1] + b * plan->out_steps[last]);
+        }
+}
+
+/* ---- all of it ---- */
+
+/* Moves on to the next position of the first `rank` dimensions; false after the last one. */
+static bool next(const struct convert_plan *plan, int rank, int64_t *counters,
+                 const unsigned char **in, unsigned char **out)
+{
+    for (int d = rank - 1; d >= 0; d--) {
+        *in += plan->in_steps[d];
+        *out += plan->out_steps[d];
+        if (++counters[d] < plan->sizes[d])
+            return true;
+        counters[d] = 0;
+        *in -= plan->in_steps[d] * plan->sizes[d];
+        *out -= plan->out_steps[d] * plan->sizes[d];
+    }
+    return false;
+}
+
+void convert_run(const struct convert_plan *plan, const void *from, void *to)
+{
+    const struct work work = {
+        .plan = plan,
+        .in_size = size_of(plan->in_dtype),
+        .out_size = size_of(plan->out_dtype),
+        .cast = cast_find(plan->in_dtype, plan->out_dtype),
+        .copy_in = cast_find(plan->in_dtype, plan->in_dtype),
+        .copy_out = cast_find(plan->out_dtype, plan->out_dtype),
+        .transpose = transpose_find((size_t)size_of(plan->in_dtype)),
+    };
+    const unsigned char *in = (const unsigned char *)from + plan->in_offset;
+    unsigned char *out = (unsigned char *)to + plan->out_offset;
+    int64_t counters[RANK_MAX] = {0};
+    int last = plan->rank - 1;
+    if (plan->sizes[last] == 0)
+        return;
+    if (plan->way == CONVERT_ROWS)
+        do
+            convert_row(&work, &(struct row){in, out, plan->in_steps[last], plan->out_steps[last],
+                                             plan->sizes[last]});
+        while (next(plan, last, counters, &in, &out));
+    else
+        do
+            convert_plane(&work, in, out);
+        while (next(plan, last - 1, counters, &in, &out));
+}
+
+/* The dimension that is cut: the outermost that has enough positions for all parts to be alike. */
+static int cut_dim(const struct convert_plan *plan, int64_t parts)
+{
+    int largest = 0;
+    for (int d = 0; d < plan->rank; d++) {
+        if (plan->sizes[d] >= 4 * parts)
+            return d;
+        if (plan->sizes[d] > plan->sizes[largest])
+            largest = d;
+    }
+    return largest;
+}
+
+void convert_part(const struct convert_plan *whole, int64_t part, int64_t parts,
+                  struct convert_plan *out)
+{
+    int d = cut_dim(whole, parts);
+    /* Within rows and tiles at their lines' ends, more or less. */
+    int64_t grain = d >= whole->rank - 2 && whole->sizes[d] > parts * LINE_BYTES ? LINE_BYTES : 1;
+    int64_t grains = (whole->sizes[d] + grain - 1) / grain;
+    int64_t begin = smaller(grains * part / parts * grain, whole->sizes[d]);
+    int64_t end = smaller(grains * (part + 1) / parts * grain, whole->sizes[d]);
+    *out = *whole;
+    out->sizes[d] = end - begin;
+    out->in_offset += begin * whole->in_steps[d];
+    out->out_offset += begin * whole->out_steps[d];
+    if (end == begin)
+        out->sizes[out->rank - 1] = 0;
+}
+
+void convert(struct job_pool *pool, const struct layout *src, const void *in,
+             const struct layout *dst, void *out, bool saturate)
+{
+    struct convert_plan plan;
+    (void)pool;
+    convert_plan(src, dst, saturate ? CAST_SATURATE : 0, &plan);
+    convert_run(&plan, in, out);
+}
