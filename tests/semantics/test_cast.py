@@ -34,7 +34,7 @@ if not LIBRARY:
 # NumPy and PyTorch warn of overflow, NaN and dropped imaginary parts: the cases meant here.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-cast_run = ctypes.CDLL(LIBRARY).cast_run
+cast_run = ctypes.CDLL(LIBRARY).cast_run_packed
 cast_run.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
                      ctypes.c_size_t, ctypes.c_int]
 cast_run.restype = None
