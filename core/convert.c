@@ -1,13 +1,12 @@
 #include "core/convert.h"
 
+#include "core/cast/cast_internal.h"
+#include "core/parallel.h"
 #include "core/transpose.h"
 
 #include <string.h>
 #include <unistd.h>
 
-/* What a row is gathered, cast and scattered through, and a tile transposed in: half of the
- * smallest first-level caches there are. */
-#define BUFFER_BYTES 16384
 #define LINE_BYTES 64
 #define ELEMENT_BYTES_MAX 16
 
@@ -27,11 +26,13 @@ static int64_t smaller(int64_t a, int64_t b)
 }
 
 /* Destinations from this size on are written past the cache: they would not stay in it, and what is
- * there would have to go. */
+ * there would have to go. Where a cache is larger it is shared by many. */
+#define STREAM_BYTES_MAX (INT64_C(32) << 20)
+
 static int64_t stream_bytes(void)
 {
-    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return cache > 0 ? cache / 2 : INT64_C(8) << 20;
+    int64_t cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return cache > 0 ? smaller(cache, STREAM_BYTES_MAX) : STREAM_BYTES_MAX / 4;
 }
 
 /* ---- the plan ---- */
@@ -174,8 +175,7 @@ void convert_plan(const struct layout *src, const struct layout *dst, unsigned f
 struct work {
     const struct convert_plan *plan;
     int64_t in_size, out_size;
-    cast_fn cast;
-    cast_fn copy_in, copy_out; /* elements of the source's and of the destination's size */
+    cast_fn cast, copy; /* copy: elements of the destination's size */
     transpose_fn transpose;
 };
 
@@ -185,91 +185,92 @@ struct row {
     int64_t in_step, out_step, count;
 };
 
-/* The same element again and again: cast once, repeated in a buffer, and copied from there. */
-static void fill_row(const struct work *work, const struct row *row)
+/* Without gaps. Casts that write past the cache wait for memory at their end, which only long rows
+ * can afford; short ones do it once, when all is done. */
+static void convert_packed(const struct work *work, const unsigned char *in, unsigned char *out,
+                           int64_t count)
 {
-    _Alignas(LINE_BYTES) unsigned char pattern[BUFFER_BYTES / 4];
-    int64_t size = work->out_size;
-    int64_t most = smaller((int64_t)sizeof pattern / size, row->count);
-    work->cast(row->in, 0, pattern, size, 1, work->plan->flags);
-    for (int64_t have = 1; have < most; have *= 2)
-        memcpy(pattern + have * size, pattern, (size_t)(smaller(have, most - have) * size));
-    for (int64_t i = 0; i < row->count; i += most)
-        work->copy_out(pattern, size, row->out + i * row->out_step, row->out_step,
-                       (size_t)smaller(most, row->count - i), work->plan->flags);
-}
-
-/* With gaps: casts are fast without, so that elements are gathered and scattered on the way. */
-static void cast_row(const struct work *work, const struct row *row)
-{
-    _Alignas(LINE_BYTES) unsigned char gathered[BUFFER_BYTES / 4], made[BUFFER_BYTES / 4];
-    const int64_t most = (int64_t)sizeof gathered / ELEMENT_BYTES_MAX;
-    bool gather = row->in_step != work->in_size, scatter = row->out_step != work->out_size;
-    unsigned flags = scatter ? work->plan->flags & ~(unsigned)CAST_STREAM : work->plan->flags;
-    for (int64_t i = 0; i < row->count; i += most) {
-        size_t count = (size_t)smaller(most, row->count - i);
-        const unsigned char *in = row->in + i * row->in_step;
-        unsigned char *out = row->out + i * row->out_step;
-        if (gather)
-            work->copy_in(in, row->in_step, gathered, work->in_size, count, 0);
-        work->cast(gather ? gathered : in, work->in_size, scatter ? made : out, work->out_size,
-                   count, flags);
-        if (scatter)
-            work->copy_out(made, work->out_size, out, row->out_step, count, 0);
+    _Alignas(LINE_BYTES) unsigned char made[4096];
+    const struct convert_plan *plan = work->plan;
+    unsigned flags = plan->flags & ~(unsigned)CAST_STREAM;
+    size_t size = (size_t)(count * work->out_size);
+    bool same = plan->in_dtype == plan->out_dtype;
+    if (flags == plan->flags || size < 2 * LINE_BYTES) {
+        work->cast(in, work->in_size, out, work->out_size, (size_t)count, flags);
+    } else if (same) {
+        cast_stream(out, in, size);
+    } else if (size <= sizeof made) {
+        work->cast(in, work->in_size, made, work->out_size, (size_t)count, flags);
+        cast_stream(out, made, size);
+    } else {
+        work->cast(in, work->in_size, out, work->out_size, (size_t)count, plan->flags);
     }
 }
 
 static void convert_row(const struct work *work, const struct row *row)
 {
-    bool gaps = row->in_step != work->in_size || row->out_step != work->out_size;
-    if (row->in_step == 0 && row->count > 1)
-        fill_row(work, row);
-    else if (gaps && row->count > 1 && work->plan->in_dtype != work->plan->out_dtype)
-        cast_row(work, row);
-    else
-        work->cast(row->in, row->in_step, row->out, row->out_step, (size_t)row->count,
-                   work->plan->flags);
+    _Alignas(ELEMENT_BYTES_MAX) unsigned char element[ELEMENT_BYTES_MAX];
+    const unsigned char *in = row->in;
+    if (row->in_step == work->in_size && row->out_step == work->out_size) {
+        convert_packed(work, in, row->out, row->count);
+        return;
+    }
+    cast_fn run = work->cast;
+    if (row->in_step == 0) { /* cast once, then copied */
+        work->cast(in, 0, element, 0, 1, work->plan->flags);
+        in = element;
+        run = work->copy;
+    }
+    run(in, row->in_step, row->out, row->out_step, (size_t)row->count, work->plan->flags);
 }
 
 /* ---- tiles ---- */
 
-/* How many positions of the last but one dimension and of the last one a tile has. */
+/* Positions of the last but one dimension and of the last one. */
 struct tile {
     int64_t rows, count;
 };
 
-/* A line of the source's, and as many of the destination's as the buffer holds; more if a dimension
- * is too small for that. */
+/* Measured: 512 bytes of each of the source's rows are read at the pace of a stream, and 256 of
+ * each of the destination's written so; with fewer, or more than the second cache holds, it takes
+ * up to twice the time. A dimension that is smaller leaves its share to the other. */
+#define TILE_ROW_BYTES 512
+#define TILE_ROWS_MAX 256
+#define TILE_COUNT_BYTES 256
+#define TILE_BYTES (TILE_ROWS_MAX * (TILE_COUNT_BYTES + LINE_BYTES))
+
 static struct tile tile_of(const struct work *work)
 {
     const struct convert_plan *plan = work->plan;
     const int64_t *sizes = &plan->sizes[plan->rank - 2];
-    int64_t most = (BUFFER_BYTES - LINE_BYTES * LINE_BYTES) / work->in_size;
-    struct tile tile;
-    tile.rows = smaller(sizes[0], LINE_BYTES / work->in_size);
-    tile.count = smaller(sizes[1], most / tile.rows);
-    tile.rows = smaller(sizes[0], most / tile.count);
+    int64_t rows = smaller(TILE_ROW_BYTES / work->in_size, TILE_ROWS_MAX);
+    int64_t count = TILE_COUNT_BYTES / work->in_size, area = rows * count;
+    struct tile tile = {smaller(sizes[0], rows), smaller(sizes[1], count)};
+    if (sizes[0] < rows)
+        tile.count = smaller(sizes[1], area / sizes[0]);
+    if (sizes[1] < count)
+        tile.rows = smaller(sizes[0], area / sizes[1]);
     return tile;
 }
 
 static void convert_tile(const struct work *work, struct tile tile, const unsigned char *in,
                          unsigned char *out)
 {
-    _Alignas(LINE_BYTES) unsigned char buffer[BUFFER_BYTES];
+    _Alignas(LINE_BYTES) unsigned char buffer[TILE_BYTES];
     const struct convert_plan *plan = work->plan;
     int last = plan->rank - 1;
-    int64_t out_step = plan->out_steps[last - 1];
-    /* Without gaps between its rows the tile is a single run of the destination's. */
+    int64_t out_step = plan->out_steps[last - 1], size = tile.count * work->in_size;
+    /* Without gaps between its rows the tile is a single run of the destination's. Else they lie
+     * apart in the buffer, too, for powers of two would fall into the same sets of the cache. */
     bool one_run = out_step == tile.count * work->out_size;
-    int64_t pitch = tile.count * work->in_size + (one_run ? 0 : LINE_BYTES);
+    int64_t pitch = one_run || tile.rows > TILE_ROWS_MAX ? size : size + LINE_BYTES;
     work->transpose(in, plan->in_steps[last], buffer, pitch, (size_t)tile.count, (size_t)tile.rows);
-    if (one_run)
-        work->cast(buffer, work->in_size, out, work->out_size, (size_t)(tile.rows * tile.count),
-                   plan->flags);
-    else
-        for (int64_t i = 0; i < tile.rows; i++)
-            work->cast(buffer + i * pitch, work->in_size, out + i * out_step, work->out_size,
-                       (size_t)tile.count, plan->flags);
+    if (one_run) {
+        convert_packed(work, buffer, out, tile.rows * tile.count);
+        return;
+    }
+    for (int64_t i = 0; i < tile.rows; i++)
+        convert_packed(work, buffer + i * pitch, out + i * out_step, tile.count);
 }
 
 static void convert_block(const struct work *work, struct tile tile, const unsigned char *in,
@@ -285,14 +286,14 @@ static void convert_block(const struct work *work, struct tile tile, const unsig
     }
 }
 
-/* The last two dimensions, tile by tile: along the source's first, whose pages are then at hand. */
+/* The last two dimensions, tile by tile, along the destination's rows. */
 static void convert_plane(const struct work *work, const unsigned char *in, unsigned char *out)
 {
     const struct convert_plan *plan = work->plan;
     int last = plan->rank - 1;
     const struct tile whole = tile_of(work);
-    for (int64_t b = 0; b < plan->sizes[last]; b += whole.count)
-        for (int64_t a = 0; a < plan->sizes[last - 1]; a += whole.rows) {
+    for (int64_t a = 0; a < plan->sizes[last - 1]; a += whole.rows)
+        for (int64_t b = 0; b < plan->sizes[last]; b += whole.count) {
             struct tile tile = {smaller(whole.rows, plan->sizes[last - 1] - a),
                                 smaller(whole.count, plan->sizes[last] - b)};
             (plan->way == CONVERT_TILES ? convert_tile : convert_block)(
@@ -326,8 +327,7 @@ void convert_run(const struct convert_plan *plan, const void *from, void *to)
         .in_size = size_of(plan->in_dtype),
         .out_size = size_of(plan->out_dtype),
         .cast = cast_find(plan->in_dtype, plan->out_dtype),
-        .copy_in = cast_find(plan->in_dtype, plan->in_dtype),
-        .copy_out = cast_find(plan->out_dtype, plan->out_dtype),
+        .copy = cast_find(plan->out_dtype, plan->out_dtype),
         .transpose = transpose_find((size_t)size_of(plan->in_dtype)),
     };
     const unsigned char *in = (const unsigned char *)from + plan->in_offset;
@@ -345,6 +345,8 @@ void convert_run(const struct convert_plan *plan, const void *from, void *to)
         do
             convert_plane(&work, in, out);
         while (next(plan, last - 1, counters, &in, &out));
+    if (plan->flags & CAST_STREAM)
+        cast_stream_end();
 }
 
 /* The dimension that is cut: the outermost that has enough positions for all parts to be alike. */
@@ -377,11 +379,26 @@ void convert_part(const struct convert_plan *whole, int64_t part, int64_t parts,
         out->sizes[out->rank - 1] = 0;
 }
 
+struct whole {
+    struct convert_plan plan;
+    const void *in;
+    void *out;
+    int64_t parts;
+};
+
+static void run_part(void *argument, int64_t i)
+{
+    const struct whole *whole = argument;
+    struct convert_plan part;
+    convert_part(&whole->plan, i, whole->parts, &part);
+    convert_run(&part, whole->in, whole->out);
+}
+
 void convert(struct job_pool *pool, const struct layout *src, const void *in,
              const struct layout *dst, void *out, bool saturate)
 {
-    struct convert_plan plan;
-    (void)pool;
-    convert_plan(src, dst, saturate ? CAST_SATURATE : 0, &plan);
-    convert_run(&plan, in, out);
+    struct whole whole = {.in = in, .out = out};
+    convert_plan(src, dst, saturate ? CAST_SATURATE : 0, &whole.plan);
+    whole.parts = parallel_parts(pool, layout_nbytes(src) + layout_nbytes(dst));
+    parallel_for(pool, whole.parts, run_part, &whole);
 }
