@@ -32,11 +32,8 @@ def index_items(key: Any) -> tuple:
 
 
 def _check_slice(item: slice) -> None:
-    step = 1 if item.step is None else item.step.__index__()
-    if step == 0:
+    if item.step is not None and item.step.__index__() == 0:
         raise ValueError("slice step cannot be zero")
-    if step < 0:
-        raise ValueError("step must be greater than zero")
 
 
 class Views(Handle):
