@@ -9,6 +9,7 @@
 
 #define LINE_BYTES 64
 #define ELEMENT_BYTES_MAX 16
+#define SHORT_BYTES 4096
 
 static int64_t size_of(enum td_dtype dtype)
 {
@@ -177,6 +178,8 @@ struct work {
     int64_t in_size, out_size;
     cast_fn cast, copy; /* copy: elements of the destination's size */
     transpose_fn transpose;
+    unsigned flags; /* without CAST_STREAM */
+    bool stream, same;
 };
 
 struct row {
@@ -185,26 +188,31 @@ struct row {
     int64_t in_step, out_step, count;
 };
 
-/* Without gaps. Casts that write past the cache wait for memory at their end, which only long rows
- * can afford; short ones do it once, when all is done. */
+/* Through a buffer: a cast that writes past the cache waits for memory at its end, which only long
+ * rows can afford. Short ones wait once, when all is done. */
+static void stream_short(const struct work *work, const unsigned char *in, unsigned char *out,
+                         int64_t count)
+{
+    _Alignas(LINE_BYTES) unsigned char made[SHORT_BYTES];
+    work->cast(in, work->in_size, made, work->out_size, (size_t)count, work->flags);
+    cast_stream(out, made, (size_t)(count * work->out_size));
+}
+
+/* Without gaps. */
 static void convert_packed(const struct work *work, const unsigned char *in, unsigned char *out,
                            int64_t count)
 {
-    _Alignas(LINE_BYTES) unsigned char made[4096];
-    const struct convert_plan *plan = work->plan;
-    unsigned flags = plan->flags & ~(unsigned)CAST_STREAM;
     size_t size = (size_t)(count * work->out_size);
-    bool same = plan->in_dtype == plan->out_dtype;
-    if (flags == plan->flags || size < 2 * LINE_BYTES) {
-        work->cast(in, work->in_size, out, work->out_size, (size_t)count, flags);
-    } else if (same) {
+    bool stream = work->stream && size >= 2 * LINE_BYTES;
+    if (work->same && stream)
         cast_stream(out, in, size);
-    } else if (size <= sizeof made) {
-        work->cast(in, work->in_size, made, work->out_size, (size_t)count, flags);
-        cast_stream(out, made, size);
-    } else {
-        work->cast(in, work->in_size, out, work->out_size, (size_t)count, plan->flags);
-    }
+    else if (work->same)
+        memcpy(out, in, size);
+    else if (stream && size <= SHORT_BYTES)
+        stream_short(work, in, out, count);
+    else
+        work->cast(in, work->in_size, out, work->out_size, (size_t)count,
+                   stream ? work->flags | CAST_STREAM : work->flags);
 }
 
 static void convert_row(const struct work *work, const struct row *row)
@@ -233,23 +241,23 @@ struct tile {
 
 /* Measured: 512 bytes of each of the source's rows are read at the pace of a stream, and 256 of
  * each of the destination's written so; with fewer, or more than the second cache holds, it takes
- * up to twice the time. A dimension that is smaller leaves its share to the other. */
+ * up to twice the time. Where one dimension is smaller, the other has what fits the first cache. */
 #define TILE_ROW_BYTES 512
 #define TILE_ROWS_MAX 256
 #define TILE_COUNT_BYTES 256
 #define TILE_BYTES (TILE_ROWS_MAX * (TILE_COUNT_BYTES + LINE_BYTES))
+#define TILE_NARROW_BYTES 16384
 
 static struct tile tile_of(const struct work *work)
 {
-    const struct convert_plan *plan = work->plan;
-    const int64_t *sizes = &plan->sizes[plan->rank - 2];
+    const int64_t *sizes = &work->plan->sizes[work->plan->rank - 2];
     int64_t rows = smaller(TILE_ROW_BYTES / work->in_size, TILE_ROWS_MAX);
-    int64_t count = TILE_COUNT_BYTES / work->in_size, area = rows * count;
+    int64_t count = TILE_COUNT_BYTES / work->in_size, narrow = TILE_NARROW_BYTES / work->in_size;
     struct tile tile = {smaller(sizes[0], rows), smaller(sizes[1], count)};
-    if (sizes[0] < rows)
-        tile.count = smaller(sizes[1], area / sizes[0]);
-    if (sizes[1] < count)
-        tile.rows = smaller(sizes[0], area / sizes[1]);
+    if (sizes[0] * count < narrow)
+        tile.count = smaller(sizes[1], narrow / sizes[0]);
+    if (sizes[1] * rows < narrow)
+        tile.rows = smaller(sizes[0], narrow / sizes[1]);
     return tile;
 }
 
@@ -263,8 +271,12 @@ static void convert_tile(const struct work *work, struct tile tile, const unsign
     /* Without gaps between its rows the tile is a single run of the destination's. Else they lie
      * apart in the buffer, too, for powers of two would fall into the same sets of the cache. */
     bool one_run = out_step == tile.count * work->out_size;
+    bool in_place = one_run && work->same && !work->stream;
     int64_t pitch = one_run || tile.rows > TILE_ROWS_MAX ? size : size + LINE_BYTES;
-    work->transpose(in, plan->in_steps[last], buffer, pitch, (size_t)tile.count, (size_t)tile.rows);
+    work->transpose(in, plan->in_steps[last], in_place ? out : buffer, pitch, (size_t)tile.count,
+                    (size_t)tile.rows);
+    if (in_place)
+        return;
     if (one_run) {
         convert_packed(work, buffer, out, tile.rows * tile.count);
         return;
@@ -304,6 +316,19 @@ static void convert_plane(const struct work *work, const unsigned char *in, unsi
 
 /* ---- all of it ---- */
 
+/* Of the next row but one, if that is too short for the machine to see where reading goes. */
+static void fetch_ahead(const struct work *work, const unsigned char *in)
+{
+    const struct convert_plan *plan = work->plan;
+    int last = plan->rank - 1;
+    int64_t size = plan->sizes[last] * work->in_size;
+    if (last == 0 || plan->in_steps[last] != work->in_size || size < 2 * LINE_BYTES || size > 1024)
+        return;
+    uintptr_t ahead = (uintptr_t)in + 2 * (uintptr_t)plan->in_steps[last - 1];
+    for (int64_t i = 0; i < size; i += LINE_BYTES)
+        __builtin_prefetch((const void *)(ahead + (uintptr_t)i)); /* anywhere: it never faults */
+}
+
 /* Moves on to the next position of the first `rank` dimensions; false after the last one. */
 static bool next(const struct convert_plan *plan, int rank, int64_t *counters,
                  const unsigned char **in, unsigned char **out)
@@ -329,6 +354,9 @@ void convert_run(const struct convert_plan *plan, const void *from, void *to)
         .cast = cast_find(plan->in_dtype, plan->out_dtype),
         .copy = cast_find(plan->out_dtype, plan->out_dtype),
         .transpose = transpose_find((size_t)size_of(plan->in_dtype)),
+        .flags = plan->flags & ~(unsigned)CAST_STREAM,
+        .stream = plan->flags & CAST_STREAM,
+        .same = plan->in_dtype == plan->out_dtype,
     };
     const unsigned char *in = (const unsigned char *)from + plan->in_offset;
     unsigned char *out = (unsigned char *)to + plan->out_offset;
@@ -337,15 +365,16 @@ void convert_run(const struct convert_plan *plan, const void *from, void *to)
     if (plan->sizes[last] == 0)
         return;
     if (plan->way == CONVERT_ROWS)
-        do
+        do {
+            fetch_ahead(&work, in);
             convert_row(&work, &(struct row){in, out, plan->in_steps[last], plan->out_steps[last],
                                              plan->sizes[last]});
-        while (next(plan, last, counters, &in, &out));
+        } while (next(plan, last, counters, &in, &out));
     else
         do
             convert_plane(&work, in, out);
         while (next(plan, last - 1, counters, &in, &out));
-    if (plan->flags & CAST_STREAM)
+    if (work.stream)
         cast_stream_end();
 }
 

@@ -76,19 +76,27 @@ INLINE void NAME(block)(const unsigned char *in, ptrdiff_t in_step, unsigned cha
         memcpy(out + i * out_step, &v[i], VECTOR_BYTES);
 }
 
-/* At least one block in both directions; the last one of each ends where the rows do, and does some
+/* LANES rows, at least as many columns; the last block ends where the rows do, and does some
  * elements again. */
+INLINE void NAME(row_of_blocks)(const unsigned char *in, ptrdiff_t in_step, unsigned char *out,
+                                ptrdiff_t out_step, ptrdiff_t columns)
+{
+    ptrdiff_t rest = columns % LANES;
+    for (ptrdiff_t c = LANES; c <= columns; c += LANES) {
+        NAME(block)(in, in_step, out, out_step);
+        in += VECTOR_BYTES;
+        out += LANES * out_step;
+    }
+    if (rest > 0)
+        NAME(block)(in + (rest - LANES) * SIZE, in_step, out + (rest - LANES) * out_step, out_step);
+}
+
 static void NAME(blocks)(const unsigned char *in, ptrdiff_t in_step, unsigned char *out,
                          ptrdiff_t out_step, ptrdiff_t rows, ptrdiff_t columns)
 {
     for (ptrdiff_t r = 0; r < rows; r += LANES) {
         ptrdiff_t row = r < rows - LANES ? r : rows - LANES;
-        for (ptrdiff_t c = 0; c < columns; c += LANES) {
-            ptrdiff_t column = c < columns - LANES ? c : columns - LANES;
-            NAME(block)
-            (in + row * in_step + column * SIZE, in_step, out + column * out_step + row * SIZE,
-             out_step);
-        }
+        NAME(row_of_blocks)(in + row * in_step, in_step, out + row * SIZE, out_step, columns);
     }
 }
 
