@@ -79,7 +79,7 @@ def load():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="small ones, once, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="small ones, once: does it run?")
     parser.add_argument("--threads", type=int, default=1, help="of tensord and of PyTorch each")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", default="", help="cases with this in their names")
