@@ -347,6 +347,9 @@ static bool next(const struct convert_plan *plan, int rank, int64_t *counters,
 
 void convert_run(const struct convert_plan *plan, const void *from, void *to)
 {
+    int last = plan->rank - 1;
+    if (plan->sizes[last] == 0)
+        return;
     const struct work work = {
         .plan = plan,
         .in_size = size_of(plan->in_dtype),
@@ -361,9 +364,6 @@ void convert_run(const struct convert_plan *plan, const void *from, void *to)
     const unsigned char *in = (const unsigned char *)from + plan->in_offset;
     unsigned char *out = (unsigned char *)to + plan->out_offset;
     int64_t counters[RANK_MAX] = {0};
-    int last = plan->rank - 1;
-    if (plan->sizes[last] == 0)
-        return;
     if (plan->way == CONVERT_ROWS)
         do {
             fetch_ahead(&work, in);

@@ -86,7 +86,7 @@ class Views(Handle):
         stop: "int | None" = None,
         step: "int | None" = None,
     ) -> "Tensor":
-        """x[start:stop:step] along one dimension."""
+        """x[start:stop:step] along one dimension; a copy if step is negative."""
         part = slice(start, stop, step)
         _check_slice(part)
         return self._make("slice", dim=dim, index=(part,))
