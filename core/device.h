@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 
 struct device;
+struct job_pool;
 
 enum storage_mode {
     STORAGE_BUILDING,      /* one writer fills it; not visible yet */
@@ -67,9 +68,11 @@ struct device_ops {
                              size_t size);
     enum td_status (*download)(struct device *, const struct memory *, uint64_t offset, void *to,
                                size_t size);
-    /* dst[i] = cast(src[i]) for equal shapes; both on this device, not overlapping. */
+    /* dst[i] = cast(src[i]) for equal shapes; both on this device, not overlapping. Strides may be
+     * negative. */
     enum td_status (*convert)(struct device *, const struct layout *src, const struct memory *,
                               const struct layout *dst, struct memory *, bool saturate);
+    /* Here, too. */
     enum td_status (*fill)(struct device *, const struct scalar *, const struct layout *dst,
                            struct memory *);
     /* dst is C-contiguous in these three. */
@@ -87,11 +90,13 @@ struct device {
     char name[16]; /* "cpu", "cuda:0" */
     const struct device_ops *ops;
     struct ledger *ledger;
-    void *state; /* the implementation's */
+    struct job_pool *jobs; /* its idle threads help with large tensors; NULL: nobody does */
+    void *state;           /* the implementation's */
 };
 
 struct device_options {
     struct ledger *ledger;
+    struct job_pool *jobs;
     uint64_t pool_bytes;           /* at most so much is kept for reuse */
     unsigned long memfd_min_bytes; /* 0: MEMFD_MIN_BYTES */
 };

@@ -1,6 +1,8 @@
-/* The cpu device: host memory, plain loops over rows. */
+/* The cpu device: host memory. Copies, casts and fills are core/convert's. */
 #include "core/cast/cast.h"
 #include "core/cleanup.h"
+#include "core/convert.h"
+#include "core/parallel.h"
 #include "core/philox.h"
 #include "core/segment.h"
 
@@ -53,39 +55,20 @@ static enum td_status cpu_convert(struct device *device, const struct layout *sr
                                   const struct memory *src_memory, const struct layout *dst,
                                   struct memory *dst_memory, bool saturate)
 {
-    (void)device;
-    const struct layout *layouts[2] = {src, dst};
-    int64_t steps[2][RANK_MAX], row_steps[2], counters[RANK_MAX] = {0};
-    int64_t offsets[2] = {src->offset_bytes, dst->offset_bytes};
-    struct layout_rows rows;
-    layout_rows(layouts, 2, &rows, steps, row_steps);
-    cast_fn cast = cast_find(src->dtype, dst->dtype);
-    const unsigned char *from = src_memory->data;
-    unsigned char *to = dst_memory->data;
-    if (rows.rows > 0)
-        do
-            cast(from + offsets[0], row_steps[0], to + offsets[1], row_steps[1], (size_t)rows.count,
-                 saturate ? CAST_SATURATE : 0);
-        while (layout_rows_next(&rows, counters, steps, 2, offsets));
+    convert(device->jobs, src, src_memory->data, dst, dst_memory->data, saturate);
     return TD_OK;
 }
 
+/* One element, expanded. */
 static enum td_status cpu_fill(struct device *device, const struct scalar *value,
                                const struct layout *dst, struct memory *memory)
 {
-    (void)device;
     _Alignas(16) unsigned char element[16];
-    int64_t steps[1][RANK_MAX], row_steps[1], counters[RANK_MAX] = {0};
-    int64_t offsets[1] = {dst->offset_bytes};
-    struct layout_rows rows;
-    layout_rows(&dst, 1, &rows, steps, row_steps);
+    struct layout src = *dst;
+    src.offset_bytes = 0;
+    memset(src.strides, 0, sizeof src.strides);
     scalar_store(value, dst->dtype, element);
-    cast_fn same = cast_find(dst->dtype, dst->dtype);
-    unsigned char *to = memory->data;
-    if (rows.rows > 0)
-        do
-            same(element, 0, to + offsets[0], row_steps[0], (size_t)rows.count, 0);
-        while (layout_rows_next(&rows, counters, steps, 1, offsets));
+    convert(device->jobs, &src, element, dst, memory->data, false);
     return TD_OK;
 }
 
@@ -93,20 +76,39 @@ static enum td_status cpu_fill(struct device *device, const struct scalar *value
 typedef void (*chunk_fn)(const void *spec, enum td_dtype dtype, int64_t first, size_t count,
                          void *out);
 
-/* Makes a contiguous tensor chunk by chunk in `dtype`, and casts each to the tensor's own. */
-static void generate(chunk_fn make, const void *spec, enum td_dtype dtype, const struct layout *dst,
-                     struct memory *memory)
+/* A contiguous tensor that is made in `dtype`, and cast to its own. */
+struct generator {
+    chunk_fn make;
+    const void *spec;
+    enum td_dtype dtype;
+    const struct layout *dst;
+    unsigned char *to;
+    int64_t parts;
+};
+
+/* Chunk by chunk. */
+static void generate_part(void *argument, int64_t part)
 {
+    const struct generator *g = argument;
     _Alignas(16) unsigned char buffer[CHUNK * 16];
-    unsigned char *to = memory->data + dst->offset_bytes;
-    ptrdiff_t size = (ptrdiff_t)dtype_infos[dst->dtype].size_bytes;
-    cast_fn cast = cast_find(dtype, dst->dtype);
-    for (int64_t first = 0; first < dst->elements; first += CHUNK) {
-        int64_t left = dst->elements - first;
+    ptrdiff_t size = (ptrdiff_t)dtype_infos[g->dst->dtype].size_bytes;
+    cast_fn cast = cast_find(g->dtype, g->dst->dtype);
+    int64_t chunks = (g->dst->elements + CHUNK - 1) / CHUNK;
+    for (int64_t i = chunks * part / g->parts; i < chunks * (part + 1) / g->parts; i++) {
+        int64_t first = i * CHUNK, left = g->dst->elements - first;
         size_t count = left < CHUNK ? (size_t)left : CHUNK;
-        make(spec, dtype, first, count, buffer);
-        cast(buffer, (ptrdiff_t)dtype_infos[dtype].size_bytes, to + first * size, size, count, 0);
+        g->make(g->spec, g->dtype, first, count, buffer);
+        cast(buffer, (ptrdiff_t)dtype_infos[g->dtype].size_bytes, g->to + first * size, size, count,
+             0);
     }
+}
+
+static void generate(struct device *device, chunk_fn make, const void *spec, enum td_dtype dtype,
+                     const struct layout *dst, struct memory *memory)
+{
+    struct generator g = {make, spec, dtype, dst, memory->data + dst->offset_bytes, 0};
+    g.parts = parallel_parts(device->jobs, layout_nbytes(dst));
+    parallel_for(device->jobs, g.parts, generate_part, &g);
 }
 
 struct arange_spec {
@@ -132,14 +134,13 @@ static enum td_status cpu_arange(struct device *device, const struct scalar *sta
                                  const struct scalar *step, const struct layout *dst,
                                  struct memory *memory)
 {
-    (void)device;
     struct arange_spec spec;
     scalar_store(start, TD_INT64, &spec.int_start);
     scalar_store(step, TD_INT64, &spec.int_step);
     scalar_store(start, TD_FLOAT64, &spec.start);
     scalar_store(step, TD_FLOAT64, &spec.step);
     bool floating = start->kind == SCALAR_FLOAT || step->kind == SCALAR_FLOAT;
-    generate(arange_chunk, &spec, floating ? TD_FLOAT64 : TD_INT64, dst, memory);
+    generate(device, arange_chunk, &spec, floating ? TD_FLOAT64 : TD_INT64, dst, memory);
     return TD_OK;
 }
 
@@ -184,13 +185,12 @@ static void random_chunk(const void *argument, enum td_dtype dtype, int64_t firs
 static enum td_status cpu_random(struct device *device, const struct random_spec *spec,
                                  const struct layout *dst, struct memory *memory)
 {
-    (void)device;
     struct random_chunk_spec chunk = {spec, uniform_bits(dst->dtype)};
     enum td_dtype dtype = spec->kind == RANDOM_INTEGER  ? TD_INT64
                           : spec->kind == RANDOM_NORMAL ? TD_FLOAT64
                           : dst->dtype == TD_FLOAT64    ? TD_FLOAT64
                                                         : TD_FLOAT32;
-    generate(random_chunk, &chunk, dtype, dst, memory);
+    generate(device, random_chunk, &chunk, dtype, dst, memory);
     return TD_OK;
 }
 
@@ -322,6 +322,7 @@ enum td_status device_cpu_open(const struct device_options *options, struct devi
     memcpy(device->name, "cpu", sizeof "cpu");
     device->ops = &cpu_ops;
     device->ledger = options->ledger;
+    device->jobs = options->jobs;
     device->state = pool;
     *out = device;
     return TD_OK;

@@ -30,17 +30,21 @@ static enum td_status engine_open(struct engine *engine, const struct engine_opt
     uint64_t quotas[QUOTA_COUNT];
     for (int i = 0; i < QUOTA_COUNT; i++)
         quotas[i] = options->quotas[i] ? options->quotas[i] : UINT64_MAX;
-    struct device_options devices = {.ledger = &engine->ledger, .pool_bytes = options->pool_bytes};
     TRY(random_id(BOOT_ID_LENGTH, engine->boot));
     TRY(begin_ids());
+    TRY(job_pool_create(options->job_threads, options->max_queued, &engine->jobs));
+    struct device_options devices = {
+        .ledger = &engine->ledger,
+        .jobs = engine->jobs,
+        .pool_bytes = options->pool_bytes,
+    };
     TRY(devices_open(&devices, &engine->devices));
     TRY(accounts_create(quotas, &engine->accounts));
     engine->ledger.who = who_holds;
     engine->ledger.who_argument = engine->accounts;
     TRY(queue_table_create(&engine->ledger, options->max_queues, &engine->queues));
     TRY(store_create(&engine->ledger, &engine->store));
-    TRY(session_table_create(&engine->ledger, &options->sessions, &engine->sessions));
-    return job_pool_create(options->job_threads, options->max_queued, &engine->jobs);
+    return session_table_create(&engine->ledger, &options->sessions, &engine->sessions);
 }
 
 enum td_status engine_create(const struct engine_options *options, struct engine **out)

@@ -178,6 +178,11 @@ bool layout_is_contiguous(const struct layout *layout)
     return true;
 }
 
+static int64_t magnitude(int64_t stride)
+{
+    return stride < 0 ? -stride : stride;
+}
+
 /* Sorted by stride, no element is met twice if every stride passes over all that the smaller ones
  * reach. Views of contiguous layouts keep that property; strides that break it are rare, and
  * finding out whether they overlap is a hard problem, so that they count as overlapping. */
@@ -191,13 +196,14 @@ bool layout_self_overlaps(const struct layout *layout)
         if (layout->shape[d] == 1)
             continue;
         int at = count++;
-        for (; at > 0 && layout->strides[order[at - 1]] > layout->strides[d]; at--)
+        int64_t stride = magnitude(layout->strides[d]);
+        for (; at > 0 && magnitude(layout->strides[order[at - 1]]) > stride; at--)
             order[at] = order[at - 1];
         order[at] = d;
     }
     int64_t reach = 0;
     for (int i = 0; i < count; i++) {
-        int64_t stride = layout->strides[order[i]];
+        int64_t stride = magnitude(layout->strides[order[i]]);
         if (stride <= reach)
             return true;
         reach += (layout->shape[order[i]] - 1) * stride; /* at most the span */
@@ -211,6 +217,37 @@ bool layout_same_shape(const struct layout *a, const struct layout *b)
         return false;
     for (int d = 0; d < a->rank; d++)
         if (a->shape[d] != b->shape[d])
+            return false;
+    return true;
+}
+
+/* Of which there are some; the checks of layouts keep all of it far from overflowing. */
+static void bytes_between(const struct layout *layout, int64_t *begin, int64_t *end)
+{
+    int64_t size = (int64_t)td_dtype_size((int)layout->dtype);
+    *begin = layout->offset_bytes;
+    *end = layout->offset_bytes + size;
+    for (int d = 0; d < layout->rank; d++)
+        *(layout->strides[d] < 0 ? begin : end) +=
+            (layout->shape[d] - 1) * layout->strides[d] * size;
+}
+
+bool layout_may_meet(const struct layout *a, const struct layout *b)
+{
+    int64_t a_begin, a_end, b_begin, b_end;
+    if (a->elements == 0 || b->elements == 0)
+        return false;
+    bytes_between(a, &a_begin, &a_end);
+    bytes_between(b, &b_begin, &b_end);
+    return a_begin < b_end && b_begin < a_end;
+}
+
+bool layout_same_elements(const struct layout *a, const struct layout *b)
+{
+    if (!layout_same_shape(a, b) || a->dtype != b->dtype || a->offset_bytes != b->offset_bytes)
+        return false;
+    for (int d = 0; d < a->rank; d++)
+        if (a->shape[d] != 1 && a->strides[d] != b->strides[d])
             return false;
     return true;
 }

@@ -2,10 +2,11 @@
  *
  * A layout says which bytes of a storage a tensor covers: element (i0, i1, ...) lies at byte
  * offset_bytes + sum(ik * strides[k]) * element size. Strides count elements, as in PyTorch, and
- * may be 0 (expanded) but never negative. Rank 0 is a scalar of one element; a dimension of 0 means
- * no elements at all. The bytes of all elements, the span, and those of every size * stride are
- * checked to stay within LAYOUT_BYTES_MAX before they are computed, also where a size of 0 would
- * hide them; views keep it so.
+ * may be 0 (expanded) but never negative: no tensor has such. Only what a slice with a negative
+ * step makes of a layout does, on its way to core/convert, which copies it. Rank 0 is a scalar of
+ * one element; a dimension of 0 means no elements at all. The bytes of all elements, the span, and
+ * those of every size * stride are checked to stay within LAYOUT_BYTES_MAX before they are
+ * computed, also where a size of 0 would hide them; views keep it so.
  *
  * Values: copy freely; nothing is allocated. Threads: pure functions.
  */
@@ -62,6 +63,11 @@ bool layout_is_contiguous(const struct layout *layout);
  * Exact for every view of a contiguous layout; of stranger strides true may be too strict. */
 bool layout_self_overlaps(const struct layout *layout);
 bool layout_same_shape(const struct layout *a, const struct layout *b);
+/* The bytes from the first element to the last one of both have some in common, if they are of the
+ * same storage; false is certain, true may be too strict. Strides may be negative, as above. */
+bool layout_may_meet(const struct layout *a, const struct layout *b);
+/* Every element of the one lies where it does in the other. */
+bool layout_same_elements(const struct layout *a, const struct layout *b);
 
 /* A dimension counted from the end when negative, as in PyTorch: -rank <= dim < rank (rank 0 counts
  * as rank 1). BAD_INDEX with PyTorch's text otherwise. */
@@ -104,8 +110,11 @@ struct index {
     struct index_item items[INDEX_MAX];
 };
 
-/* NumPy's basic indexing. Steps must be positive, as in PyTorch. An error names the
- * dimension of `in`, whatever new axes and ellipses stand before it. */
+/* Whether a slice has a negative step: then the result of layout_index and layout_slice may have
+ * negative strides, and has to be copied. */
+bool index_steps_back(const struct index *index);
+/* NumPy's basic indexing. An error names the dimension of `in`, whatever new axes and ellipses
+ * stand before it. */
 NODISCARD enum td_status layout_index(const struct layout *in, const struct index *index,
                                       struct layout *out);
 /* One slice of one dimension: PyTorch's slice. */

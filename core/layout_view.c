@@ -276,14 +276,14 @@ enum td_status layout_view(const struct layout *in, const struct dims *shape, bo
     return TD_OK;
 }
 
-/* Where an absent or negative end of a slice lies, within 0 .. size. */
-static int64_t slice_end(int64_t value, int64_t absent, int64_t size)
+/* Where an absent or negative end of a slice lies, within first .. last. */
+static int64_t slice_end(int64_t value, int64_t absent, int64_t size, int64_t first, int64_t last)
 {
     if (value == INDEX_NONE)
         return absent;
     if (value < 0)
         value += size;
-    return value < 0 ? 0 : value > size ? size : value;
+    return value < first ? first : value > last ? last : value;
 }
 
 /* What is left of a dimension that an index or a slice cut. */
@@ -292,10 +292,13 @@ struct cut {
     int64_t moved_bytes; /* from the old first element to the new one; within LAYOUT_BYTES_MAX */
 };
 
-/* The stride times the step. That can only be too large if nobody steps along it: it stays. */
+/* The stride times the step. That can only be too large if nobody steps along it: it stays, and so
+ * it does there, instead of becoming negative. */
 static int64_t cut_stride(int64_t size, int64_t stride, int64_t step, int64_t element_bytes)
 {
     int64_t product, bytes;
+    if (step < 0)
+        return size > 1 ? stride * step : stride;
     if (__builtin_mul_overflow(stride, step, &product) ||
         __builtin_mul_overflow(product, element_bytes, &bytes) ||
         __builtin_mul_overflow(bytes, size > 1 ? size : 1, &bytes) || bytes > LAYOUT_BYTES_MAX)
@@ -306,14 +309,16 @@ static int64_t cut_stride(int64_t size, int64_t stride, int64_t step, int64_t el
 static enum td_status cut_slice(const struct layout *in, int dim, const struct index_item *slice,
                                 struct cut *out)
 {
-    int64_t element_bytes = (int64_t)td_dtype_size((int)in->dtype);
+    int64_t element_bytes = (int64_t)td_dtype_size((int)in->dtype), size = in->shape[dim];
     int64_t step = slice->step == INDEX_NONE ? 1 : slice->step;
-    if (step <= 0)
-        return fail(TD_BAD_INDEX, "slice step must be positive");
-    int64_t start = slice_end(slice->start, 0, in->shape[dim]);
-    int64_t stop = slice_end(slice->stop, in->shape[dim], in->shape[dim]);
-    int64_t length = stop > start ? stop - start : 0;
-    out->size = length / step + (length % step != 0);
+    if (step == 0)
+        return fail(TD_BAD_INDEX, "slice step cannot be zero");
+    bool back = step < 0;
+    int64_t first = back ? -1 : 0, last = back ? size - 1 : size, pace = back ? -step : step;
+    int64_t start = slice_end(slice->start, back ? last : first, size, first, last);
+    int64_t stop = slice_end(slice->stop, back ? first : last, size, first, last);
+    int64_t length = back ? start - stop : stop - start;
+    out->size = length > 0 ? length / pace + (length % pace != 0) : 0;
     out->stride = cut_stride(out->size, in->strides[dim], step, element_bytes);
     out->moved_bytes = start * in->strides[dim] * element_bytes;
     return TD_OK;
@@ -339,6 +344,16 @@ static void settle(struct layout *layout, int64_t moved_bytes)
 static bool position_fits(int64_t position, int64_t size)
 {
     return position >= -size && position < size;
+}
+
+bool index_steps_back(const struct index *index)
+{
+    for (int i = 0; i < index->count; i++) {
+        const struct index_item *item = &index->items[i];
+        if (item->kind == INDEX_SLICE && item->step < 0 && item->step != INDEX_NONE)
+            return true;
+    }
+    return false;
 }
 
 enum td_status layout_slice(const struct layout *in, int64_t dim, const struct index_item *slice,

@@ -137,9 +137,10 @@ enum op_trait {
     X(63, permute, F(input) | F(dims), 0, OP_MAKES, "The dimensions in another order.")            \
     X(64, select, F(input) | F(dim) | F(index), 0, OP_MAKES,                                       \
       "One position of a dimension, which disappears; index holds one integer.")                   \
-    X(65, slice, F(input) | F(dim) | F(index), 0, OP_MAKES,                                        \
-      "A range of a dimension; index holds one slice.")                                            \
-    X(66, getitem, F(input) | F(index), 0, OP_MAKES, "NumPy's basic indexing: a view.")            \
+    X(65, slice, F(input) | F(dim) | F(index), 0, OP_MAKES | OP_BYTES,                             \
+      "A range of a dimension; index holds one slice. A copy if its step is negative.")            \
+    X(66, getitem, F(input) | F(index), 0, OP_MAKES | OP_BYTES,                                    \
+      "NumPy's basic indexing: a view, or a copy if a step is negative.")                          \
     X(67, squeeze, F(input), F(dim), OP_MAKES, "Without the dimensions of size 1.")                \
     X(68, unsqueeze, F(input) | F(dim), 0, OP_MAKES, "With a new dimension of size 1.")            \
     X(69, expand, F(input) | F(shape), 0, OP_MAKES, "Dimensions of size 1 repeated without copy.") \

@@ -261,6 +261,9 @@ static bool copies_nothing(const struct op_call *call)
         return in_order;
     case OP_reshape: /* at worst a view is made in the job pool */
         return in_order;
+    case OP_slice:
+    case OP_getitem:
+        return !index_steps_back(&in->index);
     case OP_cpu:
         return on_cpu;
     case OP_to:

@@ -67,6 +67,17 @@ enum td_status op_copy_of(struct tensor *src, struct account *payer, enum td_dty
     return TD_OK;
 }
 
+enum td_status op_copy_of_layout(struct tensor *src, const struct layout *layout,
+                                 struct account *payer, struct tensor **out)
+{
+    _cleanup_(tensor_unrefp) struct tensor *copy = NULL;
+    struct dims shape = dims_of_layout(layout);
+    TRY(op_new_tensor(src->storage->device, payer, layout->dtype, &shape, false, &copy));
+    TRY(op_copy_elements(src, layout, copy, &copy->layout, false));
+    *out = take(&copy);
+    return TD_OK;
+}
+
 enum td_status op_host_contiguous(struct op_call *call, struct tensor *src, enum td_dtype dtype,
                                   struct tensor **out)
 {

@@ -67,6 +67,9 @@ NODISCARD enum td_status op_copy_elements(const struct tensor *src, const struct
 /* A copy of its own in C order with another dtype and device, still BUILDING. */
 NODISCARD enum td_status op_copy_of(struct tensor *src, struct account *payer, enum td_dtype dtype,
                                     struct device *device, bool saturate, struct tensor **out);
+/* The same of what `layout` makes of the tensor's storage; dtype and device stay. */
+NODISCARD enum td_status op_copy_of_layout(struct tensor *src, const struct layout *layout,
+                                           struct account *payer, struct tensor **out);
 /* The tensor itself if it is C-contiguous on the cpu with that dtype, else a copy that is. */
 NODISCARD enum td_status op_host_contiguous(struct op_call *call, struct tensor *src,
                                             enum td_dtype dtype, struct tensor **out);

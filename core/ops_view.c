@@ -68,13 +68,28 @@ enum td_status op_run_select(struct op_call *call)
     return op_result_view(call, &layout, "SelectBackward0");
 }
 
+/* A view, or a copy where a step is negative, which no tensor's strides can say. */
+static enum td_status result_indexed(struct op_call *call, const struct layout *layout,
+                                     const char *grad_fn)
+{
+    _cleanup_(tensor_unrefp) struct tensor *copy = NULL;
+    struct tensor *input = call->input;
+    if (!index_steps_back(&call->in->index))
+        return op_result_view(call, layout, grad_fn);
+    TRY(op_copy_of_layout(input, layout, call->account, &copy));
+    TRY(tensor_record(copy, grad_fn, input, call->in->input, call->input_generation));
+    op_finish_new(call, copy, true);
+    op_result(call, take(&copy), "layout");
+    return TD_OK;
+}
+
 enum td_status op_run_slice(struct op_call *call)
 {
     const struct index_item *item;
     struct layout layout;
     TRY(one_item(call, INDEX_SLICE, "slice", &item));
     TRY(layout_slice(&call->input->layout, call->in->dim, item, &layout));
-    return op_result_view(call, &layout, "SliceBackward0");
+    return result_indexed(call, &layout, "SliceBackward0");
 }
 
 /* What PyTorch names a chain of views after: its last step. */
@@ -93,7 +108,7 @@ enum td_status op_run_getitem(struct op_call *call)
 {
     struct layout layout;
     TRY(layout_index(&call->input->layout, &call->in->index, &layout));
-    return op_result_view(call, &layout, index_grad_fn(&call->in->index));
+    return result_indexed(call, &layout, index_grad_fn(&call->in->index));
 }
 
 enum td_status op_run_squeeze(struct op_call *call)

@@ -27,24 +27,25 @@ static enum td_status check_overlap(const struct layout *target)
     return TD_OK;
 }
 
-/* The source for a write into `target`: broadcast to its shape, and in memory of its own if it
- * shares the storage that is written. Setting an item drops leading dimensions of size 1. */
+/* The source for a write into `target`: its layout broadcast to that shape, and in memory of its
+ * own if it may share some that is written. Setting an item drops leading dimensions of size 1. */
 static enum td_status source_for(struct op_call *call, const struct layout *target,
                                  struct tensor **held, struct layout *layout)
 {
     struct tensor *source = call->other;
     struct dims shape = dims_of_layout(target);
-    TRY(op_check_cast(call, source->layout.dtype, target->dtype));
-    *held = tensor_ref(source);
-    if (source->storage == call->input->storage) {
-        tensor_unref(take(held));
-        TRY(op_copy_of(source, call->account, source->layout.dtype, source->storage->device, false,
-                       held));
-    }
-    struct layout from = (*held)->layout;
+    struct layout from = source->layout;
+    TRY(op_check_cast(call, from.dtype, target->dtype));
     while (call->op == OP_setitem && from.rank > shape.rank && from.shape[0] == 1)
         TRY(layout_select(&from, 0, 0, &from));
-    return layout_expand(&from, &shape, layout);
+    TRY(layout_expand(&from, &shape, layout));
+    if (source->storage != call->input->storage || layout_same_elements(layout, target) ||
+        !layout_may_meet(layout, target)) {
+        *held = tensor_ref(source);
+        return TD_OK;
+    }
+    TRY(op_copy_of_layout(source, &from, call->account, held));
+    return layout_expand(&(*held)->layout, &shape, layout);
 }
 
 static enum td_status write_tensor(struct op_call *call, const struct layout *target)
@@ -53,8 +54,10 @@ static enum td_status write_tensor(struct op_call *call, const struct layout *ta
     struct tensor *input = call->input;
     struct layout layout;
     TRY(source_for(call, target, &source, &layout));
+    bool of_itself = source->storage == input->storage && layout_same_elements(&layout, target);
     TRY(storage_write_begin(input->storage));
-    enum td_status status = op_copy_elements(source, &layout, input, target, op_saturate(call));
+    enum td_status status =
+        of_itself ? TD_OK : op_copy_elements(source, &layout, input, target, op_saturate(call));
     storage_write_end(input->storage);
     return status;
 }

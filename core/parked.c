@@ -10,7 +10,7 @@ struct job_pool {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     struct parked *first, **last;
-    unsigned queued, max_queued;
+    unsigned queued, max_queued, waiting;
     bool stopping;
     unsigned threads;
     pthread_t ids[];
@@ -53,8 +53,10 @@ static void parked_run(struct parked *parked)
 static struct parked *pool_next(struct job_pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
+    pool->waiting++;
     while (!pool->first && !pool->stopping)
         pthread_cond_wait(&pool->wake, &pool->lock);
+    pool->waiting--;
     struct parked *parked = pool->first;
     if (parked) {
         pool->first = parked->next;
@@ -105,6 +107,14 @@ void job_pool_destroy(struct job_pool *pool)
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->lock);
     free(pool);
+}
+
+unsigned job_pool_idle(struct job_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    unsigned idle = pool->waiting > pool->queued ? pool->waiting - pool->queued : 0;
+    pthread_mutex_unlock(&pool->lock);
+    return idle;
 }
 
 enum td_status parked_submit(struct job_pool *pool, struct parked *parked,

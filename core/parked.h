@@ -42,6 +42,8 @@ NODISCARD enum td_status job_pool_create(unsigned threads, unsigned max_queued,
                                          struct job_pool **out);
 /* Runs what is queued, then ends the threads. */
 void job_pool_destroy(struct job_pool *pool);
+/* Threads that wait for work which nobody has queued yet. */
+unsigned job_pool_idle(struct job_pool *pool);
 
 /* UNAVAILABLE, and nothing is kept, when too many are queued (but PARKED_ONWARD). On TD_OK the
  * submitter owns one reference, to be given back with parked_unref after it has no more use for

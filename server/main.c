@@ -59,7 +59,7 @@ static enum td_status open_engine(struct daemon *daemon)
                      .leases = o->max_leases},
         .max_queues = o->max_queues,
         .pool_bytes = o->pool_limit < o->memory_limit ? o->pool_limit : o->memory_limit,
-        .job_threads = (unsigned)o->job_threads,
+        .job_threads = (unsigned)o->threads,
         .max_queued = (unsigned)o->max_queued,
         .max_watches = (unsigned)o->max_watches,
     };

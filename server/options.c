@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <ini.h>
 #include <limits.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -77,7 +78,7 @@ struct option_row {
       "requests that wait for names, or watch them, at a time")                                    \
     X("io-threads", io_threads, COUNT, "2", "N", "threads that serve connections")                 \
     X("http-threads", http_threads, COUNT, "1", "N", "threads that serve HTTP")                    \
-    X("job-threads", job_threads, COUNT, "2", "N", "threads for casts and copies")                 \
+    X("threads", threads, COUNT, NULL, "N", "for casts and copies: one for each CPU, 2 to 16")     \
     X("hello-timeout-ms", hello_timeout_ms, MILLISECONDS, "10000", "MS",                           \
       "for a new connection to say hello")                                                         \
     X("io-timeout-ms", io_timeout_ms, MILLISECONDS, "30000", "MS",                                 \
@@ -124,6 +125,15 @@ static uint64_t descriptor_limit(void)
     return (usable - 2048) / 2; /* a storage that is shared has two, and connections need some */
 }
 
+/* Two at least, so that a long operation does not hold up all others; more than memory can feed
+ * would only be in the way of who computes with the tensors. */
+static unsigned thread_count(void)
+{
+    cpu_set_t set;
+    int cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 2;
+    return cpus < 2 ? 2 : cpus > 16 ? 16 : (unsigned)cpus;
+}
+
 /* The defaults that depend on the machine, as text, so that --help shows what parses. */
 static const char *default_text(const struct option_row *row, char *buffer, size_t size)
 {
@@ -137,6 +147,8 @@ static const char *default_text(const struct option_row *row, char *buffer, size
         snprintf(buffer, size, "%llu", (unsigned long long)memory / 4);
     else if (strcmp(row->name, "max-descriptors") == 0)
         snprintf(buffer, size, "%llu", (unsigned long long)descriptor_limit());
+    else if (strcmp(row->name, "threads") == 0)
+        snprintf(buffer, size, "%u", thread_count());
     else
         snprintf(buffer, size, "%llu", (unsigned long long)memory);
     return buffer;

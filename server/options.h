@@ -22,7 +22,7 @@ struct options {
     uint64_t http_connections, http_per_address, http_sessions;
     uint64_t quotas[QUOTA_COUNT]; /* of one principal, core/account.h */
     uint64_t max_inflight, max_queued, max_watches;
-    uint64_t io_threads, job_threads, http_threads;
+    uint64_t io_threads, threads, http_threads;
     uint64_t header_timeout_ms, idle_timeout_ms, session_ttl_ms, min_rate;
     uint64_t hello_timeout_ms, io_timeout_ms, drain_timeout_ms;
     bool help, version;

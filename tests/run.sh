@@ -198,6 +198,7 @@ stage_python() {
   build_asan && build_release && install_package || return 1
   local shims=$root/build/release/tests/semantics
   export TENSORD_CAST_LIB=$shims/cast_shim.so
+  export TENSORD_CONVERT_LIB=$shims/convert_shim.so
   export TENSORD_FORMAT_LIB=$shims/format_shim.so
   export TENSORD_LAYOUT_LIB=$shims/layout_shim.so
   export TENSORD_NUMBER_LIB=$shims/number_shim.so

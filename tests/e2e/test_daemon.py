@@ -59,7 +59,7 @@ def test_help_lists_every_limit_with_its_default():
     rows = option_rows()
     limits = limits_of_the_protocol() | {
         "memory-limit", "pool-limit", "max-body", "max-connections", "max-objects", "max-leases",
-        "max-inflight", "max-queued", "max-names", "max-descriptors", "io-threads", "job-threads",
+        "max-inflight", "max-queued", "max-names", "max-descriptors", "io-threads", "threads",
         "hello-timeout-ms", "io-timeout-ms", "drain-timeout-ms"}  # fmt: skip
     assert len(limits_of_the_protocol()) >= 10
     for limit in limits:

@@ -61,7 +61,7 @@ def test_a_short_request_overtakes_a_long_one(local):
 
 # A job of about a second in a sanitized daemon, of 16 MiB.
 LONG = {"shape": [16 * MIB], "dtype": "float8_e5m2"}
-IMPATIENT = ("--io-timeout-ms", "300", "--job-threads", "1")
+IMPATIENT = ("--io-timeout-ms", "300", "--threads", "1")
 
 
 def test_requests_that_wait_for_others_are_no_silence():
@@ -284,7 +284,7 @@ def test_a_deadline_in_the_queue(daemon):
 
 
 def test_a_deadline_of_a_body_whose_memory_is_not_made_yet():
-    with Daemon(*SMALL, "--job-threads", "1") as daemon, daemon.unchanged(), \
+    with Daemon(*SMALL, "--threads", "1") as daemon, daemon.unchanged(), \
             daemon.connect(timeout=30) as client:  # fmt: skip
         busy = [client.send("randn", LONG) for _ in range(3)]
         fields = {"output": "late", "dtype": "uint8", "shape": [MIB], "timeout_ms": 1}

@@ -232,7 +232,7 @@ def test_many_connections_come_and_go(daemon):
 @pytest.mark.threads
 def test_a_queue_that_is_full():
     """More long requests than may wait: unavailable, the connection stays."""
-    limits = ("--max-queued", "2", "--job-threads", "1", "--max-inflight", "32")
+    limits = ("--max-queued", "2", "--threads", "1", "--max-inflight", "32")
     with Daemon(*SMALL, *limits) as daemon, daemon.unchanged(), daemon.connect() as client:
         ids = [client.send("randn", {"shape": [MIB], "seed": i}) for i in range(12)]
         body = {"output": "x", "dtype": "uint8", "shape": [MIB]}

@@ -143,7 +143,7 @@ def test_an_upload_of_an_ended_session_is_refused_before_its_body(daemon):
 def test_small_requests_do_not_wait_for_what_computes():
     """The job thread is busy for seconds, and more such work is in the queue."""
     work = json.dumps({"shape": [8 << 20], "dtype": "float64", "output": "busy"}).encode()
-    with contextlib.ExitStack() as stack, Daemon(*SMALL, "--job-threads", 1) as daemon:
+    with contextlib.ExitStack() as stack, Daemon(*SMALL, "--threads", 1) as daemon:
         with Http(daemon.http_url) as http:
             for _ in range(8):
                 raw = stack.enter_context(connect(daemon))

@@ -207,6 +207,8 @@ def test_text_is_what_pytorch_prints(http):
     assert http.tensor("t", format="text").body.decode() == f"{tensor!r}\n"
     printed = http.tensor("t", format="text", index="1:3, ::2").body.decode()
     assert printed == f"{tensor[1:3, ::2]!r}\n"
+    printed = http.tensor("t", format="text", index="::-2, ::-1").body.decode()
+    assert printed == f"{tensor.flip(0, 1)[::2]!r}\n"
 
 
 @pytest.mark.parametrize("format", ["json", "npy", "safetensors", "raw", "text"])
@@ -233,10 +235,11 @@ INDEX = st.lists(
         st.integers(-3, 3).map(str),
         st.just("..."),
         st.just("None"),
-        st.tuples(st.integers(-4, 4), st.integers(-4, 5), st.integers(1, 3)).map(
+        st.tuples(st.integers(-4, 4), st.integers(-4, 5), st.sampled_from([1, 2, 3, -1, -2])).map(
             lambda t: f"{t[0]}:{t[1]}:{t[2]}"
         ),
         st.just(":"),
+        st.just("::-1"),
     ),
     max_size=4,
 )
@@ -272,6 +275,17 @@ def test_slices_and_casts_are_numpys(http, index, dtype, format):
         assert got.body == np.ascontiguousarray(expected).tobytes()
     else:
         assert got.json["data"] == expected.tolist() and got.json["shape"] == list(expected.shape)
+
+
+def test_backwards_in_many_blocks(http):
+    """Strides of what is sent are those of C order: no tensor has negative ones."""
+    array = np.arange(1500 * 1000, dtype="f4").reshape(1500, 1000)
+    http.put("large", array)
+    got = http.tensor("large", format="raw", index="::-1, 10::-1", dtype="float64")
+    assert got.body == array[::-1, 10::-1].astype("f8").tobytes()
+    assert http.tensor("large", format="raw", index="::-1").body == array[::-1].tobytes()
+    described = http.tensor("large", index="::-1, ::-2").json
+    assert (described["shape"], described["strides"]) == ([1500, 500], [500, 1])
 
 
 def test_a_cast_that_is_refused(http):

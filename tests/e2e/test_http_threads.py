@@ -17,7 +17,7 @@ CLIENTS, ROUNDS = 12, 40
 
 @pytest.fixture(scope="module")
 def daemon():
-    with Daemon(*SMALL, "--http-threads", "2", "--job-threads", "3") as running:
+    with Daemon(*SMALL, "--http-threads", "2", "--threads", "3") as running:
         yield running
 
 

@@ -296,7 +296,7 @@ def test_http_1_0_has_no_interim_answers(daemon, local):
 def test_work_ends_with_its_deadline_or_its_client():
     """Before its turn: one job thread is busy for a second or more."""
     with contextlib.ExitStack() as open_ones:
-        daemon = open_ones.enter_context(Daemon(*SMALL, "--job-threads", 1))
+        daemon = open_ones.enter_context(Daemon(*SMALL, "--threads", 1))
         local = open_ones.enter_context(daemon.connect())
 
         def work(name, **fields):

@@ -12,6 +12,7 @@ import pytest
 LIBRARY = os.environ.get("TENSORD_LAYOUT_LIB")
 if not LIBRARY:
     pytest.skip("TENSORD_LAYOUT_LIB is not set: no library to test", allow_module_level=True)
+np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, example, given, settings  # noqa: E402
@@ -283,7 +284,8 @@ def test_select(tensor, dim, position):
 
 
 ends = st.one_of(st.none(), st.integers(-7, 7), st.sampled_from([-(2**62), 2**62]))
-steps = st.one_of(st.none(), st.integers(-1, 5))
+steps = st.one_of(st.none(), st.integers(1, 5))
+steps_back = st.one_of(st.integers(-5, -1), st.sampled_from([-(2**40), -(2**62)]))
 
 
 def number(end):
@@ -297,6 +299,35 @@ def test_slice(tensor, dim, start, stop, step):
         tensor, "slice", [dim, number(start), number(stop), number(step)],
         lambda: torch.ops.aten.slice(tensor, dim, start, stop, 1 if step is None else step),
     )
+
+
+@many
+@given(tensors(), st.data())
+def test_slices_backwards_have_numpys_elements(tensor, data):
+    """PyTorch refuses them. Where an element lies is its value."""
+    array = tensor.numpy()
+    items = []
+    for _ in range(data.draw(st.integers(0, array.ndim))):
+        step = data.draw(st.one_of(steps, steps_back))
+        items.append(slice(data.draw(ends), data.draw(ends), step))
+    got, detail = ours(shim.layout_shim_index, packed(tensor), len(items), index_numbers(items))
+    assert detail is None, detail
+    shape, strides, offset = got
+    expected = array[tuple(items)]
+    assert shape == expected.shape
+    if expected.size:
+        places = np.full(shape, offset)
+        for dim, stride in enumerate(strides):
+            along = np.arange(shape[dim]) * stride
+            places += along.reshape([-1] + [1] * (len(shape) - dim - 1))
+        assert np.array_equal(places, expected)
+
+
+@pytest.mark.parametrize("tensor", [storage[:12].view(3, 4)])
+def test_a_step_of_zero(tensor):
+    _, detail = ours_view(tensor, "slice", [0, NONE, NONE, 0])
+    with pytest.raises(ValueError, match=detail):
+        tensor[::0]
 
 
 def test_slice_with_a_step_past_everything():

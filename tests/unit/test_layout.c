@@ -377,6 +377,48 @@ static void overlaps_are_found(void **state)
     assert_in_range(found, 500, 4500);
 }
 
+static void what_may_meet(void **state)
+{
+    static const struct {
+        struct dims shape, strides;
+        int64_t offset;
+        struct dims other_shape, other_strides;
+        int64_t other_offset;
+        bool meets, same;
+    } rows[] = {
+        {DIMS(4), DIMS(1), 0, DIMS(4), DIMS(1), 0, true, true},
+        {DIMS(4), DIMS(1), 0, DIMS(4), DIMS(1), 1, true, false},
+        {DIMS(4), DIMS(1), 0, DIMS(4), DIMS(1), 4, false, false},
+        {DIMS(4), DIMS(1), 4, DIMS(4), DIMS(1), 0, false, false},
+        {DIMS(4), DIMS(1), 0, DIMS(3), DIMS(1), 0, true, false},
+        {DIMS(4), DIMS(2), 0, DIMS(4), DIMS(2), 1, true, false}, /* between one another */
+        {DIMS(4), DIMS(2), 0, DIMS(4), DIMS(2), 7, false, false},
+        {DIMS(4), DIMS(1), 0, DIMS(4), DIMS(-1), 3, true, false}, /* the other way */
+        {DIMS(4), DIMS(1), 0, DIMS(4), DIMS(-1), 7, false, false},
+        {DIMS(4), DIMS(-1), 7, DIMS(4), DIMS(1), 3, true, false},
+        {DIMS(3, 3), DIMS(3, 1), 0, DIMS(3, 3), DIMS(1, 3), 0, true, false},
+        {DIMS(3, 1), DIMS(3, 1), 0, DIMS(3, 1), DIMS(3, 9), 0, true, true},
+        {DIMS(0, 4), DIMS(4, 1), 0, DIMS(4), DIMS(1), 0, false, false},
+        {SCALAR, SCALAR, 5, DIMS(6), DIMS(1), 0, true, false},
+        {SCALAR, SCALAR, 6, DIMS(6), DIMS(1), 0, false, false},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct layout a, b;
+        assert_int_equal(layout_contiguous(TD_INT16, &rows[i].shape, &a), TD_OK);
+        assert_int_equal(layout_contiguous(TD_INT16, &rows[i].other_shape, &b), TD_OK);
+        memcpy(a.strides, rows[i].strides.v, sizeof a.strides);
+        memcpy(b.strides, rows[i].other_strides.v, sizeof b.strides);
+        a.offset_bytes = 2 * rows[i].offset;
+        b.offset_bytes = 2 * rows[i].other_offset;
+        assert_int_equal(layout_may_meet(&a, &b), rows[i].meets);
+        assert_int_equal(layout_may_meet(&b, &a), rows[i].meets);
+        assert_int_equal(layout_same_elements(&a, &b), rows[i].same);
+        b.dtype = TD_FLOAT16;
+        assert_false(layout_same_elements(&a, &b));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -388,6 +430,7 @@ int main(void)
         cmocka_unit_test(rows_merge),
         cmocka_unit_test(rows_visit_every_element_in_order),
         cmocka_unit_test(overlaps_are_found),
+        cmocka_unit_test(what_may_meet),
     };
     return cmocka_run_group_tests_name("layout", tests, NULL, NULL);
 }

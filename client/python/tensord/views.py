@@ -32,11 +32,8 @@ def index_items(key: Any) -> tuple:
 
 
 def _check_slice(item: slice) -> None:
-    step = 1 if item.step is None else item.step.__index__()
-    if step == 0:
+    if item.step is not None and item.step.__index__() == 0:
         raise ValueError("slice step cannot be zero")
-    if step < 0:
-        raise ValueError("step must be greater than zero")
 
 
 class Views(Handle):
@@ -89,7 +86,7 @@ class Views(Handle):
         stop: "int | None" = None,
         step: "int | None" = None,
     ) -> "Tensor":
-        """x[start:stop:step] along one dimension."""
+        """x[start:stop:step] along one dimension; a copy if step is negative."""
         part = slice(start, stop, step)
         _check_slice(part)
         return self._make("slice", dim=dim, index=(part,))
