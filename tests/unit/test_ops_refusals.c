@@ -136,8 +136,8 @@ static const struct {
     {"view", OP_view, -1, &large_id, NULL, F(shape), false, 1},
     {"transpose", OP_transpose, -1, &small_id, NULL, F(dim0) | F(dim1), false, 1},
     {"getitem", OP_getitem, -1, &small_id, NULL, F(index), false, 1},
-    {"setitem with itself", OP_setitem, -1, &small_id, &small_id, F(index), true, 1},
-    {"copy_ with itself", OP_copy_, -1, &small_id, &small_id, 0, true, 1},
+    {"setitem with itself, backwards", OP_setitem, -1, &small_id, &small_id, F(index), true, 1},
+    {"copy_ with itself", OP_copy_, -1, &small_id, &small_id, 0, true, 0},
     {"mul", OP_mul, -1, &grad_id, NULL, F(value), false, 2},
     {"add", OP_add, -1, &strided_id, NULL, F(value), false, 2},
     {"variable", OP_variable, -1, &small_id, NULL, 0, false, 1},
@@ -162,7 +162,7 @@ static enum td_status attempt_row(size_t row)
     SET(dim1, 1);
     SET(index, INDEX(AT(0)));
     if (rows[row].op == OP_setitem)
-        SET(index, INDEX(SLICE(INDEX_NONE, INDEX_NONE)));
+        SET(index, INDEX(STEP(INDEX_NONE, INDEX_NONE, -1)));
     request.present &= rows[row].fields;
     if (output_name)
         SET(output, text_of(output_name));

@@ -5,8 +5,8 @@
     ... --only files      the measurements whose name contains a text: into, new, layout, files
     ... --smoke           a few seconds, small sizes, no judgement
 
-The sides take turns, call by call. Both convert with one thread, and then with two. The exit code is
-0 unless something breaks, or, with --strict, a wanted figure is missed.
+The sides take turns, call by call. Both convert with one thread, and then with two. The exit code
+is 0 unless something breaks, or, with --strict, a wanted figure is missed.
 """
 
 import argparse
@@ -81,7 +81,9 @@ def source_of(dtype, nbytes):
 
 
 def sizes(arguments):
-    return [("8 MiB", 8 * MIB)] if arguments.smoke else [("64 MiB", 64 * MIB), ("128 KiB", MIB // 8)]
+    if arguments.smoke:
+        return [("8 MiB", 8 * MIB)]
+    return [("64 MiB", 64 * MIB), ("128 KiB", MIB // 8)]
 
 
 def measure_into(race, client, arguments, threads):
@@ -149,16 +151,16 @@ def measure_files(race, client, arguments, threads, folder):
         return
     shutil.copy(path, folder / "model.safetensors")
     path, out = folder / "model.safetensors", folder / "out.safetensors"
-    whole = {"tensord": None, "reading the file": path.read_bytes}
     print(f"the file has {path.stat().st_size / MIB:.0f} MiB")
 
-    def run(title, call, wanted):
-        race.run(f"{title}, {threads}", {**whole, "tensord": call}, {"reading the file": wanted})
-
-    run("load, sent", lambda: client.load(path, prefix="model"), 0.8)
-    run("load, read by the daemon", lambda: client.load(path, prefix="model", local=True), 0.8)
-    run("save, received", lambda: client.save(out, prefix="model"), 0.8)
-    run("save, written by the daemon", lambda: client.save(out, prefix="model", local=True), 0.8)
+    for title, call in {
+        "load, sent": lambda: client.load(path, prefix="model"),
+        "load, read by the daemon": lambda: client.load(path, prefix="model", by_daemon=True),
+        "save, received": lambda: client.save(out, prefix="model"),
+        "save, written by the daemon": lambda: client.save(out, prefix="model", by_daemon=True),
+    }.items():
+        race.run(f"{title}, {threads}", {"tensord": call, "reading the file": path.read_bytes},
+                 {"reading the file": 0.8})  # fmt: skip
     assert out.stat().st_size == path.stat().st_size
 
 
