@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 from formats import (
-    BAD_DTYPE, INVALID, LACKING, NUMBERS, NUMPY, OK, OWN, VISIT, Npy, arrays, described, detail, filled,
-    many, np, npy_bytes, same_bytes, settings, shapes, shim, st,
+    BAD_DTYPE, INVALID, LACKING, NUMBERS, NUMPY, OK, OWN, VISIT, Npy, arrays, described, detail,
+    filled, many, np, npy_bytes, same_bytes, settings, shapes, shim, st,
 )  # fmt: skip
 from hypothesis import given
 

@@ -243,7 +243,7 @@ def test_safetensors_of_other_dtypes(dtype):
 
 
 def test_safetensors_package_loads_every_dtype(tmp_path):
-    """The ways in which its users read a file: whole, and tensor by tensor; NumPy's and PyTorch's."""
+    """As its users read a file: whole, and tensor by tensor; NumPy's and PyTorch's."""
     entries = {
         dtype: (dtype, (3, 4), filled(NUMPY[TORCH[dtype]], (3, 4)).tobytes()) for dtype in RANKS
     }
