@@ -421,6 +421,17 @@ enum td_status op_commit(struct op_call *call)
     return TD_OK;
 }
 
+enum td_status op_make_body(struct op_call *call)
+{
+    const struct tensor *out = call->body_out;
+    if (out && !body_in_place(out, call->body_dtype)) {
+        TRY(body_create(call->engine->devices.list[0], BODY_BLOCK_BYTES, &call->body_made));
+        TRY(body_add_tensor(call->body_made, call->body_out, call->body_dtype,
+                            call->body_saturate));
+    }
+    return call->body_made ? body_prepare(call->body_made) : TD_OK;
+}
+
 void op_end(struct op_call *call)
 {
     op_stop_waiting(call);
@@ -428,6 +439,7 @@ void op_end(struct op_call *call)
     call->fd = call->share_fd = -1;
     storage_unref(take(&call->body_in));
     tensor_unref(take(&call->body_out));
+    body_destroy(take(&call->body_made));
     tensor_unref(take(&call->input));
     tensor_unref(take(&call->other));
     tensor_unref(take(&call->result));
