@@ -31,6 +31,9 @@ static enum td_status engine_open(struct engine *engine, const struct engine_opt
     for (int i = 0; i < QUOTA_COUNT; i++)
         quotas[i] = options->quotas[i] ? options->quotas[i] : UINT64_MAX;
     struct device_options devices = {.ledger = &engine->ledger, .pool_bytes = options->pool_bytes};
+    engine->formats = options->formats;
+    TRY(file_roots_open(options->load_dirs, "load-dir", &engine->load_roots));
+    TRY(file_roots_open(options->save_dirs, "save-dir", &engine->save_roots));
     TRY(random_id(BOOT_ID_LENGTH, engine->boot));
     TRY(begin_ids());
     TRY(devices_open(&devices, &engine->devices));
@@ -76,6 +79,8 @@ void engine_destroy(struct engine *engine)
     store_destroy(engine->store);
     devices_close(&engine->devices);
     accounts_destroy(engine->accounts);
+    file_roots_close(engine->load_roots);
+    file_roots_close(engine->save_roots);
     ledger_finish(&engine->ledger);
     free(engine);
 }

@@ -151,7 +151,9 @@ enum td_status op_begin(struct op_call *call)
         return fail(TD_INVALID, "%s takes no descriptor", op_infos[call->op].name);
     struct text device = FIELDS_HAS(in, device) ? in->device : text_of("cpu");
     TRY(devices_find(&call->engine->devices, device.data, device.length, &call->device));
-    if (traits & OP_BODY_IN)
+    if (call->op == OP_load)
+        TRY(op_begin_load(call));
+    else if (traits & OP_BODY_IN)
         TRY(begin_body(call));
     TRY(begin_names(call));
     return call->op == OP_get ? begin_get(call) : TD_OK;
@@ -159,7 +161,8 @@ enum td_status op_begin(struct op_call *call)
 
 enum td_status op_receive(struct op_call *call)
 {
-    if (!(op_infos[call->op].traits & OP_BODY_IN) || call->fd >= 0)
+    bool elsewhere = call->fd >= 0 || (call->op == OP_load && FIELDS_HAS(call->in, path));
+    if (!(op_infos[call->op].traits & OP_BODY_IN) || elsewhere)
         return TD_OK;
     return storage_create(call->device, call->account, call->body_length, false, &call->body_in);
 }
@@ -280,6 +283,8 @@ bool op_run_is_long(const struct op_call *call)
         return false;
     if (call->op == OP_queue_delete || call->op == OP_queue_drain)
         return op_queue_is_long(call);
+    if (call->op == OP_load || call->op == OP_save) /* a small archive may hold very much */
+        return true;
     return op_cost_bytes(call) > OP_INLINE_BYTES && !copies_nothing(call);
 }
 
@@ -403,6 +408,8 @@ static enum td_status commit_made(struct op_call *call)
 enum td_status op_commit(struct op_call *call)
 {
     struct fields *out = &call->out;
+    if (call->op == OP_load)
+        return op_commit_load(call);
     if (!call->result)
         return TD_OK;
     if (op_infos[call->op].traits & OP_MAKES)
@@ -414,6 +421,17 @@ enum td_status op_commit(struct op_call *call)
     return TD_OK;
 }
 
+enum td_status op_make_body(struct op_call *call)
+{
+    const struct tensor *out = call->body_out;
+    if (out && !body_in_place(out, call->body_dtype)) {
+        TRY(body_create(call->engine->devices.list[0], BODY_BLOCK_BYTES, &call->body_made));
+        TRY(body_add_tensor(call->body_made, call->body_out, call->body_dtype,
+                            call->body_saturate));
+    }
+    return call->body_made ? body_prepare(call->body_made) : TD_OK;
+}
+
 void op_end(struct op_call *call)
 {
     op_stop_waiting(call);
@@ -421,12 +439,15 @@ void op_end(struct op_call *call)
     call->fd = call->share_fd = -1;
     storage_unref(take(&call->body_in));
     tensor_unref(take(&call->body_out));
+    body_destroy(take(&call->body_made));
     tensor_unref(take(&call->input));
     tensor_unref(take(&call->other));
     tensor_unref(take(&call->result));
     queue_item_unref(take(&call->item));
     ring_unref(take(&call->ring));
     queue_unref(take(&call->queue));
+    bundle_finish(&call->bundle);
+    free(take(&call->publications));
     if (call->text_charged)
         ledger_release(&call->engine->ledger, call->text_charged, 0, 0);
     call->text_charged = 0;

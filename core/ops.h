@@ -22,6 +22,7 @@
 #ifndef CORE_OPS_H
 #define CORE_OPS_H
 
+#include "core/body.h"
 #include "core/engine.h"
 #include "core/op_table.h"
 #include "core/queue.h"
@@ -51,9 +52,14 @@ struct op_call {
 
     /* To the door. */
     struct storage *body_in; /* where the body goes: body_length bytes at the start of its data */
-    struct tensor *body_out; /* C-contiguous: its bytes are the reply's body; NULL: none */
-    int share_fd;            /* borrowed while the call lives, or -1: goes out with the reply */
-    bool waits;              /* it is not done: op_run is to be called again, see above */
+    /* The reply's body is its elements, in C order and body_dtype; NULL: none. What is small lies
+     * so in memory already; of others see op_make_body. */
+    struct tensor *body_out;
+    enum td_dtype body_dtype;
+    bool body_saturate;
+    struct body *body_made; /* or the reply's body is this; NULL: no such */
+    int share_fd;           /* borrowed while the call lives, or -1: goes out with the reply */
+    bool waits;             /* it is not done: op_run is to be called again, see above */
     void (*undo)(struct op_call *call); /* takes back what was given, see op_undo; NULL: nothing */
     uint64_t wait_until_ms;             /* then, of CLOCK_MONOTONIC, at the latest; 0: none */
 
@@ -73,6 +79,8 @@ struct op_call {
     struct queue *queue;       /* these three are references */
     struct queue_item *item;
     struct ring *ring;
+    struct bundle bundle;                   /* of load and save */
+    struct store_publication *publications; /* malloc'd: of load */
     /* Takes the waiter out of its list: then `wake` is not running and not called any more. NULL:
      * it is in none. */
     void (*stop_waiting)(struct op_call *call);
@@ -92,6 +100,10 @@ NODISCARD enum td_status op_receive(struct op_call *call);
 NODISCARD enum td_status op_run(struct op_call *call);
 NODISCARD enum td_status op_commit(struct op_call *call);
 void op_end(struct op_call *call);
+
+/* After op_run, for a door that sends body_out as bytes: makes it body_made unless it lies in
+ * memory as it is to be sent. Readies body_made. */
+NODISCARD enum td_status op_make_body(struct op_call *call);
 
 /* Of an operation that waits and is given up: after this call->wake is not running and not called
  * any more. op_end does it as well. */

@@ -70,6 +70,9 @@ NODISCARD enum td_status op_copy_of(struct tensor *src, struct account *payer, e
 /* The tensor itself if it is C-contiguous on the cpu with that dtype, else a copy that is. */
 NODISCARD enum td_status op_host_contiguous(struct op_call *call, struct tensor *src,
                                             enum td_dtype dtype, struct tensor **out);
+/* load: what can be refused before its body comes; and op_commit. */
+NODISCARD enum td_status op_begin_load(const struct op_call *call);
+NODISCARD enum td_status op_commit_load(struct op_call *call);
 /* A view of the input as the result; records grad_fn. */
 NODISCARD enum td_status op_result_view(struct op_call *call, const struct layout *layout,
                                         const char *grad_fn);

@@ -4,11 +4,13 @@
 
 #include <string.h>
 
-/* Sends the elements as the reply's body, in C order and dtype. */
+/* Sends the elements as the reply's body, in C order and dtype: of many no copy is made. */
 static enum td_status body_out(struct op_call *call, struct tensor *tensor, enum td_dtype dtype,
                                const char *reason)
 {
     TRY(op_host_contiguous(call, tensor, dtype, &call->body_out));
+    call->body_dtype = dtype;
+    call->body_saturate = op_saturate(call);
     op_result(call, tensor_ref(tensor), reason);
     return TD_OK;
 }

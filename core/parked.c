@@ -115,7 +115,8 @@ enum td_status parked_submit(struct job_pool *pool, struct parked *parked,
     atomic_store(&parked->state, PARKED_OPEN);
     atomic_store(&parked->refs, 2);
     pthread_mutex_lock(&pool->lock);
-    bool room = pool->queued < pool->max_queued && !pool->stopping;
+    bool fits = pool->queued < pool->max_queued || urgency == PARKED_ONWARD;
+    bool room = fits && !pool->stopping;
     if (room) {
         struct parked **place = urgency == PARKED_AHEAD ? &pool->first : pool->last;
         parked->next = *place;

@@ -27,8 +27,9 @@ struct parked_ops {
     void (*destroy)(struct parked *parked);
 };
 
-/* What is short and holds up a connection goes ahead of what computes. */
-enum parked_urgency { PARKED_IN_TURN, PARKED_AHEAD };
+/* What is short and holds up a connection goes ahead of what computes. What has begun already, and
+ * cannot be refused any more, goes in turn, however many are queued. */
+enum parked_urgency { PARKED_IN_TURN, PARKED_AHEAD, PARKED_ONWARD };
 
 struct parked {
     const struct parked_ops *ops;
@@ -42,8 +43,9 @@ NODISCARD enum td_status job_pool_create(unsigned threads, unsigned max_queued,
 /* Runs what is queued, then ends the threads. */
 void job_pool_destroy(struct job_pool *pool);
 
-/* UNAVAILABLE, and nothing is kept, when too many are queued. On TD_OK the submitter owns one
- * reference, to be given back with parked_unref after it has no more use for parked_cancel. */
+/* UNAVAILABLE, and nothing is kept, when too many are queued (but PARKED_ONWARD). On TD_OK the
+ * submitter owns one reference, to be given back with parked_unref after it has no more use for
+ * parked_cancel. */
 NODISCARD enum td_status parked_submit(struct job_pool *pool, struct parked *parked,
                                        const struct parked_ops *ops, enum parked_urgency urgency);
 /* Completes it with `status` unless its outcome is decided. True if this call decided it. */

@@ -253,7 +253,8 @@ enum td_status answer_call(struct exchange *x)
             return fail(TD_NOT_ACCEPTABLE, "elements come as json, npy, safetensors or raw; the "
                                            "operation print gives text");
         return answer_elements(x, &(struct elements){.tensor = call->body_out,
-                                                     .dtype = call->body_out->layout.dtype,
+                                                     .dtype = call->body_dtype,
+                                                     .saturate = call->body_saturate,
                                                      .format = format,
                                                      .values = true,
                                                      .description = &call->out});

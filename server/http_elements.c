@@ -227,12 +227,27 @@ static enum td_status answer_in_place(struct exchange *x, const struct elements 
     return answer_response(x, range.partial ? MHD_HTTP_PARTIAL_CONTENT : MHD_HTTP_OK, response);
 }
 
-static enum td_status answer_stream(struct exchange *x, const struct elements *what,
-                                    struct text prefix, struct text suffix, const char *etag)
+/* The elements behind the header of a file, which it takes over. */
+static enum td_status answer_computed(struct exchange *x, const struct elements *what,
+                                      unsigned char **header, size_t header_length,
+                                      const char *etag)
+{
+    _cleanup_(body_destroyp) struct body *body = NULL;
+    struct MHD_Response *response;
+    TRY(body_create(x->server->options.engine->devices.list[0], BODY_BLOCK_BYTES, &body));
+    TRY(body_add_bytes(body, take(header), header_length));
+    TRY(body_add_tensor(body, what->tensor, what->dtype, what->saturate));
+    TRY(stream_bytes(x, take(&body), &response));
+    add_headers(response, what, etag);
+    return answer_response(x, MHD_HTTP_OK, response);
+}
+
+enum td_status answer_body(struct exchange *x, struct body *body, const char *content_type)
 {
     struct MHD_Response *response;
-    TRY(stream_create(x, what, prefix, suffix, &response));
-    add_headers(response, what, etag);
+    TRY(stream_bytes(x, body, &response));
+    answer_header(response, "Content-Type", content_type);
+    answer_header(response, "Cache-Control", "no-cache");
     return answer_response(x, MHD_HTTP_OK, response);
 }
 
@@ -240,23 +255,20 @@ static enum td_status answer_file(struct exchange *x, const struct elements *wha
 {
     _cleanup_(freep) unsigned char *header = NULL;
     size_t length;
-    const struct tensor *tensor = what->tensor;
     TRY(file_header(what, &header, &length));
-    if (device_is_cpu(tensor->storage->device) && what->dtype == tensor->layout.dtype &&
-        layout_is_contiguous(&tensor->layout))
+    if (body_in_place(what->tensor, what->dtype))
         return answer_in_place(x, what, &header, length, etag);
-    struct text prefix = {header ? (const char *)header : "", length};
-    return answer_stream(x, what, prefix, text_of(""), etag);
+    return answer_computed(x, what, &header, length, etag);
 }
 
 /* The description, and behind it the elements: {..., "data": ...}. */
 static enum td_status answer_document(struct exchange *x, const struct elements *what,
                                       const char *etag)
 {
+    struct MHD_Response *response;
     cJSON *value = answer_fields_value(what->description);
     char *text = value ? cJSON_PrintUnformatted(value) : NULL;
     size_t length = text ? strlen(text) : 0;
-    enum td_status status;
     cJSON_Delete(value);
     if (!text)
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
@@ -269,11 +281,13 @@ static enum td_status answer_document(struct exchange *x, const struct elements 
         }
         text = longer;
         memcpy(text + length - 1, data, sizeof data);
-        status = answer_stream(x, what, text_of(text), text_of("}\n"), etag);
+        enum td_status status = stream_json(x, what, text_of(text), text_of("}\n"), &response);
         free(text);
-        return status;
+        TRY(status);
+        add_headers(response, what, etag);
+        return answer_response(x, MHD_HTTP_OK, response);
     }
-    struct MHD_Response *response = answer_json_response(x, text);
+    response = answer_json_response(x, text);
     if (!response)
         return fail(TD_OUT_OF_MEMORY, "no memory for the answer");
     add_headers(response, what, etag);

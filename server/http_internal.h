@@ -268,11 +268,21 @@ struct elements {
 /* Answers with the description as JSON (with the elements if asked), or the elements in the format.
  * Handles If-Match, If-None-Match and Range of a GET; what a POST has run has no ETag. */
 NODISCARD enum td_status answer_elements(struct exchange *x, const struct elements *what);
-/* The same elements, sent block by block, between `prefix` and `suffix` (which are copied). JSON:
- * as nested lists. Queues a response with these headers and status 200. */
-NODISCARD enum td_status stream_create(struct exchange *x, const struct elements *what,
-                                       struct text prefix, struct text suffix,
-                                       struct MHD_Response **out);
+/* Answers with the bytes of a body, which it takes over, also when it fails. */
+NODISCARD enum td_status answer_body(struct exchange *x, struct body *body,
+                                     const char *content_type);
+
+/* ---- answers in pieces (http_stream.c) ---------------------------------------------------------
+ *
+ * What has to be computed is made by jobs, in blocks of bounded size. */
+
+/* A response of the body's bytes. Takes the body over, also when it fails. */
+NODISCARD enum td_status stream_bytes(struct exchange *x, struct body *body,
+                                      struct MHD_Response **out);
+/* A response of the elements as nested lists, between `prefix` and `suffix` (which are copied). */
+NODISCARD enum td_status stream_json(struct exchange *x, const struct elements *what,
+                                     struct text prefix, struct text suffix,
+                                     struct MHD_Response **out);
 
 /* ---- ETags (http_etag.c) -----------------------------------------------------------------------
  *

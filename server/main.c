@@ -1,4 +1,5 @@
 /* tensord: reads its options, opens the engine and the doors, and waits to be told to stop. */
+#include "server/bundle_formats.h"
 #include "server/frame.h"
 #include "server/http.h"
 #include "server/listener.h"
@@ -61,6 +62,9 @@ static enum td_status open_engine(struct daemon *daemon)
         .job_threads = (unsigned)o->job_threads,
         .max_queued = (unsigned)o->max_queued,
         .max_watches = (unsigned)o->max_watches,
+        .formats = bundle_formats,
+        .load_dirs = o->load_dirs,
+        .save_dirs = o->save_dirs,
     };
     if (*o->token_file)
         TRY(token_read(o->token_file, &daemon->token));

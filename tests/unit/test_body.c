@@ -1,6 +1,7 @@
-/* blocks: a tensor's elements piece by piece are those that a plain loop over it gives, whatever
- * its layout, dtype and device, in memory of bounded size. */
-#include "core/blocks.h"
+/* body: a tensor's elements piece by piece are those that a plain loop over it gives, whatever its
+ * layout, dtype and device, in memory of bounded size; and several parts come one after the other.
+ */
+#include "core/body.h"
 #include "core/cast/cast.h"
 #include "tests/unit/core_assert.h"
 
@@ -151,6 +152,16 @@ static unsigned char *plain_loop(const struct layout *layout, const unsigned cha
     return out;
 }
 
+/* Not prepared yet. */
+static struct body *body_of(struct tensor *tensor, enum td_dtype dtype, bool saturate,
+                            size_t block_bytes)
+{
+    struct body *body;
+    assert_ok(body_create(host.cpu, block_bytes, &body));
+    assert_ok(body_add_tensor(body, tensor, dtype, saturate));
+    return body;
+}
+
 /* Reads all blocks, none larger than it may be, and compares them. Returns how many there were. */
 static int assert_blocks(struct tensor *tensor, enum td_dtype dtype, bool saturate,
                          size_t block_bytes, const unsigned char *wanted)
@@ -158,24 +169,29 @@ static int assert_blocks(struct tensor *tensor, enum td_dtype dtype, bool satura
     size_t element = dtype_infos[dtype].size_bytes, done = 0, size;
     size_t total = (size_t)tensor->layout.elements * element;
     const void *data;
-    struct blocks *blocks;
+    struct body *body;
     int count = 0;
-    assert_ok(blocks_create(tensor, dtype, saturate, block_bytes, host.cpu, &blocks));
-    assert_int_equal(blocks_total_bytes(blocks), total);
+    body = body_of(tensor, dtype, saturate, block_bytes);
+    assert_int_equal(body_total_bytes(body), total);
+    assert_ok(body_prepare(body));
     for (;; count++) {
-        assert_ok(blocks_next(blocks, &data, &size));
+        size_t work = body_work_bytes(body);
+        assert_ok(body_next(body, &data, &size));
         if (size == 0)
             break;
+        size_t from = dtype_infos[tensor->layout.dtype].size_bytes;
+        size_t computed = size / element * (from > element ? from : element);
+        assert_int_equal(work, body_in_place(tensor, dtype) ? 0 : computed);
         assert_int_equal(size % element, 0);
         assert_true(size <= total - done);
-        assert_true(blocks_in_place(blocks) || size <= block_bytes || size == element);
+        assert_true(body_in_place(tensor, dtype) || size <= block_bytes || size == element);
         assert_memory_equal(data, wanted + done, size);
         done += size;
     }
     assert_int_equal(done, total);
-    assert_ok(blocks_next(blocks, &data, &size)); /* the end stays the end */
+    assert_ok(body_next(body, &data, &size)); /* the end stays the end */
     assert_int_equal(size, 0);
-    blocks_destroy(blocks);
+    body_destroy(body);
     return count;
 }
 
@@ -296,23 +312,23 @@ static void in_place(void **state)
 {
     const void *data;
     size_t size;
-    struct blocks *blocks;
+    struct body *body;
     (void)state;
     struct tensor *tensor = bytes_tensor(host.cpu, 100000);
     uint64_t used = host.ledger.used.memory_bytes;
-    assert_ok(blocks_create(tensor, TD_UINT8, false, 10, host.cpu, &blocks));
-    assert_true(blocks_in_place(blocks));
+    body = body_of(tensor, TD_UINT8, false, 10);
     assert_int_equal(atomic_load(&tensor->refs), 2); /* held */
+    assert_ok(body_prepare(body));
     const unsigned char *bytes = tensor_data(tensor);
     tensor_unref(tensor);
-    assert_ok(blocks_next(blocks, &data, &size));
+    assert_ok(body_next(body, &data, &size));
     assert_ptr_equal(data, bytes);
     assert_int_equal(size, 100000);
-    assert_ok(blocks_next(blocks, &data, &size));
+    assert_ok(body_next(body, &data, &size));
     assert_int_equal(size, 0);
     assert_int_equal(host.ledger.used.memory_bytes, used); /* no buffer */
-    blocks_destroy(blocks);
-    blocks_destroy(NULL);
+    body_destroy(body);
+    body_destroy(NULL);
 }
 
 /* -- memory -- */
@@ -324,7 +340,7 @@ static void expanded_without_end(void **state)
     struct dims wide = SHAPE(3, INT64_C(1) << 33, 2);
     struct layout layout = contiguous(TD_FLOAT32, SHAPE(1, 2));
     float values[2] = {1.5F, -2.5F};
-    struct blocks *blocks;
+    struct body *body;
     (void)state;
     assert_ok(layout_expand(&layout, &wide, &layout));
     for (int where = 0; where < 2; where++) {
@@ -332,15 +348,16 @@ static void expanded_without_end(void **state)
         struct tensor *tensor = tensor_over(where ? &other : host.cpu, &layout,
                                             (const unsigned char *)values, sizeof values);
         uint64_t used = host.ledger.used.memory_bytes;
-        assert_ok(blocks_create(tensor, TD_COMPLEX128, false, block_bytes, host.cpu, &blocks));
-        assert_int_equal(blocks_total_bytes(blocks), UINT64_C(6) * 16 << 33);
-        assert_int_equal(host.ledger.used.memory_bytes, used); /* not before it is needed */
+        body = body_of(tensor, TD_COMPLEX128, false, block_bytes);
+        assert_int_equal(body_total_bytes(body), UINT64_C(6) * 16 << 33);
+        assert_int_equal(host.ledger.used.memory_bytes, used); /* not before it is prepared */
         host.ledger.peak_bytes = used;
+        assert_ok(body_prepare(body));
         for (int i = 0; i < 50; i++) {
             const void *data;
             const double *got;
             size_t size;
-            assert_ok(blocks_next(blocks, &data, &size));
+            assert_ok(body_next(body, &data, &size));
             assert_int_equal(size, 6250 * 16);
             got = data;
             for (size_t k = 0; k < size / 8; k += 4)
@@ -349,7 +366,7 @@ static void expanded_without_end(void **state)
         /* The host's buffer is rounded up to a size class, by an eighth at most. */
         uint64_t most = block_bytes + block_bytes / 8 + (where ? block_bytes : 0);
         assert_in_range(host.ledger.peak_bytes - used, block_bytes, most);
-        blocks_destroy(blocks);
+        body_destroy(body);
         assert_int_equal(host.ledger.used.memory_bytes, used);
         tensor_unref(tensor);
     }
@@ -358,21 +375,22 @@ static void expanded_without_end(void **state)
 /* No buffer is larger than all elements are. */
 static void small_tensors_have_small_buffers(void **state)
 {
-    struct blocks *blocks;
+    struct body *body;
     const void *data;
     size_t size;
     (void)state;
     struct tensor *tensor = bytes_tensor(host.cpu, 10);
     uint64_t used = host.ledger.used.memory_bytes;
-    assert_ok(blocks_create(tensor, TD_FLOAT64, false, SIZE_MAX, host.cpu, &blocks));
-    assert_ok(blocks_next(blocks, &data, &size));
+    body = body_of(tensor, TD_FLOAT64, false, SIZE_MAX);
+    assert_ok(body_prepare(body));
+    assert_ok(body_next(body, &data, &size));
     assert_int_equal(size, 80);
     assert_in_range(host.ledger.used.memory_bytes - used, 80, 200);
-    blocks_destroy(blocks);
+    body_destroy(body);
     tensor_unref(tensor);
 }
 
-/* A reservation that is refused can be tried again, and nothing is left out. */
+/* A reservation that is refused can be tried again; after it no piece needs one. */
 static void refused_reservations(void **state)
 {
     struct layout layout = contiguous(TD_INT16, SHAPE(20, 3));
@@ -385,20 +403,20 @@ static void refused_reservations(void **state)
         struct device other = other_device();
         struct tensor *tensor = tensor_over(where ? &other : host.cpu, &layout, bytes, 120);
         unsigned char *wanted = plain_loop(&layout, bytes, TD_INT64, false);
-        struct blocks *blocks;
+        struct body *body;
         const void *data;
         size_t size;
-        assert_ok(blocks_create(tensor, TD_INT64, false, 80, host.cpu, &blocks));
+        body = body_of(tensor, TD_INT64, false, 80);
         for (int n = 1; n <= reservations[where]; n++) {
             host.ledger.fail_after = (uint64_t)n;
-            assert_refused(blocks_next(blocks, &data, &size), TD_OUT_OF_MEMORY, "for a test");
+            assert_refused(body_prepare(body), TD_OUT_OF_MEMORY, "for a test");
             assert_int_equal(host.ledger.fail_after, 0);
-            assert_int_equal(size, 0);
         }
-        assert_ok(blocks_next(blocks, &data, &size));
+        assert_ok(body_prepare(body));
+        assert_ok(body_next(body, &data, &size));
         assert_int_equal(size, 72);
         assert_memory_equal(data, wanted, size);
-        blocks_destroy(blocks);
+        body_destroy(body);
         free(wanted);
         tensor_unref(tensor);
     }
@@ -433,6 +451,105 @@ static void straight_from_the_device(void **state)
     }
 }
 
+/* -- several parts -- */
+
+static void add_text(struct body *body, const char *text)
+{
+    assert_ok(body_add_bytes(body, strdup(text), strlen(text)));
+}
+
+/* Header, tensors that are handed out and converted, on both devices, and nothing at all between
+ * them: in order, computed in one buffer, and all given back. */
+static void several_parts(void **state)
+{
+    unsigned char bytes[6] = {0, 1, 2, 3, 4, 5}, got[64];
+    struct layout plain = contiguous(TD_UINT8, SHAPE(2, 3)), turned, none, wide;
+    struct device other = other_device();
+    struct body *body;
+    const void *data;
+    size_t size, length = 0, pieces = 0;
+    (void)state;
+    assert_ok(layout_transpose(&plain, 0, 1, &turned));
+    none = contiguous(TD_UINT8, SHAPE(0, 3));
+    wide = contiguous(TD_UINT8, SHAPE(6));
+    uint64_t used = host.ledger.used.memory_bytes;
+    struct tensor *tensors[] = {
+        tensor_over(host.cpu, &plain, bytes, 6), tensor_over(host.cpu, &turned, bytes, 6),
+        tensor_over(host.cpu, &none, bytes, 6), tensor_over(&other, &wide, bytes, 6),
+        tensor_over(&other, &turned, bytes, 6)};
+    assert_ok(body_create(host.cpu, 4, &body));
+    add_text(body, "head");
+    add_text(body, "");
+    for (size_t i = 0; i < COUNT(tensors); i++) {
+        bool cast = i == 3;
+        assert_ok(body_add_tensor(body, tensors[i], cast ? TD_INT16 : TD_UINT8, false));
+        tensor_unref(tensors[i]);
+    }
+    add_text(body, "tail");
+    assert_int_equal(body_total_bytes(body), 4 + 6 + 6 + 0 + 12 + 6 + 4);
+    assert_ok(body_prepare(body));
+    uint64_t prepared = host.ledger.used.memory_bytes;
+    for (;; pieces++) {
+        assert_ok(body_next(body, &data, &size));
+        if (size == 0)
+            break;
+        memcpy(got + length, data, size);
+        length += size;
+    }
+    assert_int_equal(pieces, 1 + 1 + 2 + 3 + 2 + 1);
+    assert_int_equal(length, body_total_bytes(body));
+    assert_memory_equal(got,
+                        "head\0\1\2\3\4\5\0\3\1\4\2\5"
+                        "\0\0\1\0\2\0\3\0\4\0\5\0\0\3\1\4\2\5tail",
+                        length);
+    assert_int_equal(host.ledger.used.memory_bytes, prepared);
+    assert_int_equal(body_work_bytes(body), 0);
+    body_destroy(body);
+    assert_int_equal(host.ledger.used.memory_bytes, used);
+}
+
+static void nothing_at_all(void **state)
+{
+    struct body *body;
+    const void *data;
+    size_t size = 1;
+    (void)state;
+    assert_ok(body_create(host.cpu, 100, &body));
+    assert_ok(body_prepare(body));
+    assert_int_equal(body_total_bytes(body), 0);
+    assert_int_equal(body_work_bytes(body), 0);
+    assert_ok(body_next(body, &data, &size));
+    assert_int_equal(size, 0);
+    body_destroy(body);
+}
+
+/* What is refused leaves the body, and the ledger, as they were. */
+static void refused_parts(void **state)
+{
+    struct layout layout = contiguous(TD_UINT8, SHAPE(1));
+    struct dims huge = SHAPE(INT64_C(1) << 56);
+    unsigned char byte = 7;
+    struct body *body;
+    (void)state;
+    assert_ok(layout_expand(&layout, &huge, &layout));
+    struct tensor *tensor = tensor_over(host.cpu, &layout, &byte, 1);
+    assert_ok(body_create(host.cpu, 100, &body));
+    uint64_t used = host.ledger.used.memory_bytes;
+    host.ledger.fail_after = 1;
+    assert_refused(body_add_bytes(body, strdup("abc"), 3), TD_OUT_OF_MEMORY, "for a test");
+    assert_int_equal(body_total_bytes(body), 0);
+    for (int i = 0; i < 15; i++)
+        assert_ok(body_add_tensor(body, tensor, TD_COMPLEX128, false));
+    for (int i = 0; i < 2; i++)
+        assert_refused(body_add_tensor(body, tensor, TD_COMPLEX128, false), TD_TOO_LARGE,
+                       "more bytes");
+    assert_int_equal(body_total_bytes(body), UINT64_C(15) << 60);
+    assert_int_equal(atomic_load(&tensor->refs), 16);
+    body_destroy(body);
+    assert_int_equal(host.ledger.used.memory_bytes, used);
+    tensor_unref(tensor);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_host, close_host)
 
 int main(void)
@@ -445,6 +562,9 @@ int main(void)
         TEST(small_tensors_have_small_buffers),
         TEST(refused_reservations),
         TEST(straight_from_the_device),
+        TEST(several_parts),
+        TEST(nothing_at_all),
+        TEST(refused_parts),
     };
-    return cmocka_run_group_tests_name("blocks", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("body", tests, NULL, NULL);
 }
