@@ -388,6 +388,11 @@ class Session:
         check(lib.td_op(self.connection(), key, arguments.pointer, pointer, size, out))
         return Reply(out[0])
 
+    def op_to_file(self, name: str, descriptor: int, **fields: Any) -> None:
+        """Runs an operation whose reply's body is written to a file's descriptor."""
+        arguments, key = _Arguments(fields), name.encode()
+        check(lib.td_op_to_file(self.connection(), key, arguments.pointer, descriptor, ffi.NULL))
+
     def put(self, name: str, source: Any, flags: int) -> None:
         dims = dims_argument(source.shape)
         check(
