@@ -65,6 +65,10 @@ enum option_id {
     OPTION_NO_ACK,
     OPTION_PARKED,
     OPTION_WAIT,
+    OPTION_TTL,
+    OPTION_METADATA,
+    OPTION_FORCE,
+    OPTION_BY_DAEMON,
     OPTION_END
 };
 
