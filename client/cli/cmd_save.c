@@ -9,23 +9,19 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* Lines of KEY=NAME out of the words behind the file, which are [KEY=]NAME; a name that has a = in
- * it is written NAME=NAME. The caller frees *out. */
+/* The words behind the file, [KEY=]NAME, a line each. The caller frees *out. */
 static enum td_status read_tensors(struct cli *cli, char **out)
 {
     size_t room = 1, used = 0;
     for (int i = 1; i < cli->count; i++)
-        room += 2 * strlen(cli->arguments[i]) + 2;
-    char *lines = *out = malloc(room);
-    if (!lines)
+        room += strlen(cli->arguments[i]) + 1;
+    *out = malloc(room);
+    if (!*out)
         return fail(TD_OUT_OF_MEMORY, "no memory for %d names", cli->count);
     for (int i = 1; i < cli->count; i++) {
-        const char *word = cli->arguments[i];
-        if (strchr(word, '\n'))
+        if (strchr(cli->arguments[i], '\n'))
             return cli_misused(cli, "a name of a tensor has no line breaks");
-        bool named = strchr(word, '=');
-        used += (size_t)snprintf(lines + used, room - used, "%s%s%s\n", word, named ? "" : "=",
-                                 named ? "" : word);
+        used += (size_t)snprintf(*out + used, room - used, "%s\n", cli->arguments[i]);
     }
     return TD_OK;
 }

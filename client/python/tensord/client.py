@@ -471,8 +471,8 @@ class Client(Creation):
         it has for it below one of the directories of --save-dir; nothing comes here.
 
         NotFound if there are no such tensors, OSError for a path that cannot be opened, Invalid
-        when writing fails (the disk is full), RequiresGrad, Unsupported for a dtype that the format has not (complex128 of safetensors),
-        Forbidden for a path where the daemon may not write.
+        when writing fails (the disk is full), RequiresGrad, Unsupported for a dtype that the format
+        has not (complex128 of safetensors), Forbidden for a path where the daemon may not write.
         """
         files.save(
             self, target, prefix, tensors=tensors, format=format, metadata=metadata,
