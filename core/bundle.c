@@ -43,12 +43,34 @@ static enum td_status make_room(struct bundle *bundle)
 enum td_status bundle_add(struct bundle *bundle, const struct bundle_item *item)
 {
     TRY(make_room(bundle));
-    TRY(charge(bundle, strlen(item->name) + 1));
-    char *name = strdup(item->name);
-    if (!name)
+    TRY(charge(bundle, item->name ? strlen(item->name) + 1 : 0));
+    char *name = item->name ? strdup(item->name) : NULL;
+    if (item->name && !name)
         return fail(TD_OUT_OF_MEMORY, "no memory for a tensor's name");
     bundle->items[bundle->count] = *item;
     bundle->items[bundle->count++].name = name;
+    if (item->tensor)
+        tensor_ref(item->tensor);
+    return TD_OK;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+enum td_status bundle_check_names(const struct bundle *bundle)
+{
+    size_t count = bundle->count;
+    _cleanup_(freep) const char **names = calloc(count + 1, sizeof *names);
+    if (!names)
+        return fail(TD_OUT_OF_MEMORY, "no memory for %zu names", count);
+    for (size_t i = 0; i < count; i++)
+        names[i] = bundle->items[i].name;
+    qsort(names, count, sizeof *names, compare_names);
+    for (size_t i = 1; i < count; i++)
+        if (strcmp(names[i - 1], names[i]) == 0)
+            return fail(TD_INVALID, "two tensors are to be called '%.200s' in the file", names[i]);
     return TD_OK;
 }
 

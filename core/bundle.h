@@ -15,7 +15,7 @@
 #define BUNDLE_ALIGNMENT 64          /* of the tensors of a packed file, in bytes */
 
 struct bundle_item {
-    const char *name; /* in the file, NUL-terminated; "": the file is one tensor without a name */
+    const char *name; /* in the file, NUL-terminated; NULL: it is one tensor without a name */
     enum td_dtype dtype;
     struct dims shape;
     uint64_t offset;       /* of its elements: in the file, or in what it is unpacked to */
@@ -28,7 +28,7 @@ struct bundle {
     struct ledger *ledger;
     size_t count;
     struct bundle_item *items; /* when read: in the order of their bytes */
-    char *metadata;            /* malloc'd JSON text of an object of strings, or NULL */
+    char *metadata;            /* malloc'd JSON text of an object of strings, or NULL: none */
     uint64_t unpacked_bytes;   /* when read, of a packed format: what all items take */
     size_t room;
     uint64_t charged_bytes;
@@ -36,9 +36,11 @@ struct bundle {
 
 /* Zeroes alone are an empty one, but for the ledger. Lets go of tensors, names and metadata. */
 void bundle_finish(struct bundle *bundle);
-/* Appends a copy, with its name; the tensor's reference is taken over. TOO_LARGE past BUNDLE_MAX,
+/* Appends a copy, with its name and a reference to its tensor. TOO_LARGE past BUNDLE_MAX,
  * OUT_OF_MEMORY. */
 NODISCARD enum td_status bundle_add(struct bundle *bundle, const struct bundle_item *item);
+/* INVALID if two items have the same name. */
+NODISCARD enum td_status bundle_check_names(const struct bundle *bundle);
 /* Bytes of the item's elements. What was read fits layout_contiguous. */
 uint64_t bundle_item_bytes(const struct bundle_item *item);
 
@@ -62,6 +64,7 @@ struct bundle_format {
     const char *content_type;
     /* The elements are not in the file as they are in memory: `unpack` and `pack` move them. */
     bool packed;
+    bool has_metadata;
     bool is_numpy; /* a tensor that requires grad is saved only by force, as numpy() is */
     /* Whether a file that begins so is one: BUNDLE_SNIFF_BYTES, or all of a shorter one. */
     bool (*recognise)(const unsigned char *bytes, size_t length);
@@ -78,6 +81,8 @@ struct bundle_format {
      * elements follow it. */
     enum td_status (*head)(struct bundle *bundle, unsigned char **out, size_t *length);
     enum td_status (*pack)(const struct bundle *bundle, const struct bundle_io *io);
+    /* What `pack` writes at most. */
+    uint64_t (*most_bytes)(const struct bundle *bundle);
 };
 
 /* The format of that name in a list that ends with NULL. INVALID, with the names there are. */

@@ -1,6 +1,5 @@
 #include "core/files.h"
 
-#include "core/cleanup.h"
 #include "core/random_id.h"
 
 #include <errno.h>
@@ -235,33 +234,57 @@ enum td_status file_read(int fd, const struct stat *info, unsigned char *to)
 /* ---- writing -----------------------------------------------------------------------------------
  */
 
-enum td_status file_create(const struct file_roots *roots, struct text text, struct new_file *out)
+struct new_file {
+    int directory, fd;  /* -1: none */
+    char *name;         /* in the directory */
+    char temporary[48]; /* its name until it is published; "" when there is none */
+};
+
+/* Opens the directory that the path is in, and keeps the name of the file. */
+static enum td_status open_directory(const struct file_roots *roots, struct text text,
+                                     struct new_file *file)
 {
-    *out = (struct new_file){.directory = -1, .fd = -1};
-    TRY(path_check(roots, text));
     _cleanup_(freep) char *path = text_dup(text);
-    char *slash = path ? strrchr(path, '/') : NULL, random[17];
+    char *slash = path ? strrchr(path, '/') : NULL;
     if (path)
-        out->name = strdup(slash ? slash + 1 : path);
-    if (!path || !out->name)
+        file->name = strdup(slash ? slash + 1 : path);
+    if (!path || !file->name)
         return fail(TD_OUT_OF_MEMORY, "no memory for a path");
-    if (!*out->name || strcmp(out->name, ".") == 0)
+    if (!*file->name || strcmp(file->name, ".") == 0)
         return fail(TD_INVALID, "the path '%.*s' names no file", SHOWN(text));
     if (slash)
         slash[1] = '\0';
-    TRY(open_in_roots(roots, slash ? path : "./", O_RDONLY | O_DIRECTORY, &out->directory));
+    return open_in_roots(roots, slash ? path : "./", O_RDONLY | O_DIRECTORY, &file->directory);
+}
+
+static enum td_status open_temporary(const struct file_roots *roots, struct new_file *file)
+{
     struct stat there;
-    if (fstatat(out->directory, out->name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+    char random[17];
+    if (fstatat(file->directory, file->name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
         !S_ISREG(there.st_mode))
-        return fail(TD_FORBIDDEN, "at '%.*s' is something else than a regular file", SHOWN(text));
+        return fail(TD_FORBIDDEN, "'%.200s' is something else than a regular file", file->name);
     TRY(random_id(sizeof random - 1, random));
-    snprintf(out->temporary, sizeof out->temporary, ".tensord-%s.tmp", random);
-    out->fd = openat(out->directory, out->temporary,
-                     O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (out->fd >= 0)
+    snprintf(file->temporary, sizeof file->temporary, ".tensord-%s.tmp", random);
+    file->fd = openat(file->directory, file->temporary,
+                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (file->fd >= 0)
         return TD_OK;
-    out->temporary[0] = '\0';
-    return path_failed(roots, out->name, errno);
+    file->temporary[0] = '\0';
+    return path_failed(roots, file->name, errno);
+}
+
+enum td_status file_create(const struct file_roots *roots, struct text path, struct new_file **out)
+{
+    TRY(path_check(roots, path));
+    _cleanup_(file_destroyp) struct new_file *file = calloc(1, sizeof *file);
+    if (!file)
+        return fail(TD_OUT_OF_MEMORY, "no memory for a file");
+    file->directory = file->fd = -1;
+    TRY(open_directory(roots, path, file));
+    TRY(open_temporary(roots, file));
+    *out = take(&file);
+    return TD_OK;
 }
 
 static enum td_status write_failed(const struct new_file *file)
@@ -286,23 +309,29 @@ enum td_status file_write(struct new_file *file, const void *bytes, size_t size)
     return TD_OK;
 }
 
+enum td_status file_sync(struct new_file *file)
+{
+    return fsync(file->fd) == 0 ? TD_OK : write_failed(file);
+}
+
 enum td_status file_publish(struct new_file *file)
 {
-    if (fsync(file->fd) != 0 ||
-        renameat(file->directory, file->temporary, file->directory, file->name) != 0)
+    if (renameat(file->directory, file->temporary, file->directory, file->name) != 0)
         return write_failed(file);
     file->temporary[0] = '\0';
-    /* The name may be lost with the machine's power; the file that was there is not. */
+    /* Without it the name may be lost with the machine's power; what was there is not. */
     (void)fsync(file->directory);
     return TD_OK;
 }
 
-void file_abandon(struct new_file *file)
+void file_destroy(struct new_file *file)
 {
+    if (!file)
+        return;
     if (file->temporary[0])
         unlinkat(file->directory, file->temporary, 0);
     closep(&file->fd);
     closep(&file->directory);
     free(file->name);
-    *file = (struct new_file){.directory = -1, .fd = -1};
+    free(file);
 }

@@ -9,6 +9,7 @@
 #ifndef CORE_FILES_H
 #define CORE_FILES_H
 
+#include "core/cleanup.h"
 #include "core/fields.h"
 
 #include <sys/stat.h>
@@ -28,21 +29,20 @@ NODISCARD enum td_status file_open(const struct file_roots *roots, struct text p
 /* Reads all of it. CONFLICT if it is not, or no longer, as *info says. */
 NODISCARD enum td_status file_read(int fd, const struct stat *info, unsigned char *to);
 
-/* A file that takes the place of what is at its path when it is complete. */
-struct new_file {
-    int directory, fd;  /* -1: none */
-    char *name;         /* in the directory */
-    char temporary[48]; /* its name until then; "" when there is none */
-};
+/* A file that takes the place of what is at its path when it is complete. Its permissions are 0666
+ * but for the umask. */
+struct new_file;
 
-/* Permissions are 0666 but for the umask. The caller ends it with file_abandon, also after
- * file_publish and after an error. */
+/* FORBIDDEN and NOT_FOUND as of file_open; OUT_OF_MEMORY where the disk is full. */
 NODISCARD enum td_status file_create(const struct file_roots *roots, struct text path,
-                                     struct new_file *out);
+                                     struct new_file **out);
 NODISCARD enum td_status file_write(struct new_file *file, const void *bytes, size_t size);
-/* On the disk, and under its name. */
+/* All of it is on the disk. */
+NODISCARD enum td_status file_sync(struct new_file *file);
+/* Gives it its name. After file_sync; not long. */
 NODISCARD enum td_status file_publish(struct new_file *file);
 /* Removes what was not published. */
-void file_abandon(struct new_file *file);
+void file_destroy(struct new_file *file);
+CLEANUP_DEFINE(struct new_file *, file_destroy)
 
 #endif

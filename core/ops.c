@@ -99,8 +99,7 @@ static bool takes_names_only(enum op op)
            op == OP_wait;
 }
 
-/* Memory that its client still fills is nobody else's, and shows nothing yet. */
-static enum td_status check_published(const struct op_call *call, const struct tensor *tensor)
+enum td_status op_check_published(const struct op_call *call, const struct tensor *tensor)
 {
     bool fills = call->op == OP_publish || call->op == OP_info || call->op == OP_map;
     if (!tensor || fills || storage_mode_of(tensor->storage) != STORAGE_BUILDING)
@@ -127,8 +126,8 @@ static enum td_status begin_names(struct op_call *call)
                        &call->input_ttl_ms));
     if (FIELDS_HAS(in, other))
         TRY(op_resolve(call, in->other, &call->other, &generation, &ttl_ms));
-    TRY(check_published(call, call->input));
-    return check_published(call, call->other);
+    TRY(op_check_published(call, call->input));
+    return op_check_published(call, call->other);
 }
 
 /* What `get` reads. */
@@ -410,6 +409,8 @@ enum td_status op_commit(struct op_call *call)
     struct fields *out = &call->out;
     if (call->op == OP_load)
         return op_commit_load(call);
+    if (call->file)
+        return file_publish(call->file);
     if (!call->result)
         return TD_OK;
     if (op_infos[call->op].traits & OP_MAKES)
@@ -448,6 +449,7 @@ void op_end(struct op_call *call)
     queue_unref(take(&call->queue));
     bundle_finish(&call->bundle);
     free(take(&call->publications));
+    file_destroy(take(&call->file));
     if (call->text_charged)
         ledger_release(&call->engine->ledger, call->text_charged, 0, 0);
     call->text_charged = 0;

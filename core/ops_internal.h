@@ -41,6 +41,10 @@ void op_undo_object(struct op_call *call);
 NODISCARD enum td_status op_resolve(struct op_call *call, struct text name, struct tensor **out,
                                     uint64_t *generation, uint64_t *ttl_ms);
 
+/* CONFLICT for memory that its client still fills: it is nobody else's, and shows nothing yet. */
+NODISCARD enum td_status op_check_published(const struct op_call *call,
+                                            const struct tensor *tensor);
+
 /* The result, with what was done to memory: takes over the reference. NULL: it is shared. */
 void op_result(struct op_call *call, struct tensor *tensor, const char *copied_because);
 

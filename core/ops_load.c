@@ -149,16 +149,17 @@ static enum td_status item_layout(const struct bundle_item *item, struct layout 
 /* "PREFIX/NAME", or the prefix alone for a tensor without a name; malloc'd. */
 static enum td_status full_name(struct text prefix, const char *name, char **out)
 {
-    bool slash = prefix.length && prefix.data[prefix.length - 1] == '/';
-    size_t length = prefix.length - (slash && !*name), size = length + strlen(name) + 2;
-    if (!prefix.length && !*name)
+    if (prefix.length && prefix.data[prefix.length - 1] == '/')
+        prefix.length--;
+    else if (!prefix.length && !name)
         return fail(TD_INVALID, "the file has one array, without a name; say with prefix what it "
                                 "is to be called");
+    size_t size = prefix.length + (name ? strlen(name) : 0) + 2;
     *out = malloc(size);
     if (!*out)
         return fail(TD_OUT_OF_MEMORY, "no memory for a name");
-    snprintf(*out, size, "%.*s%s%s", (int)length, prefix.data, length && *name && !slash ? "/" : "",
-             name);
+    snprintf(*out, size, "%.*s%s%s", TEXT_ARGS(prefix), prefix.length && name ? "/" : "",
+             name ? name : "");
     return TD_OK;
 }
 
@@ -170,7 +171,7 @@ static enum td_status name_item(struct bundle_item *item, struct text prefix)
         char why[FAIL_DETAIL_SIZE];
         snprintf(why, sizeof why, "%s", fail_detail());
         return fail(TD_INVALID, "the file's tensor '%.*s' cannot be stored: %s", SHOWN_NAME,
-                    item->name, why);
+                    item->name ? item->name : "", why);
     }
     free((char *)(uintptr_t)item->name);
     item->name = take(&name);

@@ -2,13 +2,34 @@
 #include "core/ops_internal.h"
 #include "core/print.h"
 
+#include <inttypes.h>
 #include <string.h>
+
+/* A view of far more elements than its storage has would be a reply without end: what memory could
+ * not hold is asked for in parts. */
+static enum td_status check_expanded(const struct op_call *call, const struct tensor *tensor,
+                                     uint64_t bytes)
+{
+    uint64_t limit = call->engine->ledger.limits.memory_bytes;
+    bool expanded = (uint64_t)layout_nbytes(&tensor->layout) > tensor->storage->size_bytes;
+    if (!expanded || bytes <= limit)
+        return TD_OK;
+    return fail(TD_OUT_OF_MEMORY,
+                "%" PRIu64 " bytes of an expanded view do not fit into %" PRIu64
+                ", which is the memory limit; get parts of it by index",
+                bytes, limit);
+}
 
 /* Sends the elements as the reply's body, in C order and dtype: of many no copy is made. */
 static enum td_status body_out(struct op_call *call, struct tensor *tensor, enum td_dtype dtype,
                                const char *reason)
 {
-    TRY(op_host_contiguous(call, tensor, dtype, &call->body_out));
+    uint64_t bytes = (uint64_t)tensor->layout.elements * dtype_infos[dtype].size_bytes;
+    TRY(check_expanded(call, tensor, bytes));
+    if (bytes > OP_INLINE_BYTES)
+        call->body_out = tensor_ref(tensor);
+    else
+        TRY(op_host_contiguous(call, tensor, dtype, &call->body_out));
     call->body_dtype = dtype;
     call->body_saturate = op_saturate(call);
     op_result(call, tensor_ref(tensor), reason);

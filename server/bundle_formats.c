@@ -112,7 +112,7 @@ static enum td_status npy_load(const struct bundle_file *file, enum td_dtype hin
     TRY(npy_read(file->bytes, length, hint, &header, &needed));
     if (needed)
         return fail(TD_INVALID, "the .npy file ends within its header");
-    struct bundle_item item = item_of_npy("", &header, header.header_bytes);
+    struct bundle_item item = item_of_npy(NULL, &header, header.header_bytes);
     uint64_t expected = header.header_bytes + bundle_item_bytes(&item);
     if (file->size != expected)
         return fail(TD_INVALID, "the .npy file has %llu bytes; expected %llu by its header",
@@ -217,6 +217,20 @@ static void npz_writer_destroyp(struct npz_writer **writer)
     npz_write_destroy(*writer);
 }
 
+/* What a member takes besides its elements and its name, which stands there twice: the header of
+ * its .npy file, and the zip's records with all their extensions. */
+#define MEMBER_BYTES (NPY_WRITE_MAX + 512)
+#define DIRECTORY_BYTES 256 /* its end, zip64 */
+
+static uint64_t npz_most_bytes(const struct bundle *bundle)
+{
+    uint64_t bytes = DIRECTORY_BYTES;
+    for (size_t i = 0; i < bundle->count; i++)
+        bytes +=
+            bundle_item_bytes(&bundle->items[i]) + MEMBER_BYTES + 2 * strlen(bundle->items[i].name);
+    return bytes;
+}
+
 static enum td_status npz_pack(const struct bundle *bundle, const struct bundle_io *io)
 {
     _cleanup_(npz_writer_destroyp) struct npz_writer *writer = NULL;
@@ -241,6 +255,7 @@ static enum td_status npz_pack(const struct bundle *bundle, const struct bundle_
 static const struct bundle_format safetensors = {
     .name = "safetensors",
     .content_type = "application/vnd.safetensors",
+    .has_metadata = true,
     .recognise = safetensors_recognise,
     .read = safetensors_load,
     .head = safetensors_head,
@@ -255,6 +270,7 @@ static const struct bundle_format npz = {
     .read = npz_load,
     .unpack = npz_unpack,
     .pack = npz_pack,
+    .most_bytes = npz_most_bytes,
 };
 
 static const struct bundle_format npy = {

@@ -171,10 +171,13 @@ void connection_close(struct connection *connection)
     while (connection->sending) {
         struct request *request = connection->sending;
         connection->sending = request->next;
+        if (request->parked_link)
+            continue;
         request_undo(request);
         request_drop(request);
     }
-    /* A request whose memory is being made is parked, and comes back through request_done. */
+    /* A request whose memory, or whose reply's next piece, is being made is parked, and comes back
+     * through request_done. */
     if (connection->incoming && !connection->incoming->parked_link)
         request_drop(connection->incoming);
     connection->incoming = NULL;

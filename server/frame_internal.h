@@ -128,13 +128,15 @@ struct request {
     atomic_int wait;  /* enum wait_state */
     struct connection *connection;
     struct loop *loop;
-    struct request *next; /* in connection->sending, loop->woken or loop->done */
+    struct request *next;                       /* in connection->sending or loop->woken */
+    struct request *done_next;                  /* in loop->done */
     struct request *parked_next, **parked_link; /* in connection->parked or ->waiting */
     struct wire_header header;
     uint64_t deadline_ms;  /* 0: none */
     enum td_status status; /* set once, by who completes it */
     bool waiting;          /* in connection->waiting */
     bool ran_in_job;
+    bool replied; /* its reply's head is on its way: what a job makes is a piece of the body */
     struct phase *phase; /* that is, or was, parked */
     struct phase receive, run;
     char message[FAIL_DETAIL_SIZE];
@@ -146,8 +148,9 @@ struct request {
     size_t list_length, list_room;
     unsigned char *head; /* header and meta: head_inline, or malloc'd */
     size_t head_length, head_sent;
-    const unsigned char *body;
+    const unsigned char *body; /* or a piece of it */
     size_t body_length, body_sent;
+    uint64_t body_rest; /* bytes that follow that piece, and are made when it is sent */
     unsigned char head_inline[HEAD_INLINE_BYTES];
     unsigned char meta[]; /* header.meta_length bytes of the request */
 };
@@ -193,6 +196,9 @@ void request_link(struct request *request, struct request **list);
 void request_unlink(struct request *request);
 /* After op_run, with its status: commits, and queues the answer. */
 void request_finish(struct request *request, enum td_status status);
+/* Makes the next piece of the reply's body: here if that is short, else in the job pool, and the
+ * request is parked meanwhile. */
+NODISCARD enum td_status request_go_on(struct request *request);
 /* Answers with the error whose detail this thread wrote last. */
 void request_fail(struct request *request, enum td_status status);
 void request_unref(struct request *request);
@@ -226,7 +232,7 @@ void connection_end_waits(struct connection *connection);
 /* frame_send.c */
 /* Encodes the reply and queues it; the reference goes with it. */
 void reply_queue(struct request *request);
-/* Whether replies are left that the socket has not taken. */
+/* Whether replies are left that the socket has not taken, and not only such as are being made. */
 bool replies_pending(const struct connection *connection);
 /* Sends what the socket takes. False if the connection was closed. */
 bool replies_flush(struct connection *connection);

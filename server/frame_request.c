@@ -1,10 +1,12 @@
 #include "server/frame_internal.h"
 
+#include "server/log.h"
+
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
-static const struct parked_ops receive_ops, run_ops;
+static const struct parked_ops receive_ops, run_ops, piece_ops;
 
 static struct request *memory_take(struct loop *loop, size_t meta_length)
 {
@@ -52,7 +54,6 @@ struct request *request_create(struct connection *connection, const struct wire_
     request->loop = connection->loop;
     request->header = *header;
     request->message[0] = '\0';
-    request->receive.request = request->run.request = request;
     request->in.present = 0;
     op_init(&request->call, connection->loop->server->options.engine, NULL, 0, &request->in);
     connection->inflight++;
@@ -234,34 +235,68 @@ static void phase_free(struct phase *phase)
         free(phase);
 }
 
-/* Hands the request to the job pool; answers it if that is full. */
-static void park(struct request *request, struct phase *phase, const struct parked_ops *ops)
+/* Hands the request to the job pool. */
+static enum td_status park(struct request *request, struct phase *phase,
+                           const struct parked_ops *ops, enum parked_urgency urgency)
 {
     struct connection *connection = request->connection;
-    bool receiving = phase == &request->receive;
+    phase->request = request;
     request->phase = phase;
     atomic_fetch_add(&request->refs, 1);
-    request_link(request, &connection->parked);
-    if (receiving)
-        connection->reading = READ_HOLD;
-    enum td_status status =
-        parked_submit(connection->loop->server->options.engine->jobs, &phase->parked, ops,
-                      receiving ? PARKED_AHEAD : PARKED_IN_TURN);
-    if (status == TD_OK) {
-        if (request->deadline_ms) /* one that passed between two phases is noticed now */
-            loop_arm_deadline(connection->loop, request->deadline_ms);
-        return;
+    enum td_status status = parked_submit(request->call.engine->jobs, &phase->parked, ops, urgency);
+    if (status != TD_OK) {
+        atomic_fetch_sub(&request->refs, 1);
+        phase_free(phase);
+        return status;
     }
-    request_unlink(request);
-    phase_free(phase);
-    atomic_fetch_sub(&request->refs, 1);
-    if (receiving)
-        skip_body(request);
-    request_fail(request, status);
+    request_link(request, &connection->parked);
+    if (request->deadline_ms) /* one that passed between two phases is noticed now */
+        loop_arm_deadline(connection->loop, request->deadline_ms);
+    return TD_OK;
+}
+
+/* The job pool may still hold the phase that ran before. */
+static enum td_status park_anew(struct request *request, const struct parked_ops *ops,
+                                enum parked_urgency urgency)
+{
+    struct phase *phase = request->ran_in_job ? malloc(sizeof *phase) : &request->run;
+    if (!phase)
+        return fail(TD_OUT_OF_MEMORY, "no memory for an operation");
+    request->ran_in_job = true;
+    return park(request, phase, ops, urgency);
+}
+
+/* Readies a body that is made in pieces, if the reply has one. */
+static enum td_status open_body(struct request *request)
+{
+    TRY(op_make_body(&request->call));
+    if (request->call.body_made)
+        request->body_rest = body_total_bytes(request->call.body_made);
+    return TD_OK;
+}
+
+/* In the job pool, or on the loop's thread. */
+static enum td_status next_piece(struct request *request)
+{
+    const void *piece;
+    TRY(body_next(request->call.body_made, &piece, &request->body_length));
+    request->body = piece;
+    request->body_sent = 0;
+    request->body_rest -= request->body_length;
+    return TD_OK;
+}
+
+enum td_status request_go_on(struct request *request)
+{
+    if (body_work_bytes(request->call.body_made) <= OP_INLINE_BYTES)
+        return next_piece(request);
+    return park_anew(request, &piece_ops, PARKED_ONWARD);
 }
 
 void request_finish(struct request *request, enum td_status status)
 {
+    if (status == TD_OK)
+        status = open_body(request);
     if (status == TD_OK)
         status = op_commit(&request->call);
     note_failure(request, status);
@@ -277,25 +312,15 @@ static void run_inline(struct request *request)
         request_finish(request, status);
 }
 
-/* The job pool may still hold the phase that ran before the request waited. */
-static void run_in_pool(struct request *request)
-{
-    struct phase *phase = request->ran_in_job ? malloc(sizeof *phase) : &request->run;
-    if (!phase) {
-        request_fail(request, fail(TD_OUT_OF_MEMORY, "no memory for an operation"));
-        return;
-    }
-    request->ran_in_job = true;
-    phase->request = request;
-    park(request, phase, &run_ops);
-}
-
 void request_execute(struct request *request)
 {
-    if (op_run_is_long(&request->call))
-        run_in_pool(request);
-    else
+    if (!op_run_is_long(&request->call)) {
         run_inline(request);
+        return;
+    }
+    enum td_status status = park_anew(request, &run_ops, PARKED_IN_TURN);
+    if (status != TD_OK)
+        request_fail(request, status);
 }
 
 void request_body_complete(struct request *request)
@@ -388,7 +413,11 @@ void request_begin(struct request *request)
     }
     uint16_t opcode = request->header.opcode;
     if (opcode != OP_hello && opcode != OP_ping && op_receive_is_long(&request->call)) {
-        park(request, &request->receive, &receive_ops);
+        status = park(request, &request->receive, &receive_ops, PARKED_AHEAD);
+        if (status == TD_OK)
+            connection->reading = READ_HOLD;
+        else
+            refuse(request, status);
         return;
     }
     if (opcode != OP_hello && opcode != OP_ping)
@@ -447,20 +476,31 @@ static enum td_status receive_in_job(struct parked *parked)
 
 static enum td_status run_in_job(struct parked *parked)
 {
-    struct op_call *call = &request_of(parked)->call;
+    struct request *request = request_of(parked);
+    struct op_call *call = &request->call;
     bool late = op_commits_late(call->op);
     if (!late)
         TRY(parked_commit(parked));
     TRY(op_run(call));
     if (call->waits)
         return TD_OK;
-    enum td_status status = late ? parked_commit(parked) : TD_OK;
+    enum td_status status = open_body(request);
+    if (status == TD_OK && call->body_made) /* the head and the first piece go together */
+        status = next_piece(request);
+    if (status == TD_OK && late)
+        status = parked_commit(parked);
     if (status != TD_OK)
         op_undo(call);
     return status == TD_OK ? op_commit(call) : status;
 }
 
+static enum td_status piece_in_job(struct parked *parked)
+{
+    return next_piece(request_of(parked));
+}
+
 static const struct parked_ops receive_ops = {receive_in_job, complete, destroy};
+static const struct parked_ops piece_ops = {piece_in_job, complete, destroy};
 static const struct parked_ops run_ops = {run_in_job, complete, destroy};
 
 void request_cancel(struct request *request, enum td_status status)
@@ -481,7 +521,12 @@ void request_done(struct request *request)
         connection_free_if_done(connection);
         return;
     }
-    if (!receiving && request->status == TD_OK && request->call.waits) {
+    if (request->replied) {
+        if (request->status != TD_OK) {
+            log_line(LOG_ERROR, "a reply ends in the middle of its body: %s", request->message);
+            connection_close(connection);
+        }
+    } else if (!receiving && request->status == TD_OK && request->call.waits) {
         request_wait(request);
     } else if (!receiving) {
         reply_queue(request);

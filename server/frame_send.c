@@ -12,19 +12,22 @@
 static const struct fields *reply_fields(struct request *request, struct fields *error,
                                          size_t *meta_length)
 {
-    const struct tensor *body = request->call.body_out;
-    const struct fields *result = &request->call.out;
+    const struct op_call *call = &request->call;
+    const struct tensor *body = call->body_out;
+    const struct fields *result = &call->out;
     if (request->status == TD_OK && (*meta_length = wire_fields_size(result)) > WIRE_META_MAX) {
         request->status = TD_TOO_LARGE;
         snprintf(request->message, sizeof request->message,
                  "the reply's text is over %d bytes; ask for a part of the tensor", WIRE_META_MAX);
     }
+    if (request->status == TD_OK && call->body_made)
+        return result;
     if (request->status == TD_OK) {
         request->body = body ? tensor_data(body) : request->list;
         request->body_length = body ? (size_t)layout_nbytes(&body->layout) : request->list_length;
         return result;
     }
-    request->body_length = 0;
+    request->body_length = request->body_rest = 0;
     error->present = 0;
     FIELDS_SET(error, message, text_of(request->message));
     *meta_length = wire_fields_size(error);
@@ -41,7 +44,7 @@ static void encode(const struct request *request, const struct fields *fields, s
         .request_id = request->header.request_id,
         .status = (uint32_t)request->status,
         .meta_length = (uint32_t)meta_length,
-        .body_length = request->body_length,
+        .body_length = request->body_length + request->body_rest,
         .descriptors = request->status == TD_OK && request->call.share_fd >= 0 ? 1 : 0,
     };
     wire_header_encode(&header, out);
@@ -60,7 +63,7 @@ static void encode_head(struct request *request, const struct fields *fields, si
         /* Not even an error's text fits: the header alone says what happened. */
         request->head = request->head_inline;
         request->head_length = WIRE_HEADER_SIZE;
-        request->body_length = 0;
+        request->body_length = request->body_rest = 0;
         request->status = TD_OUT_OF_MEMORY;
         meta_length = 0;
     }
@@ -75,7 +78,8 @@ static bool fits_output(const struct request *request, size_t head_length)
     uint16_t opcode = request->header.opcode;
     unsigned traits = opcode < OP_END ? op_infos[opcode].traits : 0;
     bool gives = request->status == TD_OK && (traits & (OP_MAKES | OP_FD_OUT | OP_WAITS));
-    return !gives && !connection->sending && request->body_length <= OUTPUT_BODY_MAX &&
+    return !gives && !connection->sending && !request->body_rest &&
+           request->body_length <= OUTPUT_BODY_MAX &&
            head_length + request->body_length <= OUTPUT_BYTES - connection->output_end;
 }
 
@@ -115,6 +119,8 @@ void reply_queue(struct request *request)
         return;
     }
     encode_head(request, fields, meta_length);
+    request->replied = true;
+    request->deadline_ms = 0; /* it was for the reply's beginning */
     request->next = NULL;
     *connection->sending_last = request;
     connection->sending_last = &request->next;
@@ -128,11 +134,12 @@ static bool needs_descriptor(const struct request *request)
 
 bool replies_pending(const struct connection *connection)
 {
-    return connection->output_start < connection->output_end || connection->sending;
+    const struct request *first = connection->sending;
+    return connection->output_start < connection->output_end || (first && !first->parked_link);
 }
 
 /* Gathers what is to be sent: whole replies up to the next one with a descriptor, whose first byte
- * must be the first of all. */
+ * must be the first of all, and up to one of whose body more is to be made. */
 static int gather(const struct connection *connection, struct iovec parts[PARTS], size_t *total,
                   const struct request **with_descriptor)
 {
@@ -154,6 +161,8 @@ static int gather(const struct connection *connection, struct iovec parts[PARTS]
             parts[count++] = (struct iovec){(void *)(uintptr_t)(r->body + r->body_sent),
                                             r->body_length - r->body_sent};
         *total += r->head_length - r->head_sent + r->body_length - r->body_sent;
+        if (r->body_rest)
+            break;
     }
     return count;
 }
@@ -179,15 +188,16 @@ static ssize_t send_parts(int fd, struct iovec *parts, int count,
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* Notes that `sent` bytes are gone, and ends the replies that are complete. */
-static void advance(struct connection *connection, size_t sent)
+/* Notes that `sent` bytes are gone, and ends the replies that are complete. It fails if no more of
+ * a body can be made. */
+static enum td_status advance(struct connection *connection, size_t sent)
 {
     size_t output = connection->output_end - connection->output_start;
     size_t of_output = sent < output ? sent : output;
     sent -= of_output;
     connection->output_start += of_output;
     if (connection->output_start < connection->output_end)
-        return;
+        return TD_OK;
     connection->output_start = connection->output_end = 0;
     while (connection->sending) {
         struct request *r = connection->sending;
@@ -200,13 +210,16 @@ static void advance(struct connection *connection, size_t sent)
         r->body_sent += of_body;
         sent -= of_body;
         if (r->head_sent < r->head_length || r->body_sent < r->body_length)
-            return;
+            return TD_OK;
+        if (r->body_rest)
+            return request_go_on(r);
         connection->sending = r->next;
         if (!connection->sending)
             connection->sending_last = &connection->sending;
         request_drop(r);
     }
     assert(sent == 0);
+    return TD_OK;
 }
 
 /* Too many descriptors of this user are on their way in sockets that nobody reads: the kernel takes
@@ -240,15 +253,13 @@ bool replies_flush(struct connection *connection)
             refuse_descriptor(connection->sending);
             continue;
         }
-        if (sent < 0 && loop_of_thread() != connection->loop)
-            return false;
-        if (sent < 0) {
-            connection_close(connection);
+        if (sent < 0 || advance(connection, (size_t)sent) != TD_OK) {
+            if (loop_of_thread() == connection->loop) /* else that one notices it, too */
+                connection_close(connection);
             return false;
         }
         turn += (size_t)sent;
         connection->sent_ms = uv_now(&loop_of_thread()->uv);
-        advance(connection, (size_t)sent);
         if ((size_t)sent < total)
             break;
     }

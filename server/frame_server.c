@@ -224,8 +224,8 @@ static struct request *take_done(struct loop *loop, bool *stop)
     pthread_mutex_unlock(&loop->lock);
     while (done) {
         struct request *request = done;
-        done = done->next;
-        request->next = first;
+        done = done->done_next;
+        request->done_next = first;
         first = request;
     }
     return first;
@@ -239,7 +239,7 @@ static void on_wake(uv_async_t *wake)
     struct request *done = take_done(loop, &stop);
     while (done) {
         struct request *request = done;
-        done = done->next;
+        done = done->done_next;
         if (request->waiting)
             request_woken(request);
         else
@@ -296,7 +296,7 @@ struct loop *loop_of_thread(void)
 void loop_post(struct loop *loop, struct request *request)
 {
     pthread_mutex_lock(&loop->lock);
-    request->next = loop->done;
+    request->done_next = loop->done;
     loop->done = request;
     uv_async_send(&loop->wake); /* under the lock: without it the loop might be gone by now */
     pthread_mutex_unlock(&loop->lock);
