@@ -37,6 +37,7 @@ static enum td_status add_tensors(struct cli *cli, struct td_args *args)
     if (cli->count == 1)
         return TD_OK;
     TRY(read_tensors(cli, &tensors));
+    cli_set_subject(cli, cli->count == 2 ? cli->arguments[1] : NULL);
     return td_args_text(args, "tensors", tensors);
 }
 
@@ -60,7 +61,8 @@ static enum td_status add_options(struct cli *cli, struct td_args *args)
 static enum td_status save_path(struct cli *cli, struct td_args *args, struct td_reply **reply)
 {
     TRY(td_args_text(args, "path", cli->arguments[0]));
-    return cli_op(cli, "save", args, cli->options[OPTION_PREFIX], reply);
+    TRY(cli_connect(cli));
+    return td_op(cli->client, "save", args, NULL, 0, reply);
 }
 
 static enum td_status save_file(struct cli *cli, struct td_args *args, struct td_reply **reply)
@@ -71,7 +73,6 @@ static enum td_status save_file(struct cli *cli, struct td_args *args, struct td
         return cli_misused(cli, "the file is nothing for a terminal; name one, or send it into a "
                                 "pipe");
     TRY(cli_connect(cli));
-    cli_set_subject(cli, cli->options[OPTION_PREFIX]);
     TRY(file_out_open(path, &file));
     progress_begin(file.label, 0);
     progress_bodies();
@@ -81,18 +82,26 @@ static enum td_status save_file(struct cli *cli, struct td_args *args, struct td
     return file_out_commit(&file);
 }
 
+static enum td_status tell(const struct cli *cli, const struct td_reply *reply)
+{
+    uint64_t count = 0;
+    size_t bytes;
+    char size[SIZE_TEXT_MAX];
+    if (strcmp(cli->arguments[0], "-") == 0)
+        return TD_OK;
+    (void)td_reply_uint(reply, "count", &count);
+    (void)td_reply_body(reply, &bytes); /* 0 for a file that the daemon has written */
+    cli_note(cli, "%s: %" PRIu64 " tensor%s%s%s", cli->arguments[0], count, count == 1 ? "" : "s",
+             bytes ? ", " : "", bytes ? size_text(bytes, size) : "");
+    return cli_has(cli, OPTION_JSON) ? json_print_reply(reply) : TD_OK;
+}
+
 enum td_status cmd_save(struct cli *cli)
 {
     _cleanup_(td_args_freep) struct td_args *args = td_args_new();
     _cleanup_(td_reply_freep) struct td_reply *reply = NULL;
-    uint64_t count = 0, bytes = 0;
-    char size[SIZE_TEXT_MAX];
     TRY(add_options(cli, args));
     TRY(cli_has(cli, OPTION_BY_DAEMON) ? save_path(cli, args, &reply)
                                        : save_file(cli, args, &reply));
-    (void)td_reply_uint(reply, "count", &count);
-    (void)td_reply_uint(reply, "nbytes", &bytes);
-    cli_note(cli, "%s: %" PRIu64 " tensor%s, %s", cli->arguments[0], count, count == 1 ? "" : "s",
-             size_text(bytes, size));
-    return cli_has(cli, OPTION_JSON) ? json_print_reply(reply) : TD_OK;
+    return tell(cli, reply);
 }
