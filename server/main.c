@@ -45,6 +45,7 @@ static void block_signals(sigset_t *stopping)
     pthread_sigmask(SIG_BLOCK, stopping, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that is too large is an error of who wanted it */
 }
 
 static enum td_status open_engine(struct daemon *daemon)

@@ -159,7 +159,8 @@ def test_a_client_that_goes_away(daemon):
     with daemon.unchanged():
         for part in (0, 5, 100, len(file) // 2, len(file) - 1):
             with socket.create_connection((address.hostname, address.port)) as half:
-                head = f"PUT /v1/bundle?prefix=m HTTP/1.1\r\nHost: x\r\nContent-Length: {len(file)}"
+                head = f"PUT /v1/bundle?prefix=m HTTP/1.1\r\nHost: localhost"
+                head += f"\r\nContent-Length: {len(file)}"
                 half.sendall(f"{head}\r\n\r\n".encode() + file[:part])
 
 
@@ -295,9 +296,9 @@ def test_save_as_an_operation(http):
     assert_arrays(read_npz(answer.body), model())
 
 
-def test_what_a_save_takes(daemon, http):
+def test_what_a_save_takes(daemon, client, http):
     """Nothing is left of it, and of a large archive no more memory than its own."""
-    put(http, npz_file({"x": np.zeros(8 << 20)}, True), prefix="m")
+    load(client, npz_file({"x": np.zeros(8 << 20)}, True), prefix="m")
     with daemon.unchanged(), Http(daemon.http_url) as other:
         get(other, prefix="m", format="npz")
         get(other, prefix="m", dtype="float16")
