@@ -6,6 +6,7 @@ import re
 import subprocess
 
 import numpy as np
+import safetensors.numpy
 
 README = pathlib.Path(__file__).resolve().parent.parent.parent / "README.md"
 
@@ -43,6 +44,10 @@ def test_the_tour(daemon, tmp_path):
     cast = json.loads(answer("ops/to"))
     assert (cast["memory"], cast["reason"]) == ("copied", "dtype")
     assert answer("tensors/m?format=text") == "tensor([4, 5])"
+    bundle = safetensors.numpy.load_file(tmp_path / "all.safetensors")
+    assert {"x", "xt", "half", "m"} <= set(bundle) and bundle["xt"].shape == (4, 3)
+    again = json.loads(answer("-T all.safetensors"))
+    assert {entry["name"] for entry in again["entries"]} == {f"again/{key}" for key in bundle}
     refused = json.loads(answer("tensors/w?format=npy"))
     assert refused["status"] == 409 and refused["detail"].startswith("Can't call numpy() on Tensor")
     assert json.loads(answer("queues/frames"))["max_items"] == 8
