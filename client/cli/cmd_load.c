@@ -1,14 +1,13 @@
 /* load: all tensors of a file into the daemon, in one request. */
 #include "client/cli/commands.h"
-#include "client/cli/file_in.h"
-#include "client/cli/format.h"
+#include "client/cli/load.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
 #include "client/cli/sizes.h"
 
 #include <inttypes.h>
 
-static enum td_status add_flags(const struct cli *cli, struct td_args *args)
+enum td_status load_flags(const struct cli *cli, struct td_args *args)
 {
     static const struct {
         enum option_id option;
@@ -39,7 +38,7 @@ static enum td_status add_options(struct cli *cli, struct td_args *args)
         TRY(td_args_dtype(args, dtype));
     if (ttl_ms > 0)
         TRY(td_args_uint(args, "ttl_ms", ttl_ms));
-    return add_flags(cli, args);
+    return load_flags(cli, args);
 }
 
 /* The daemon reads the file itself. */
@@ -49,8 +48,8 @@ static enum td_status load_path(struct cli *cli, struct td_args *args, struct td
     return cli_op(cli, "load", args, NULL, reply);
 }
 
-static enum td_status send_file(struct cli *cli, const struct file_in *file, struct td_args *args,
-                                struct td_reply **reply)
+enum td_status load_send(struct cli *cli, const struct file_in *file, struct td_args *args,
+                         struct td_reply **reply)
 {
     if (file->length == 0)
         return fail(TD_INVALID, "%s is empty; expected a safetensors, npz or npy file",
@@ -71,7 +70,7 @@ static enum td_status load_file(struct cli *cli, struct td_args *args, struct td
     enum td_status status =
         file_in_open(cli->arguments[0], limit < SIZE_MAX ? (size_t)limit : SIZE_MAX, &file);
     if (status == TD_OK)
-        status = send_file(cli, &file, args, reply);
+        status = load_send(cli, &file, args, reply);
     status = file_in_verdict(&file, status);
     file_in_close(&file);
     return status;
