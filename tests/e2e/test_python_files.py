@@ -2,6 +2,7 @@
 
 import io
 import json
+import mmap
 import os
 import pathlib
 import threading
@@ -77,7 +78,9 @@ def test_load(any_client, tmp_path, kind):
     path = tmp_path / f"x.{kind}"
     path.write_bytes(data)
     opened, stream = open(path, "rb"), io.BytesIO(data)
-    for source in (path, str(path), data, bytearray(data), memoryview(data), opened, stream):
+    mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    sources = [path, str(path), data, bytearray(data), memoryview(data), mapped, opened, stream]
+    for source in sources:
         loaded = any_client.load(source, "m")
         all_same(loaded, arrays())
         assert loaded.names == {key: f"m/{key}" for key in arrays()}
@@ -191,6 +194,17 @@ def test_load_of_a_pipe(client, tmp_path):
     writer.start()
     assert client.load(tmp_path / "pipe", "p")["x"].shape == (100_000,)
     writer.join()
+
+
+def test_a_file_that_becomes_shorter(any_client, tmp_path):
+    """It cannot be sent, and nothing worse happens."""
+    np.save(tmp_path / "x.npy", np.ones(MIB))
+    with open(tmp_path / "x.npy", "r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        file.truncate(5000)
+    with pytest.raises(tensord.ConnectionError):
+        any_client.load(mapped, "x")
+    assert any_client.list() == []
 
 
 def test_a_client_that_ends_within_a_load(client, daemon, usage):

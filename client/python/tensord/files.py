@@ -4,14 +4,13 @@ Internal but for Loaded. The daemon reads and writes the formats; here bytes com
 to files: out of the file's own pages, and into the file piece by piece.
 """
 
-import collections.abc
 import contextlib
 import json
 import mmap
 import os
 import secrets
 import stat
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator, Mapping
 
 from tensord._session import Reply, ttl_argument
 from tensord.errors import Invalid, Precondition
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 _ENDINGS = {".safetensors": "safetensors", ".npz": "npz", ".npy": "npy"}
 
 
-class Loaded(collections.abc.Mapping):
+class Loaded(Mapping[str, Tensor]):
     """What Client.load has stored: handles, by the tensors' names in the file.
 
     A handle is made when it is asked for, by the name that the tensor got (the prefix, "/" and the
@@ -91,8 +90,10 @@ def _bytes_of(source: Any) -> Any:
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
             data = _pages_of(file) or file.read()
+    elif hasattr(source, "read") and not isinstance(source, mmap.mmap):
+        data = source.read()
     else:
-        data = source.read() if hasattr(source, "read") else source
+        data = source
     if not memoryview(data).nbytes:
         raise Invalid(f"{source!r} has no bytes; expected a safetensors, npz or npy file")
     return data
@@ -116,7 +117,7 @@ def save(
     *,
     tensors: Any,
     format: "str | None",
-    metadata: "collections.abc.Mapping[str, str] | None",
+    metadata: "Mapping[str, str] | None",
     by_daemon: bool,
     **fields: Any,
 ) -> None:
@@ -142,7 +143,7 @@ def _lines(client: "Client", tensors: Any) -> "tuple[str | None, list]":
         return None, []
     if isinstance(tensors, str):
         raise TypeError("tensors are names, or a mapping of names to tensors, not one str")
-    if not isinstance(tensors, collections.abc.Mapping):
+    if not isinstance(tensors, Mapping):
         tensors = {name: name for name in tensors}
     lines, kept = [], []
     for key, value in tensors.items():
@@ -155,7 +156,7 @@ def _lines(client: "Client", tensors: Any) -> "tuple[str | None, list]":
     return "".join(lines), kept
 
 
-def _text(metadata: "collections.abc.Mapping[str, str] | None") -> "str | None":
+def _text(metadata: "Mapping[str, str] | None") -> "str | None":
     if metadata is None:
         return None
     for pair in metadata.items():
