@@ -9,7 +9,16 @@ import time
 
 import numpy as np
 import pytest
-from bundle_files import assert_same, assert_stored, delete_all, load, model, npy_file, npz_file, save
+from bundle_files import (
+    assert_same,
+    assert_stored,
+    delete_all,
+    load,
+    model,
+    npy_file,
+    npz_file,
+    save,
+)
 from harness import SMALL, Daemon, all_names, as_root, eventually, ok, refused, run_tensord
 from http_client import Http
 from safetensors.numpy import load_file, save_file
