@@ -39,6 +39,7 @@ def daemon():
 
 @pytest.fixture
 def client(daemon):
+    daemon.quiet()
     with daemon.connect() as connected:
         yield connected
         delete_all(connected)
