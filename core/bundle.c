@@ -1,5 +1,7 @@
 #include "core/bundle.h"
 
+#include "core/utf8.h"
+
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
@@ -70,7 +72,8 @@ enum td_status bundle_check_names(const struct bundle *bundle)
     qsort(names, count, sizeof *names, compare_names);
     for (size_t i = 1; i < count; i++)
         if (strcmp(names[i - 1], names[i]) == 0)
-            return fail(TD_INVALID, "two tensors are to be called '%.200s' in the file", names[i]);
+            return fail(TD_INVALID, "two tensors are to be called '%.*s' in the file",
+                        SHOWN(names[i]));
     return TD_OK;
 }
 
@@ -104,8 +107,7 @@ enum td_status bundle_format_find(const struct bundle_format *const *formats, st
             return TD_OK;
         }
     return fail(TD_INVALID, "'%.*s' is no format of files with tensors; expected one of: %s",
-                (int)(name.length < 40 ? name.length : 40), name.data,
-                list_names(formats, names, sizeof names));
+                TEXT_SHOWN(name), list_names(formats, names, sizeof names));
 }
 
 enum td_status bundle_format_recognise(const struct bundle_format *const *formats,

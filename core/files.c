@@ -1,6 +1,7 @@
 #include "core/files.h"
 
 #include "core/random_id.h"
+#include "core/utf8.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,7 +12,6 @@
 
 #define PIECE_BYTES ((size_t)8 << 20) /* read or written at a time */
 #define RACES_MAX 16                  /* of renames that disturb the kernel's walk */
-#define SHOWN(text) (int)((text).length < 200 ? (text).length : 200), (text).data
 
 struct root {
     int fd;
@@ -100,7 +100,8 @@ static enum td_status path_check(const struct file_roots *roots, struct text pat
         const char *slash = memchr(path.data + at, '/', path.length - at);
         length = slash ? (size_t)(slash - path.data) - at : path.length - at;
         if (length == 2 && memcmp(path.data + at, "..", 2) == 0)
-            return fail(TD_FORBIDDEN, "the path '%.*s' has a '..'; write it without", SHOWN(path));
+            return fail(TD_FORBIDDEN, "the path '%.*s' has a '..'; write it without",
+                        TEXT_SHOWN(path));
     }
     return TD_OK;
 }
@@ -142,26 +143,26 @@ static enum td_status path_failed(const struct file_roots *roots, const char *pa
     switch (error) {
     case ENOENT:
     case ENOTDIR:
-        return fail(TD_NOT_FOUND, "there is no '%.200s' below the directories of --%s", path,
+        return fail(TD_NOT_FOUND, "there is no '%.*s' below the directories of --%s", SHOWN(path),
                     roots->option);
     case EXDEV:
     case ELOOP:
-        return fail(TD_FORBIDDEN, "the path '%.200s' leads out of the directories of --%s", path,
-                    roots->option);
+        return fail(TD_FORBIDDEN, "the path '%.*s' leads out of the directories of --%s",
+                    SHOWN(path), roots->option);
     case ENOSYS:
         return fail(TD_UNSUPPORTED, "this kernel cannot keep a path within a directory (openat2, "
                                     "Linux 5.6); send or take the bytes as the body instead");
     case ENOSPC:
     case EDQUOT:
     case EFBIG:
-        return fail(TD_OUT_OF_MEMORY, "'%.200s' cannot be written: %s", path, strerror(error));
+        return fail(TD_OUT_OF_MEMORY, "'%.*s' cannot be written: %s", SHOWN(path), strerror(error));
     case EIO:
     case EMFILE:
     case ENFILE:
     case ENOMEM:
-        return fail(TD_UNAVAILABLE, "'%.200s': %s", path, strerror(error));
+        return fail(TD_UNAVAILABLE, "'%.*s': %s", SHOWN(path), strerror(error));
     default:
-        return fail(TD_FORBIDDEN, "'%.200s' cannot be opened by the daemon: %s", path,
+        return fail(TD_FORBIDDEN, "'%.*s' cannot be opened by the daemon: %s", SHOWN(path),
                     strerror(error));
     }
 }
@@ -200,7 +201,8 @@ enum td_status file_open(const struct file_roots *roots, struct text text, int *
     if (fstat(fd, info) != 0)
         return path_failed(roots, path, errno);
     if (!S_ISREG(info->st_mode))
-        return fail(TD_FORBIDDEN, "'%.200s' is no regular file, and only those are read", path);
+        return fail(TD_FORBIDDEN, "'%.*s' is no regular file, and only those are read",
+                    SHOWN(path));
     *out = take_fd(&fd);
     return TD_OK;
 }
@@ -251,7 +253,7 @@ static enum td_status open_directory(const struct file_roots *roots, struct text
     if (!path || !file->name)
         return fail(TD_OUT_OF_MEMORY, "no memory for a path");
     if (!*file->name || strcmp(file->name, ".") == 0)
-        return fail(TD_INVALID, "the path '%.*s' names no file", SHOWN(text));
+        return fail(TD_INVALID, "the path '%.*s' names no file", TEXT_SHOWN(text));
     if (slash)
         slash[1] = '\0';
     return open_in_roots(roots, slash ? path : "./", O_RDONLY | O_DIRECTORY, &file->directory);
@@ -263,7 +265,8 @@ static enum td_status open_temporary(const struct file_roots *roots, struct new_
     char random[17];
     if (fstatat(file->directory, file->name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
         !S_ISREG(there.st_mode))
-        return fail(TD_FORBIDDEN, "'%.200s' is something else than a regular file", file->name);
+        return fail(TD_FORBIDDEN, "'%.*s' is something else than a regular file",
+                    SHOWN(file->name));
     TRY(random_id(sizeof random - 1, random));
     snprintf(file->temporary, sizeof file->temporary, ".tensord-%s.tmp", random);
     file->fd = openat(file->directory, file->temporary,
@@ -290,8 +293,8 @@ enum td_status file_create(const struct file_roots *roots, struct text path, str
 static enum td_status write_failed(const struct new_file *file)
 {
     bool full = errno == ENOSPC || errno == EDQUOT || errno == EFBIG;
-    return fail(full ? TD_OUT_OF_MEMORY : TD_UNAVAILABLE, "'%.200s' cannot be written: %s",
-                file->name, strerror(errno));
+    return fail(full ? TD_OUT_OF_MEMORY : TD_UNAVAILABLE, "'%.*s' cannot be written: %s",
+                SHOWN(file->name), strerror(errno));
 }
 
 enum td_status file_write(struct new_file *file, const void *bytes, size_t size)

@@ -1,13 +1,12 @@
 /* load: all tensors of a file, as views over one storage. */
 #include "core/byte_order.h"
 #include "core/ops_internal.h"
+#include "core/utf8.h"
 
 #include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-
-#define SHOWN_NAME 200
 
 enum td_status op_begin_load(const struct op_call *call)
 {
@@ -47,7 +46,12 @@ static enum td_status read_items(struct op_call *call, const struct bundle_file 
     else
         TRY(bundle_format_recognise(engine->formats, file, format));
     call->bundle.ledger = &engine->ledger;
-    return (*format)->read(file, hint, engine->ledger.limits.memory_bytes, &call->bundle);
+    TRY((*format)->read(file, hint, engine->ledger.limits.memory_bytes, &call->bundle));
+    size_t metadata = call->bundle.metadata ? strlen(call->bundle.metadata) : 0;
+    return metadata <= BUNDLE_METADATA_MAX
+               ? TD_OK
+               : fail(TD_TOO_LARGE, "the file has %zu bytes of metadata; at most %zu are taken",
+                      metadata, BUNDLE_METADATA_MAX);
 }
 
 /* ---- the elements ------------------------------------------------------------------------------
@@ -170,8 +174,8 @@ static enum td_status name_item(struct bundle_item *item, struct text prefix)
     if (name_check(text_of(name)) != TD_OK) {
         char why[FAIL_DETAIL_SIZE];
         snprintf(why, sizeof why, "%s", fail_detail());
-        return fail(TD_INVALID, "the file's tensor '%.*s' cannot be stored: %s", SHOWN_NAME,
-                    item->name ? item->name : "", why);
+        return fail(TD_INVALID, "the file's tensor '%.*s' cannot be stored: %s",
+                    SHOWN(item->name ? item->name : ""), why);
     }
     free((char *)(uintptr_t)item->name);
     item->name = take(&name);

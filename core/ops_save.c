@@ -1,5 +1,6 @@
 /* save: a file of several tensors, as a reply's body or on the daemon's disk. */
 #include "core/ops_internal.h"
+#include "core/utf8.h"
 
 #include <string.h>
 
@@ -27,8 +28,8 @@ static enum td_status want(struct op_call *call, const struct bundle_format *for
     if (format->is_numpy && !force && tensor_requires_grad(tensor))
         return fail(TD_REQUIRES_GRAD,
                     "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() "
-                    "instead. (It is '%s'; %s files are NumPy's, safetensors takes it as it is.)",
-                    name, format->name);
+                    "instead. (It is '%.*s'; %s files are NumPy's, safetensors takes it as it is.)",
+                    SHOWN(name), format->name);
     return bundle_add(&call->bundle, &item);
 }
 
@@ -78,12 +79,12 @@ static enum td_status want_prefix(struct op_call *call, const struct bundle_form
         TRY(want_names(call, format, prefix, room, &complete));
     if (!complete)
         return fail(TD_TOO_LARGE, "there are more than %d tensors below '%.*s'; save them in parts",
-                    BUNDLE_MAX, TEXT_ARGS(given));
+                    BUNDLE_MAX, TEXT_SHOWN(given));
     if (!call->bundle.count)
         return fail(TD_NOT_FOUND,
                     "there are no tensors below '%.*s'; list shows the names there "
                     "are",
-                    TEXT_ARGS(prefix));
+                    TEXT_SHOWN(prefix));
     return TD_OK;
 }
 

@@ -39,6 +39,7 @@ def daemon():
 
 @pytest.fixture
 def client(daemon):
+    daemon.quiet()
     with daemon.connect() as connected:
         yield connected
         delete_all(connected)
@@ -213,7 +214,8 @@ def test_get_npy(http):
 
 @pytest.mark.parametrize("format", ["safetensors", "npz"])
 def test_cast_on_the_way(http, format):
-    arrays = {"a": np.linspace(-2, 2, 300_000, dtype=np.float32), "b": np.arange(7), "c": np.ones((3, 5), np.float32)}
+    arrays = {"a": np.linspace(-2, 2, 300_000, dtype=np.float32), "b": np.arange(7),
+              "c": np.ones((3, 5), np.float32)}  # fmt: skip
     put(http, save(arrays), prefix="m")
     read = read_safetensors if format == "safetensors" else read_npz
     want = {name: array.astype(np.float16) for name, array in arrays.items()}

@@ -39,6 +39,7 @@ def daemon():
 
 @pytest.fixture
 def client(daemon):
+    daemon.quiet()
     with daemon.connect() as connected:
         yield connected
         delete_all(connected)
@@ -222,6 +223,25 @@ BAD = {
     "npz of objects": (npz_file({"a": ONE, "b": np.array(["text"])}), "bad_dtype", "<U4"),
     "npz with a name twice": (archive_of([("a.npy", npy_file(ONE))] * 2), "invalid", "twice"),
 }  # fmt: skip
+
+
+def test_metadata_that_no_reply_has_room_for(daemon, client):
+    fits, large = {"a": "x" * 500_000}, {"a": "x" * 600_000}
+    reply, _ = load(client, save({"x": np.zeros(3)}, fits), prefix="m")
+    assert json.loads(reply["metadata"]) == fits
+    with daemon.unchanged():
+        refused(client.request("load", {"prefix": "m"}, save({"x": np.ones(3)}, large)),
+                "too_large", text="metadata")  # fmt: skip
+
+
+def test_messages_are_cut_between_characters(client):
+    """Names in messages stay UTF-8, which the plain client insists on."""
+    for shift in range(4):
+        name = "x" * shift + "€" * 300
+        refused(client.request("load", {"prefix": "m"}, save({name: np.zeros(2)})), "invalid")
+        refused(client.request("load", {"path": name}), "forbidden")
+        refused(client.request("load", {"format": name}, b"x"), "invalid")
+        refused(client.request("save", {"prefix": name[:100]}), "not_found")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -9,7 +9,16 @@ import time
 
 import numpy as np
 import pytest
-from bundle_files import assert_same, assert_stored, delete_all, load, model, npy_file, npz_file, save
+from bundle_files import (
+    assert_same,
+    assert_stored,
+    delete_all,
+    load,
+    model,
+    npy_file,
+    npz_file,
+    save,
+)
 from harness import SMALL, Daemon, all_names, as_root, eventually, ok, refused, run_tensord
 from http_client import Http
 from safetensors.numpy import load_file, save_file
@@ -32,6 +41,7 @@ def daemon(folder):
 
 @pytest.fixture
 def client(daemon):
+    daemon.quiet()
     with daemon.connect() as connected:
         yield connected
         delete_all(connected)
@@ -272,11 +282,19 @@ def test_errors_leave_nothing(daemon, client, out):
                            ({"prefix": "v", "format": "npz"}, "requires_grad"),
                            ({"prefix": "n"}, "not_found"),
                            ({"tensors": "a=m/d\na=m/c", "format": "npz"}, "invalid"),
-                           ({"prefix": "m", "dtype": "int8", "casting": "safe"}, "bad_dtype"),
-                           ({"prefix": "m", "format": "npz", "timeout_ms": 0}, "deadline")]:
+                           ({"prefix": "m", "dtype": "int8", "casting": "safe"}, "bad_dtype")]:
         refused(client.request("save", {"path": "x", **fields}), status)
-    eventually(lambda: left_in(out) == ["x"], "only what was there")
-    assert (out / "x").read_bytes() == b"what was there"
+    assert left_in(out) == ["x"] and (out / "x").read_bytes() == b"what was there"
+
+
+def test_a_deadline_leaves_nothing(daemon, client, out):
+    load(client, npz_file({"x": np.zeros(8 << 20)}, True), prefix="m")
+    (out / "x").write_bytes(b"what was there")
+    for format in ("safetensors", "npz"):
+        request = {"path": "x", "prefix": "m", "format": format, "timeout_ms": 1}
+        refused(client.request("save", request), "deadline")
+        eventually(lambda: left_in(out) == ["x"], "only what was there")
+        assert (out / "x").read_bytes() == b"what was there"
 
 
 def test_a_full_disk_leaves_nothing(folder, daemon, client, out):

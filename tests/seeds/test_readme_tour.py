@@ -50,6 +50,10 @@ def test_the_tour(daemon, tmp_path):
     assert {entry["name"] for entry in again["entries"]} == {f"again/{key}" for key in bundle}
     refused = json.loads(answer("tensors/w?format=npy"))
     assert refused["status"] == 409 and refused["detail"].startswith("Can't call numpy() on Tensor")
+    with np.load(tmp_path / "xy.npz") as archive:
+        assert archive.files == ["x", "y"] and archive["y"].tolist() == [[1, 2], [3, 4.5]]
+    stored = json.loads(answer("-T xy.npz"))["entries"]
+    assert [entry["name"] for entry in stored] == ["model/x", "model/y"]
     assert json.loads(answer("queues/frames"))["max_items"] == 8
     assert json.loads(answer("queue_put"))["item"] == 1
     item = json.loads(answer("queue_get"))
