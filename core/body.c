@@ -145,7 +145,7 @@ static bool needs_scratch(const struct part *part)
 }
 
 /* One for all parts on the same device. */
-static enum td_status make_scratch(struct body *body, struct part *part)
+static enum td_status make_scratch(struct body *body, struct part *part, struct account *payer)
 {
     struct device *device = part->tensor->storage->device;
     for (const struct part *p = body->parts; p < part; p++)
@@ -153,7 +153,7 @@ static enum td_status make_scratch(struct body *body, struct part *part)
             part->scratch = storage_ref(p->scratch);
             return TD_OK;
         }
-    return storage_create(device, NULL, body->buffer_bytes, false, &part->scratch);
+    return storage_create(device, payer, body->buffer_bytes, false, &part->scratch);
 }
 
 /* The largest parts that have at most block_bytes, of which there are some. */
@@ -182,15 +182,15 @@ static void split_begin(struct body *body)
     split->rows = most / split->row < size ? most / split->row : size;
 }
 
-enum td_status body_prepare(struct body *body)
+enum td_status body_prepare(struct body *body, struct account *payer)
 {
     if (body->prepared)
         return TD_OK;
     if (body->buffer_bytes && !body->buffer)
-        TRY(storage_create(body->cpu, NULL, body->buffer_bytes, false, &body->buffer));
+        TRY(storage_create(body->cpu, payer, body->buffer_bytes, false, &body->buffer));
     for (struct part *part = body->parts; part < body->parts + body->count; part++)
         if (needs_scratch(part) && !part->scratch)
-            TRY(make_scratch(body, part));
+            TRY(make_scratch(body, part, payer));
     body->prepared = true;
     split_begin(body);
     return TD_OK;

@@ -4,7 +4,7 @@
  * that are contiguous, uncast and on the cpu, are handed out whole, as they lie in memory;
  * everything else is converted block by block into one buffer, so that a whole copy is never in
  * memory. A block ends where a dimension does, and may be shorter for it; its elements are whole.
- * Tensors are held until body_destroy. Who changes one meanwhile is seen, or not, piece by piece.
+ * Tensors are held until body_destroy. A change of one meanwhile is in the pieces that follow.
  *
  *     body_create, body_add_...   what it consists of
  *     body_prepare                makes the memory that blocks need: after this only a device fails
@@ -36,8 +36,9 @@ NODISCARD enum td_status body_add_tensor(struct body *body, struct tensor *tenso
 /* Of all parts. */
 uint64_t body_total_bytes(const struct body *body);
 
-/* After the last part, once or more often. If it fails it can be tried again. */
-NODISCARD enum td_status body_prepare(struct body *body);
+/* After the last part, once or more often. If it fails it can be tried again. payer: see
+ * storage_create. */
+NODISCARD enum td_status body_prepare(struct body *body, struct account *payer);
 /* The next piece: *size_bytes at *data, valid until the next call; 0 bytes at the end. */
 NODISCARD enum td_status body_next(struct body *body, const void **data, size_t *size_bytes);
 /* Bytes that body_next will compute: 0 if it hands out what is there. */

@@ -430,7 +430,7 @@ enum td_status op_make_body(struct op_call *call)
         TRY(body_add_tensor(call->body_made, call->body_out, call->body_dtype,
                             call->body_saturate));
     }
-    return call->body_made ? body_prepare(call->body_made) : TD_OK;
+    return call->body_made ? body_prepare(call->body_made, call->account) : TD_OK;
 }
 
 void op_end(struct op_call *call)

@@ -197,7 +197,7 @@ static enum td_status pack(struct op_call *call, const struct bundle_format *for
     struct bundle_io io = {packing, pack_next, pack_write};
     TRY(new_body(call, &elements));
     TRY(add_elements(call, elements));
-    TRY(body_prepare(elements));
+    TRY(body_prepare(elements, call->account));
     packing->elements = elements;
     return format->pack(&call->bundle, &io);
 }
@@ -227,7 +227,7 @@ static enum td_status write_body(struct op_call *call, struct body *body)
 {
     const void *data;
     size_t size;
-    TRY(body_prepare(body));
+    TRY(body_prepare(body, call->account));
     do {
         TRY(body_next(body, &data, &size));
         TRY(file_write(call->file, data, size));

@@ -285,9 +285,6 @@ def op_schema(op):
     if name in EITHER:
         a, b = EITHER[name]
         schema["oneOf"] = [one_without(a, b), one_without(b, a)]
-    if name == "load":
-        schema["required"] = ["path"]
-        schema["properties"]["path"] = ref("schemas", "field.path")
     if name == "release":
         schema["oneOf"] = [{"required": [*rule][:1], "properties": rule} for rule in RELEASED]
     if "makes" in op["traits"] and "output" not in op["required"]:

@@ -8,7 +8,7 @@
  *   http_format.c    which format is asked for, or sent
  *   http_elements.c  answers of elements: headers, Range
  *   http_etag.c      ETags and what is made conditional by them
- *   http_stream.c    elements sent block by block
+ *   http_stream.c    answers that are made in pieces
  *   http_tensors.c   /v1/tensors
  *   http_bundle.c    /v1/bundle
  *   http_upload.c    bodies: npy, safetensors, JSON, raw and whole files, into the storage that is

@@ -157,7 +157,7 @@ static enum td_status respond(struct stream *stream, enum td_status status, uint
                               struct MHD_Response **out)
 {
     if (status == TD_OK)
-        status = body_prepare(stream->body);
+        status = body_prepare(stream->body, stream->x->server->options.account);
     if (status != TD_OK) {
         on_free(stream);
         return status;

@@ -407,7 +407,6 @@ def test_reservations_over_the_memory_limit():
                                ("clone", {"input": "half"}), ("mul", {"input": "half", "value": 2}),
                                ("copy", {"input": "half", "output": "x"}),
                                ("to", {"input": "half", "dtype": "float64"}),
-                               ("get", {"input": "half", "dtype": "float32"}),
                                ("arange", {"end": 1 << 40}),
                                ("zeros", {"shape": [1 << 45], "output": "half"})]:  # fmt: skip
                 message = refused(client.request(op, fields), "out_of_memory")

@@ -107,6 +107,42 @@ def test_what_is_cast_on_the_way_out_costs_a_block(daemon, connection):
     connection.send("DELETE", "/v1/tensors/wide")
 
 
+@pytest.mark.parametrize("format", ["raw", "npy", "safetensors", "json"])
+def test_dtype_index_and_format_in_one_get_cost_a_block(format):
+    """40 of 48 MiB are in use: an eighth of them as float64 are 10, which a copy would need."""
+    values = np.arange(40 * MIB, dtype="u1").reshape(40, -1)
+    with Daemon("--memory-limit", "48MiB", "--pool-limit", "0") as daemon:
+        with Http(daemon.http_url) as http:
+            assert http.put("x", values.tobytes(), dtype="uint8", shape=[40, MIB]).status == 201
+            wanted = values[1::4, :: 2 if format != "json" else 64].astype("f8")
+            index = "1::4,::2" if format != "json" else "1::4,::64"
+            query = {"values": "true"} if format == "json" else {}
+            used = daemon.stats()["memory_used_bytes"]
+            got = http.tensor("x", format=format, dtype="float64", index=index, **query)
+            assert got.status == 200, got.body
+            more = daemon.stats()["memory_peak_bytes"] - used
+            assert MIB <= more <= 2 * MIB + MIB // 4
+            if format == "json":
+                assert got.json["data"] == wanted.tolist()
+            else:
+                assert len(got.body) - wanted.nbytes in range(200)
+                assert got.body.endswith(wanted.tobytes())
+            refused = http.op("to", input="x", dtype="float64")
+            assert refused.code == "out_of_memory"
+
+
+@pytest.mark.parametrize("format", ["raw", "json"])
+def test_without_memory_for_a_block_it_is_refused_in_words(format):
+    with Daemon("--memory-limit", "32MiB", "--pool-limit", "0") as daemon:
+        with Http(daemon.http_url) as http:
+            http.op("zeros", shape=[28 * MIB], dtype="uint8", output="x")
+            http.op("zeros", shape=[7 * MIB // 2 - (1 << 18)], dtype="uint8", output="y")
+            query = {"dtype": "int16", "format": format, "values": "true"}
+            answer = http.tensor("x", **query)
+            assert answer.status == 507 and answer.code == "out_of_memory"
+            assert http.tensor("x", index=":3", **query).status == 200
+
+
 def test_more_than_four_gibibytes_stream_out_of_a_small_tensor(connection):
     connection.put("row", np.arange(1 << 10, dtype="i4"))
     connection.op("expand", input="row", shape=[5 << 20, 1 << 10], output="tall")

@@ -358,6 +358,7 @@ SENSELESS = re.compile(
     "go with a descriptor|takes either|format=text shows the tensor as it is|"
     "takes elements in C order|has 1 to 512 bytes|stands twice in the item|"
     "shared over the Unix socket only|the file is not recognised|load needs a file|"
+    "this is no (?:.np[yz]|safetensors) |"
     "say with prefix what it is to be called|cannot be stored|has no metadata|came together|"
     "an .npy file has one array|two tensors are to be called|which safetensors has not|"
     "more than any name"

@@ -173,7 +173,7 @@ static int assert_blocks(struct tensor *tensor, enum td_dtype dtype, bool satura
     int count = 0;
     body = body_of(tensor, dtype, saturate, block_bytes);
     assert_int_equal(body_total_bytes(body), total);
-    assert_ok(body_prepare(body));
+    assert_ok(body_prepare(body, NULL));
     for (;; count++) {
         size_t work = body_work_bytes(body);
         assert_ok(body_next(body, &data, &size));
@@ -318,7 +318,7 @@ static void in_place(void **state)
     uint64_t used = host.ledger.used.memory_bytes;
     body = body_of(tensor, TD_UINT8, false, 10);
     assert_int_equal(atomic_load(&tensor->refs), 2); /* held */
-    assert_ok(body_prepare(body));
+    assert_ok(body_prepare(body, NULL));
     const unsigned char *bytes = tensor_data(tensor);
     tensor_unref(tensor);
     assert_ok(body_next(body, &data, &size));
@@ -352,7 +352,7 @@ static void expanded_without_end(void **state)
         assert_int_equal(body_total_bytes(body), UINT64_C(6) * 16 << 33);
         assert_int_equal(host.ledger.used.memory_bytes, used); /* not before it is prepared */
         host.ledger.peak_bytes = used;
-        assert_ok(body_prepare(body));
+        assert_ok(body_prepare(body, NULL));
         for (int i = 0; i < 50; i++) {
             const void *data;
             const double *got;
@@ -382,7 +382,7 @@ static void small_tensors_have_small_buffers(void **state)
     struct tensor *tensor = bytes_tensor(host.cpu, 10);
     uint64_t used = host.ledger.used.memory_bytes;
     body = body_of(tensor, TD_FLOAT64, false, SIZE_MAX);
-    assert_ok(body_prepare(body));
+    assert_ok(body_prepare(body, NULL));
     assert_ok(body_next(body, &data, &size));
     assert_int_equal(size, 80);
     assert_in_range(host.ledger.used.memory_bytes - used, 80, 200);
@@ -409,10 +409,10 @@ static void refused_reservations(void **state)
         body = body_of(tensor, TD_INT64, false, 80);
         for (int n = 1; n <= reservations[where]; n++) {
             host.ledger.fail_after = (uint64_t)n;
-            assert_refused(body_prepare(body), TD_OUT_OF_MEMORY, "for a test");
+            assert_refused(body_prepare(body, NULL), TD_OUT_OF_MEMORY, "for a test");
             assert_int_equal(host.ledger.fail_after, 0);
         }
-        assert_ok(body_prepare(body));
+        assert_ok(body_prepare(body, NULL));
         assert_ok(body_next(body, &data, &size));
         assert_int_equal(size, 72);
         assert_memory_equal(data, wanted, size);
@@ -487,7 +487,7 @@ static void several_parts(void **state)
     }
     add_text(body, "tail");
     assert_int_equal(body_total_bytes(body), 4 + 6 + 6 + 0 + 12 + 6 + 4);
-    assert_ok(body_prepare(body));
+    assert_ok(body_prepare(body, NULL));
     uint64_t prepared = host.ledger.used.memory_bytes;
     for (;; pieces++) {
         assert_ok(body_next(body, &data, &size));
@@ -515,7 +515,7 @@ static void nothing_at_all(void **state)
     size_t size = 1;
     (void)state;
     assert_ok(body_create(host.cpu, 100, &body));
-    assert_ok(body_prepare(body));
+    assert_ok(body_prepare(body, NULL));
     assert_int_equal(body_total_bytes(body), 0);
     assert_int_equal(body_work_bytes(body), 0);
     assert_ok(body_next(body, &data, &size));

@@ -245,6 +245,41 @@ static void bodies(void **state)
     assert_text(reply->mode, "frozen");
 }
 
+/* What is large is copied by no operation: the door sends it in pieces, or from where it lies. */
+static void large_bodies(void **state)
+{
+    const void *data;
+    size_t size, total = 0;
+    (void)state;
+    uint64_t x = RUN(zeros, SET(shape, SHAPE(1000, 500)), SET(dtype, TD_UINT8));
+    uint64_t used = engine->ledger.used.memory_bytes;
+    RUN(get, INPUT(x));
+    assert_ok(op_make_body(&call));
+    assert_null(call.body_made);
+    assert_ptr_equal(tensor_data(call.body_out), tensor_data(call.input));
+    RUN(get, INPUT(x), SET(dtype, TD_FLOAT64), SET(saturate, true));
+    assert_memory("copied", "dtype");
+    assert_int_equal(call.body_dtype, TD_FLOAT64);
+    assert_true(call.body_saturate);
+    assert_int_equal(engine->ledger.used.memory_bytes, used);
+    assert_ok(op_make_body(&call));
+    assert_in_range(engine->ledger.used.memory_bytes - used, 1, 2 * BODY_BLOCK_BYTES);
+    assert_int_equal(body_total_bytes(call.body_made), 4000000);
+    do {
+        assert_ok(body_next(call.body_made, &data, &size));
+        assert_true(size <= BODY_BLOCK_BYTES);
+        total += size;
+    } while (size);
+    assert_int_equal(total, 4000000);
+    RUN(get, INPUT(x), SET(index, INDEX(AT(5)))); /* ends the last one, and makes a view */
+    assert_in_range(engine->ledger.used.memory_bytes - used, 0, 4096);
+    assert_ok(op_make_body(&call));
+    assert_null(call.body_made);
+    engine->ledger.fail_after = 1;
+    RUN(get, INPUT(x), SET(dtype, TD_INT16));
+    assert_refused(op_make_body(&call), TD_OUT_OF_MEMORY, "for a test");
+}
+
 /* The element at (i, j, k) lies where the strides say, and comes back in its place. */
 static void bodies_with_strides(void **state)
 {
@@ -463,6 +498,7 @@ int main(void)
         TEST(list_in_pages),
         TEST(about_the_daemon),
         TEST(bodies),
+        TEST(large_bodies),
         TEST(bodies_with_strides),
         TEST(strides_of_little),
         TEST(strides_refused),

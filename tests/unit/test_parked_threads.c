@@ -201,6 +201,8 @@ static void queue_limit(void **state)
     assert_int_equal(parked_submit(pool, &refused->parked, &operation_ops, PARKED_IN_TURN),
                      TD_UNAVAILABLE);
     assert_non_null(strstr(fail_detail(), "3 operations are waiting"));
+    struct operation *onward = &operations[101];
+    assert_int_equal(parked_submit(pool, &onward->parked, &operation_ops, PARKED_ONWARD), TD_OK);
     parked_cancel(&operations[1].parked, TD_DEADLINE); /* its place is free when it is reached */
     atomic_store(&operations[1].decided, 1);
     assert_int_equal(parked_submit(pool, &refused->parked, &operation_ops, PARKED_IN_TURN),
@@ -211,6 +213,8 @@ static void queue_limit(void **state)
         parked_unref(&operations[i].parked);
         assert_done(&operations[i]);
     }
+    parked_unref(&onward->parked);
+    assert_done(onward);
     assert_int_equal(atomic_load(&refused->runs), 0);
     assert_int_equal(atomic_load(&refused->completions), 0);
     assert_int_equal(atomic_load(&refused->destructions), 0);
