@@ -45,6 +45,7 @@ static enum td_status add_options(struct cli *cli, struct td_args *args)
 static enum td_status load_path(struct cli *cli, struct td_args *args, struct td_reply **reply)
 {
     TRY(td_args_text(args, "path", cli->arguments[0]));
+    TRY(cli_args_patience_of_all(cli, args));
     return cli_op(cli, "load", args, NULL, reply);
 }
 

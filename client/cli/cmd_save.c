@@ -61,7 +61,6 @@ static enum td_status add_options(struct cli *cli, struct td_args *args)
 static enum td_status save_path(struct cli *cli, struct td_args *args, struct td_reply **reply)
 {
     TRY(td_args_text(args, "path", cli->arguments[0]));
-    TRY(cli_connect(cli));
     return td_op(cli->client, "save", args, NULL, 0, reply);
 }
 
@@ -72,7 +71,6 @@ static enum td_status save_file(struct cli *cli, struct td_args *args, struct td
     if (strcmp(path, "-") == 0 && cli->terminal)
         return cli_misused(cli, "the file is nothing for a terminal; name one, or send it into a "
                                 "pipe");
-    TRY(cli_connect(cli));
     TRY(file_out_open(path, &file));
     progress_begin(file.label, 0);
     progress_bodies();
@@ -101,6 +99,7 @@ enum td_status cmd_save(struct cli *cli)
     _cleanup_(td_args_freep) struct td_args *args = td_args_new();
     _cleanup_(td_reply_freep) struct td_reply *reply = NULL;
     TRY(add_options(cli, args));
+    TRY(cli_args_patience_of_all(cli, args));
     TRY(cli_has(cli, OPTION_BY_DAEMON) ? save_path(cli, args, &reply)
                                        : save_file(cli, args, &reply));
     return tell(cli, reply);

@@ -223,6 +223,18 @@ def test_a_client_that_ends_within_a_load(client, daemon, usage):
     assert client.list() == []
 
 
+def test_a_load_may_take_longer_than_other_calls(daemon):
+    data = npz_of({"x": np.ones(MIB)})
+    with tensord.connect(daemon.url, timeout=0.2) as other:
+        daemon.process.send_signal(19)  # SIGSTOP
+        threading.Timer(1, daemon.process.send_signal, [18]).start()
+        loaded = other.load(data, "later", timeout=60)
+        assert loaded.names == {"x": "later/x"}
+        for method in (other.load, other.save):
+            with pytest.raises(ValueError, match="timeout is a time"):
+                method(io.BytesIO(data), timeout=-1)
+
+
 # ---- save ----------------------------------------------------------------------------------------
 
 

@@ -413,6 +413,7 @@ class Client(Creation):
         create_only: bool = False,
         ttl: "float | None" = None,
         by_daemon: bool = False,
+        timeout: "float | None" = None,
     ) -> files.Loaded:
         """Stores all tensors of a file, all of them or none, in one request.
 
@@ -428,7 +429,8 @@ class Client(Creation):
         NumPy's void elements mean, as which it saves bfloat16 and float8. mutable, requires_grad,
         ttl (seconds): as put, of all of them; create_only: Exists if any of the names is taken.
         by_daemon: the daemon reads the file itself, from the path that it has for it below one of
-        the directories of --load-dir; nothing is sent.
+        the directories of --load-dir; nothing is sent. timeout: seconds that it may take, where the
+        client's own are too few.
 
         OSError for a file that cannot be read, Invalid for a malformed one, BadDtype for dtypes
         that tensord has not, TooLarge and OutOfMemory for more than the daemon takes, Forbidden
@@ -437,7 +439,7 @@ class Client(Creation):
         return files.load(
             self, source, prefix, by_daemon=by_daemon, ttl=ttl, format=format, dtype=dtype,
             mutable=mutable or None, requires_grad=requires_grad or None,
-            create_only=create_only or None,
+            create_only=create_only or None, timeout_ms=wait_argument(timeout, "timeout"),
         )  # fmt: skip
 
     def save(
@@ -453,6 +455,7 @@ class Client(Creation):
         saturate: "bool | None" = None,
         force: bool = False,
         by_daemon: bool = False,
+        timeout: "float | None" = None,
     ) -> None:
         """Writes tensors to a file, as they all are at one moment.
 
@@ -468,7 +471,8 @@ class Client(Creation):
         safetensors is what it is without. metadata: texts by name, for safetensors. dtype, casting,
         saturate: cast on the way, as to(). force: npz and npy of tensors that require grad, for
         which numpy() has an error. by_daemon: the daemon writes the file itself, to the path that
-        it has for it below one of the directories of --save-dir; nothing comes here.
+        it has for it below one of the directories of --save-dir; nothing comes here. timeout:
+        seconds that it may take, where the client's own are too few.
 
         NotFound if there are no such tensors, OSError for a path that cannot be opened, Invalid
         when writing fails (the disk is full), RequiresGrad, Unsupported for a dtype that the format
@@ -477,7 +481,7 @@ class Client(Creation):
         files.save(
             self, target, prefix, tensors=tensors, format=format, metadata=metadata,
             by_daemon=by_daemon, dtype=dtype, casting=casting, saturate=saturate,
-            force=force or None,
+            force=force or None, timeout_ms=wait_argument(timeout, "timeout"),
         )  # fmt: skip
 
     # ---- state dicts ----
