@@ -163,6 +163,7 @@ def set_version(tensor):
 
 FOREIGN = {  # of DLPack 1.1, and the codes of what came later
     "opaque": set_code(3, 64),
+    "bits": set_code(6, 1),
     "float8_e3m4": set_code(7),
     "float8_e4m3": set_code(8),
     "float8_e4m3b11fnuz": set_code(9),
