@@ -182,7 +182,7 @@ static const char put_help[] =
     "  safetensors  one tensor as NAME; of several each as NAME/key (NAME/ has it always so)\n"
     "  json         {\"dtype\": ..., \"shape\": ..., \"data\": [...]}, or a bare nested list\n"
     "  raw          bytes as they are: --dtype says what they are, --shape their shape\n"
-    "Of a file with several tensors none is stored before all have arrived.\n";
+    "Of a file with several tensors all are stored, or none.\n";
 
 static const char get_help[] =
     "Writes tensors to a file or to standard output. The format is --format, or that of the\n"
