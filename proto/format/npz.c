@@ -257,6 +257,13 @@ static enum td_status reader_open(struct npz_reader *reader)
     return archive_read_open1(archive) == ARCHIVE_OK ? TD_OK : archive_failed(reader);
 }
 
+/* As zip -r writes them beside the files that are in them. */
+static bool is_empty_folder(struct archive_entry *entry)
+{
+    return archive_entry_filetype(entry) == AE_IFDIR && archive_entry_size_is_set(entry) &&
+           archive_entry_size(entry) == 0;
+}
+
 enum td_status npz_read_each(const struct npz_source *source, enum td_dtype hint,
                              uint64_t max_bytes, npz_visit *visit, void *context)
 {
@@ -279,7 +286,8 @@ enum td_status npz_read_each(const struct npz_source *source, enum td_dtype hint
             return reader->status;
         if (result != ARCHIVE_OK) /* also a warning: what the zip says twice differs */
             return archive_failed(reader);
-        TRY(read_member(reader, entry, visit, context));
+        if (!is_empty_folder(entry))
+            TRY(read_member(reader, entry, visit, context));
     }
 }
 

@@ -131,6 +131,9 @@ assert c["plain/z"].memoryview().tolist() == [2, 2, 2]
 assert c.ones(2, dtype="bfloat16").tolist() == [1, 1]
 c["plain/back"] = type("D", (), {{"__dlpack__": lambda s, **k: x.__dlpack__(**k)}})()
 assert c["plain/back"].tolist() == x.tolist()
+import io
+c.save(file := io.BytesIO(), tensors={{"a": x, "b": "plain/z"}}, metadata={{"k": "v"}})
+assert c.load(file.getvalue(), "plain/in")["b"].tolist() == [2, 2, 2]
 print(x)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -131,6 +131,18 @@ def test_npz_compressed_otherwise(method):
     assert same_bytes(npz_read(file.getvalue())["a"], np.arange(1000))
 
 
+@pytest.mark.parametrize("pipe", [False, True])
+def test_npz_of_a_folder(pipe):
+    """As zip -r packs what was unpacked: with the folders."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("d/", b"")
+        archive.writestr("d/a.npy", npy_bytes(np.arange(3)))
+    got = npz_read(file.getvalue(), pipe)
+    assert isinstance(got, dict), got
+    assert list(got) == ["d/a"] and same_bytes(got["d/a"], np.arange(3))
+
+
 def test_npz_of_encrypted_members():
     file = io.BytesIO()
     np.savez(file, secret=np.ones(3))
