@@ -10,10 +10,10 @@
 
 #include "core/store.h"
 
-#define BUNDLE_MAX STORE_PUBLISH_MAX /* tensors of a file */
+#define BUNDLE_MAX STORE_PUBLISH_MAX            /* tensors of a file */
 #define BUNDLE_METADATA_MAX ((size_t)512 << 10) /* bytes: what a reply has room for */
-#define BUNDLE_SNIFF_BYTES 16        /* tell the formats apart */
-#define BUNDLE_ALIGNMENT 64          /* of the tensors of a packed file, in bytes */
+#define BUNDLE_SNIFF_BYTES 16                   /* tell the formats apart */
+#define BUNDLE_ALIGNMENT 64                     /* of the tensors of a packed file, in bytes */
 
 struct bundle_item {
     const char *name; /* in the file, NUL-terminated; NULL: it is one tensor without a name */

@@ -6,8 +6,8 @@ here.
     update_openapi.py --check TABLES    exits 1 if it differs from what would be written
 
 TABLES is the program of tests/tools/tables.c: operations, fields, dtypes, statuses and routes come
-from it. What they cannot tell stands here and, as far as it is schemas, in openapi_schemas.py. A
-new operation needs at most an example; a new route needs a row in ROUTES, a new parameter one in
+from it. What they cannot tell stands here, in openapi_schemas.py and in openapi_examples.py. A new
+operation needs at most an example; a new route needs a row in ROUTES, a new parameter one in
 PARAMETERS.
 """
 
@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 
+from openapi_examples import BATCH, TENSOR, example_of
 from openapi_schemas import (
     INDEX, UINT, batch_schema, one_of, op_schema, ref, schemas, special_fields, tensor_schema, text,
 )  # fmt: skip
@@ -41,9 +42,12 @@ also lists with status 405. Errors are problems (RFC 9457) with a `code`; one of
 would be a bug of the daemon. The token is needed where the daemon has one (--token-file)."""
 
 
+# load takes a document here, files come to /v1/bundle; save gives a file.
+OF_FILES = ("load", "save")
+
+
 def takes_body(op):
-    """load takes a document here: files come to /v1/bundle."""
-    return "body_in" in op["traits"] and op["name"] != "load"
+    return "body_in" in op["traits"] and op["name"] not in OF_FILES
 
 
 def takes_elements(op):
@@ -51,7 +55,7 @@ def takes_elements(op):
 
 
 def gives_elements(op):
-    return "body_out" in op["traits"] and "bytes" in op["traits"] and op["name"] != "save"
+    return "body_out" in op["traits"] and "bytes" in op["traits"] and op["name"] not in OF_FILES
 
 
 # ---- answers -------------------------------------------------------------------------------------
@@ -116,6 +120,11 @@ def reply(description, schema, **more):
     return {"description": description, **more, "content": content}
 
 
+def content_of(types, schema=None):
+    made = {"application/json": {"schema": ref("schemas", schema)}} if schema else {}
+    return {"content": {**made, **{kind: {} for kind in types}}}
+
+
 def text_reply(description, content_type="text/plain"):
     return {"description": description, "content": {content_type: {"schema": {"type": "string"}}}}
 
@@ -148,16 +157,10 @@ def answers():
         "Formatted": elements_reply(
             "The tensor, in the format asked for.", READ_HEADERS, as_text=True
         ),
-        "Bundle": {
-            "description": "The file.",
-            "content": {kind: {} for kind in BUNDLE_TYPES},
-        },
+        "Bundle": {"description": "The file.", **content_of(BUNDLE_TYPES)},
         "Saved": {
-            **reply("The file; with `path` how many tensors it has.", "Saved"),
-            "content": {
-                "application/json": {"schema": ref("schemas", "Saved")},
-                **{kind: {} for kind in BUNDLE_TYPES},
-            },
+            "description": "The file; with `path` how many tensors it has.",
+            **content_of(BUNDLE_TYPES, "Saved"),
         },
         "Part": elements_reply(
             "The bytes asked for.", (*READ_HEADERS, "Content-Range"), as_json=False
@@ -286,57 +289,7 @@ SECURITY_SCHEMES = {
                "same, where there is no such header."},
 }  # fmt: skip
 
-# ---- examples ------------------------------------------------------------------------------------
-
-EXAMPLE = {
-    "input": "x", "other": "y", "output": "z", "dtype": "float16", "shape": [3, 2], "value": 0.5,
-    "end": 10, "high": 10, "dim": 0, "dim0": 0, "dim1": 1, "dims": [1, 0], "index": "0, 1:",
-    "queue": "q", "tensors": "image=x\nlabel=y", "lease": 7,
-}  # fmt: skip
-# Where the fields that are needed (and an output) make no good example.
-EXAMPLES = {
-    "copy_": {"input": "y", "other": "x"},
-    "cuda": {"input": "x", "device": "cuda:0", "output": "z"},
-    "delete": {"input": "old"},
-    "load": {"path": "model.safetensors", "prefix": "model"},
-    "save": {"tensors": "first=x\nsecond=y", "format": "safetensors"},
-    "expand": {"input": "x", "shape": [4, 2, 3], "output": "z"},
-    "eye": {"shape": [3], "output": "z"},
-    "fill_": {"input": "y", "value": 0.5},
-    "grad": {"input": "v", "output": "z"},
-    "hello": {"protocol": 1},
-    "item": {"input": "s"},
-    "leases": {"limit": 10},
-    "list": {"prefix": "x", "limit": 10},
-    "release": {"input": "@17"},
-    "rename": {"input": "old", "output": "new"},
-    "queue_get": {"queue": "q", "timeout_ms": 1000},
-    "queue_put": {"queue": "q", "tensors": "image=x\nlabel=y", "meta": "{\"frame\": 1}"},
-    "queues": {"prefix": "q", "limit": 10},
-    "requires_grad_": {"input": "y", "requires_grad": False},
-    "seal": {"input": "x", "wait_ms": 0, "output": "z"},
-    "select": {"input": "x", "dim": 0, "index": 1, "output": "z"},
-    "set_grad": {"input": "v", "other": "x"},
-    "setitem": {"input": "y", "index": "0, 1:", "value": 0.5},
-    "slice": {"input": "x", "dim": 1, "index": "0:2", "output": "z"},
-    "to": {"input": "x", "dtype": "float16", "output": "z"},
-    "touch": {"input": "y"},
-    "wait": {"input": "x", "timeout_ms": 1000},
-    "watch": {"prefix": "x", "since": 0, "timeout_ms": 1000},
-}
-TENSOR = {"dtype": "float32", "shape": [2, 3], "data": [[1, 2, 3], [4, 5, 6]]}
-BATCH = {"operations": [{"op": "transpose", "input": "x", "dim0": 0, "dim1": 1},
-                        {"op": "contiguous", "input": "@[0]", "output": "z"}]}  # fmt: skip
-
-
-def example_of(op):
-    if op["name"] in EXAMPLES:
-        return EXAMPLES[op["name"]]
-    names = dict.fromkeys(op["required"] + (["output"] if "makes" in op["traits"] else []))
-    for name in names:
-        if name not in EXAMPLE:
-            sys.exit(f"update_openapi.py: {op['name']} needs {name}, of which EXAMPLE has no value")
-    return {name: EXAMPLE[name] for name in names}
+# ---- bodies --------------------------------------------------------------------------------------
 
 
 def json_body(schema, example, required=True):
@@ -361,7 +314,7 @@ def bundle_body():
         "description": "A file of tensors. Its first bytes tell what it is, unless format= or "
         "Content-Type does.",
         "required": True,
-        "content": {kind: {} for kind in (*BUNDLE_TYPES, "application/octet-stream")},
+        **content_of((*BUNDLE_TYPES, "application/octet-stream")),
     }
 
 
@@ -509,7 +462,7 @@ def paths(tables):
 
 def contract(tables):
     alone = [op for op in tables["ops"]
-             if takes_elements(op) or gives_elements(op) or op["name"] in ("load", "save")]
+             if takes_elements(op) or gives_elements(op) or op["name"] in OF_FILES]  # fmt: skip
     batch = [op for op in tables["ops"] if op not in alone and "connection" not in op["traits"]]
     components = {
         "schemas": {

@@ -9,8 +9,10 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 _Static_assert(sizeof(void *) == 8 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "tensord is written for little-endian 64-bit Linux");
@@ -34,6 +36,14 @@ static void raise_descriptor_limit(void)
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
+}
+
+/* Times are UTC here. Where TZ is not set, the C library reads the zone's file anew each time that
+ * the log, or libarchive, asks for a time. */
+static void settle_time_zone(void)
+{
+    setenv("TZ", "UTC0", 1);
+    tzset();
 }
 
 /* In every thread these wait for sigwait in main. */
@@ -217,6 +227,7 @@ int main(int argc, char **argv)
     sigset_t stopping;
     int signal_number = 0;
     raise_descriptor_limit();
+    settle_time_zone();
     enum td_status status = options_parse(argc, argv, &daemon.options);
     if (daemon.options.help || daemon.options.version) {
         if (daemon.options.help)

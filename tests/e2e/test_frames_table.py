@@ -121,7 +121,8 @@ EXAMPLES = {
 # What a reply must have besides the description of a tensor.
 TELLS = {"rand": {"seed"}, "randn": {"seed"}, "randint": {"seed"}, "list": {"count"},
          "print": {"text"}, "item": {"value", "dtype"}, "watch": {"since", "count"},
-         "leases": {"count"}, "load": {"count", "memory"}, "save": {"count"}, "allocate": {"memory"}, "publish": {"memory"}, "seal": {"memory"},
+         "leases": {"count"}, "allocate": {"memory"}, "publish": {"memory"}, "seal": {"memory"},
+         "load": {"count", "memory"}, "save": {"count"},
          "queue_create": {"queue", "max_items", "max_bytes", "when_full", "visibility_ms"},
          "queue_info": {"queue", "count", "nbytes", "closed"}, "queues": {"count"},
          "queue_put": {"item", "nbytes"}, "queue_drain": {"count"}, "queue_peek": {"count"},
@@ -130,7 +131,8 @@ TELLS = {"rand": {"seed"}, "randn": {"seed"}, "randint": {"seed"}, "list": {"cou
 LISTS = {"stats": "name", "devices": "name", "ops": "name", "list": "name", "watch": "name",
          "principals": "name", "leases": "lease", "queues": "queue", "queue_info": "name",
          "queue_peek": "item", "queue_get": "storage", "load": "name"}  # fmt: skip
-SILENT = {"ping", "release", "delete", "save", *LISTS} | {op for op in EXAMPLES if op.startswith("queue_")}
+SILENT = {"ping", "release", "delete", "save", *LISTS}
+SILENT |= {op for op in EXAMPLES if op.startswith("queue_")}
 
 
 def stock(client):
