@@ -232,8 +232,10 @@ static enum td_status op_of(const char *name, const struct td_args *args, int *o
     return TD_OK;
 }
 
-enum td_status td_op(struct td_client *client, const char *op, const struct td_args *args,
-                     const void *body, size_t body_bytes, struct td_reply **out)
+/* file: where the reply's body is written to; NULL: it is the reply's. */
+static enum td_status run(struct td_client *client, const char *op, const struct td_args *args,
+                          const void *body, size_t body_bytes, const int *file,
+                          struct td_reply **out)
 {
     static const struct fields none;
     int opcode = 0;
@@ -246,6 +248,7 @@ enum td_status td_op(struct td_client *client, const char *op, const struct td_a
         .body = body,
         .body_bytes = body_bytes,
         .descriptor = -1,
+        .file = file,
     };
     struct td_reply *reply;
     TRY(client_call(client, &call, &reply));
@@ -254,6 +257,18 @@ enum td_status td_op(struct td_client *client, const char *op, const struct td_a
     else
         td_reply_free(reply);
     return TD_OK;
+}
+
+enum td_status td_op(struct td_client *client, const char *op, const struct td_args *args,
+                     const void *body, size_t body_bytes, struct td_reply **out)
+{
+    return run(client, op, args, body, body_bytes, NULL, out);
+}
+
+enum td_status td_op_to_file(struct td_client *client, const char *op, const struct td_args *args,
+                             int fd, struct td_reply **out)
+{
+    return run(client, op, args, NULL, 0, &fd, out);
 }
 
 #define FIELD_NAMES_SIZE 256 /* of one operation; the unit test finds texts that do not fit */

@@ -115,6 +115,7 @@ struct call {
     void *into;     /* where the reply's body goes; NULL: memory of the reply's own */
     size_t into_bytes;
     bool into_given; /* into counts, even if it is NULL and 0 */
+    const int *file; /* a descriptor that the body is written to as it comes; NULL: none */
     /* td_session_count of the session that the numbers in `fields` belong to, which no other may
      * be asked about; 0: there are none. */
     uint64_t session;

@@ -101,21 +101,25 @@ static enum io_result receive_some(struct reader *reader, void *to, size_t size,
     }
 }
 
-/* Exactly size bytes: first what was read ahead, then straight from the socket into `to`. */
+/* At least a byte: of what was read ahead, else straight from the socket. */
+static enum io_result receive_next(struct reader *reader, void *to, size_t size, size_t *received)
+{
+    size_t ahead = reader->have - reader->used;
+    if (ahead == 0)
+        return receive_some(reader, to, size, false, received);
+    *received = ahead < size ? ahead : size;
+    memcpy(to, reader->connection->in + reader->used, *received);
+    reader->used += *received;
+    return IO_DONE;
+}
+
+/* Exactly size bytes. */
 static enum io_result receive_exactly(struct reader *reader, void *to, uint64_t size)
 {
     uint8_t *at = to;
-    size_t ahead = reader->have - reader->used;
-    if (ahead > size)
-        ahead = (size_t)size;
-    if (ahead > 0)
-        memcpy(at, reader->connection->in + reader->used, ahead);
-    reader->used += ahead;
-    if (reader->in_body && ahead > 0)
-        progress_tell(reader->connection->progress, ahead, size);
-    for (uint64_t done = ahead; done < size;) {
+    for (uint64_t done = 0; done < size;) {
         size_t n;
-        enum io_result result = receive_some(reader, at + done, size - done, false, &n);
+        enum io_result result = receive_next(reader, at + done, size - done, &n);
         if (result != IO_DONE)
             return result;
         done += n;
@@ -213,6 +217,48 @@ static enum td_status refusal(const struct call *call, const struct wire_header 
                 op_infos[call->op].name, header->status, TEXT_ARGS(message));
 }
 
+static enum td_status write_all(int fd, const uint8_t *bytes, size_t length)
+{
+    for (size_t done = 0; done < length;) {
+        ssize_t n = write(fd, bytes + done, length - done);
+        if (n >= 0)
+            done += (size_t)n;
+        else if (errno == EPIPE)
+            return fail(TD_CANCELLED, "nobody reads any more what is written");
+        else if (errno != EINTR)
+            return fail(TD_INVALID, "the file cannot be written: %s", strerror(errno));
+    }
+    return TD_OK;
+}
+
+/* Few enough that they still are in the processor's cache when they are written. */
+#define PIECE_BYTES ((size_t)256 << 10)
+
+/* Writes the body as it comes; one that cannot be written is read to its end all the same. */
+static enum td_status receive_into_file(struct reader *reader, const struct call *call,
+                                        uint64_t length, bool *finished)
+{
+    _cleanup_(freep) uint8_t *piece = malloc(PIECE_BYTES);
+    if (!piece)
+        return fail(TD_OUT_OF_MEMORY, "no memory for a piece of what '%s' gives",
+                    op_infos[call->op].name);
+    for (uint64_t done = 0; done < length;) {
+        size_t n, most = length - done < PIECE_BYTES ? (size_t)(length - done) : PIECE_BYTES;
+        enum io_result result = receive_next(reader, piece, most, &n);
+        if (result != IO_DONE)
+            return connection_fail(reader->connection, call, result);
+        done += n;
+        progress_tell(reader->connection->progress, done, length);
+        enum td_status status = write_all(*call->file, piece, n);
+        if (status != TD_OK) {
+            *finished = skip(reader, length - done) == IO_DONE;
+            return status;
+        }
+    }
+    *finished = true;
+    return TD_OK;
+}
+
 /* The body, to where the call wants it. */
 static enum td_status receive_body(struct reader *reader, const struct call *call, uint64_t length,
                                    struct td_reply *reply, bool *finished)
@@ -220,6 +266,8 @@ static enum td_status receive_body(struct reader *reader, const struct call *cal
     enum io_result result;
     reply->body_bytes = length;
     reader->in_body = true;
+    if (call->file)
+        return receive_into_file(reader, call, length, finished);
     if (call->into_given && length > call->into_bytes) {
         result = skip(reader, length);
         *finished = result == IO_DONE;

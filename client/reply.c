@@ -215,7 +215,7 @@ const char *td_reply_field(const struct td_reply *reply, int i)
 const void *td_reply_body(const struct td_reply *reply, size_t *size_bytes)
 {
     if (size_bytes)
-        *size_bytes = reply->body ? reply->body_bytes : 0;
+        *size_bytes = reply->body_bytes;
     return reply->body;
 }
 

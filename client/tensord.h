@@ -141,10 +141,17 @@ TD_API enum td_status td_args_index_ellipsis(struct td_args *args);
 TD_API enum td_status td_args_index_new_axis(struct td_args *args);
 
 /* Runs one operation by name. args NULL: none. body: the request's elements for operations that
- * take them (put, tensor, from_numpy), else NULL and 0. The caller owns *out: td_reply_free; out
- * may be NULL. TD_NOT_FOUND for an unknown operation. */
+ * take them (put, tensor, from_numpy; the bytes of a file for load), else NULL and 0. The caller
+ * owns *out: td_reply_free; out may be NULL. TD_NOT_FOUND for an unknown operation. */
 TD_API enum td_status td_op(struct td_client *client, const char *op, const struct td_args *args,
                             const void *body, size_t body_bytes, struct td_reply **out);
+/* The same for operations whose reply has a body (get; save, which writes what load reads: a file
+ * of tensors), which is written to a descriptor as it comes: memory for a piece of it is all that
+ * it takes. td_reply_body of *out then gives NULL and its size. TD_INVALID when it cannot be
+ * written; TD_CANCELLED for a pipe that nobody reads (where SIGPIPE is ignored). After an error
+ * part of it may have been written. */
+TD_API enum td_status td_op_to_file(struct td_client *client, const char *op,
+                                    const struct td_args *args, int fd, struct td_reply **out);
 TD_API void td_reply_free(struct td_reply *reply); /* NULL is fine */
 /* The tensor that the reply describes. TD_INVALID when it describes none. */
 TD_API enum td_status td_reply_info(const struct td_reply *reply, struct td_info *out);

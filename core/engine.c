@@ -30,6 +30,9 @@ static enum td_status engine_open(struct engine *engine, const struct engine_opt
     uint64_t quotas[QUOTA_COUNT];
     for (int i = 0; i < QUOTA_COUNT; i++)
         quotas[i] = options->quotas[i] ? options->quotas[i] : UINT64_MAX;
+    engine->formats = options->formats;
+    TRY(file_roots_open(options->load_dirs, "load-dir", &engine->load_roots));
+    TRY(file_roots_open(options->save_dirs, "save-dir", &engine->save_roots));
     TRY(random_id(BOOT_ID_LENGTH, engine->boot));
     TRY(begin_ids());
     TRY(job_pool_create(options->job_threads, options->max_queued, &engine->jobs));
@@ -80,6 +83,8 @@ void engine_destroy(struct engine *engine)
     store_destroy(engine->store);
     devices_close(&engine->devices);
     accounts_destroy(engine->accounts);
+    file_roots_close(engine->load_roots);
+    file_roots_close(engine->save_roots);
     ledger_finish(&engine->ledger);
     free(engine);
 }

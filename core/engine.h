@@ -3,7 +3,9 @@
 #define CORE_ENGINE_H
 
 #include "core/account.h"
+#include "core/bundle.h"
 #include "core/device.h"
+#include "core/files.h"
 #include "core/parked.h"
 #include "core/queue.h"
 #include "core/session.h"
@@ -18,7 +20,9 @@ struct engine_options {
     uint64_t max_queues;
     uint64_t pool_bytes;
     unsigned job_threads, max_queued;
-    unsigned max_watches; /* operations that wait for names at a time */
+    unsigned max_watches;                       /* operations that wait for names at a time */
+    const struct bundle_format *const *formats; /* of files; ends with NULL; NULL: none */
+    const char *load_dirs, *save_dirs;          /* of files local to the daemon, see core/files.h */
 };
 
 struct engine {
@@ -29,6 +33,8 @@ struct engine {
     struct queue_table *queues;
     struct session_table *sessions;
     struct job_pool *jobs;
+    const struct bundle_format *const *formats;
+    struct file_roots *load_roots, *save_roots;
     unsigned max_watches;
     atomic_uint watches; /* of operations, that the store has to look at */
     char boot[BOOT_ID_LENGTH + 1];

@@ -52,7 +52,8 @@
     X(28, create_only, BOOL, "fail if the output name exists")                                     \
     X(29, if_generation, UINT, "fail unless the output name has this generation")                  \
     X(30, timeout_ms, UINT, "give up after this many milliseconds")                                \
-    X(31, prefix, TEXT, "only names that begin with it")                                           \
+    X(31, prefix, TEXT,                                                                            \
+      "only names that begin with it; of load and save what stands before those in the file")      \
     X(32, limit, UINT, "at most so many entries")                                                  \
     X(33, cursor, TEXT, "the last name already seen; entries after it are returned")               \
     X(34, lease, UINT, "a mapping that was handed out")                                            \
@@ -113,7 +114,10 @@
     X(81, age_ms, UINT, "milliseconds since it began")                                             \
     X(82, closed, BOOL, "the queue takes no more items")                                           \
     X(83, parked, BOOL, "of the items set aside after too many deliveries")                        \
-    X(84, key, TEXT, "what an item calls the tensor")
+    X(84, key, TEXT, "what an item calls the tensor")                                              \
+    X(85, path, TEXT, "a file local to the daemon, below a directory of --load-dir or --save-dir") \
+    X(86, format, TEXT, "safetensors, npz or npy")                                                 \
+    X(87, metadata, TEXT, "what a safetensors file says of itself: a JSON object of strings")
 
 enum field {
 #define FIELD_ENUM(number, name, type, meaning) FIELD_##name = number,

@@ -12,8 +12,8 @@
 
 enum op_trait {
     OP_MAKES = 1,        /* the result is a tensor: published under output, or anonymous */
-    OP_BODY_IN = 2,      /* the request's body is the elements, in C order */
-    OP_BODY_OUT = 4,     /* the reply's body is the elements, in C order, or a list of entries */
+    OP_BODY_IN = 2,      /* the request's body is the elements, in C order, or a file */
+    OP_BODY_OUT = 4,     /* the reply's body is the elements, a file, or a list of entries */
     OP_FD_IN = 8,        /* a memory descriptor may come instead of a body (Unix socket) */
     OP_FD_OUT = 16,      /* a memory descriptor may leave instead of a body (Unix socket) */
     OP_BYTES = 32,       /* touches the bytes of tensors: runs in the job pool when they are many */
@@ -144,6 +144,21 @@ enum op_trait {
     X(67, squeeze, F(input), F(dim), OP_MAKES, "Without the dimensions of size 1.")                \
     X(68, unsqueeze, F(input) | F(dim), 0, OP_MAKES, "With a new dimension of size 1.")            \
     X(69, expand, F(input) | F(shape), 0, OP_MAKES, "Dimensions of size 1 repeated without copy.") \
+    X(70, load, 0,                                                                                 \
+      F(prefix) | F(path) | F(format) | F(dtype) | F(mutable) | F(requires_grad) |                 \
+          F(create_only) | F(ttl_ms),                                                              \
+      OP_BODY_IN | OP_BODY_OUT,                                                                    \
+      "Stores all tensors of a file, all of them or none, and lists them: of the body, or of the " \
+      "file at path. Its first bytes tell the format unless it is given; dtype is what NumPy's "   \
+      "V2 and V1 mean. The tensors are views over one storage, named PREFIX/NAME. count tells "    \
+      "how many there are; with create_only none of the names may be taken.")                      \
+    X(71, save, 0,                                                                                 \
+      F(prefix) | F(tensors) | F(path) | F(format) | F(metadata) | F(dtype) | F(force) | CAST,     \
+      OP_BODY_OUT | OP_BYTES,                                                                      \
+      "A file of the tensors below the prefix, as they all are at one moment, or of those that "   \
+      "tensors lists (KEY=NAME): safetensors unless format says otherwise, cast when dtype is "    \
+      "given. It is the reply's body, or is written to path; npz and npy want force for tensors "  \
+      "that require grad.")                                                                        \
     X(80, setitem, F(input) | F(index), F(value) | F(other) | CAST, OP_BYTES | OP_IN_PLACE,        \
       "Writes a number, or another tensor broadcast and cast, into a slice.")                      \
     X(81, fill_, F(input) | F(value), 0, OP_BYTES | OP_IN_PLACE, "Writes one number everywhere.")  \

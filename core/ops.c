@@ -99,8 +99,7 @@ static bool takes_names_only(enum op op)
            op == OP_wait;
 }
 
-/* Memory that its client still fills is nobody else's, and shows nothing yet. */
-static enum td_status check_published(const struct op_call *call, const struct tensor *tensor)
+enum td_status op_check_published(const struct op_call *call, const struct tensor *tensor)
 {
     bool fills = call->op == OP_publish || call->op == OP_info || call->op == OP_map;
     if (!tensor || fills || storage_mode_of(tensor->storage) != STORAGE_BUILDING)
@@ -127,8 +126,8 @@ static enum td_status begin_names(struct op_call *call)
                        &call->input_ttl_ms));
     if (FIELDS_HAS(in, other))
         TRY(op_resolve(call, in->other, &call->other, &generation, &ttl_ms));
-    TRY(check_published(call, call->input));
-    return check_published(call, call->other);
+    TRY(op_check_published(call, call->input));
+    return op_check_published(call, call->other);
 }
 
 /* What `get` reads. */
@@ -151,7 +150,9 @@ enum td_status op_begin(struct op_call *call)
         return fail(TD_INVALID, "%s takes no descriptor", op_infos[call->op].name);
     struct text device = FIELDS_HAS(in, device) ? in->device : text_of("cpu");
     TRY(devices_find(&call->engine->devices, device.data, device.length, &call->device));
-    if (traits & OP_BODY_IN)
+    if (call->op == OP_load)
+        TRY(op_begin_load(call));
+    else if (traits & OP_BODY_IN)
         TRY(begin_body(call));
     TRY(begin_names(call));
     return call->op == OP_get ? begin_get(call) : TD_OK;
@@ -159,7 +160,8 @@ enum td_status op_begin(struct op_call *call)
 
 enum td_status op_receive(struct op_call *call)
 {
-    if (!(op_infos[call->op].traits & OP_BODY_IN) || call->fd >= 0)
+    bool elsewhere = call->fd >= 0 || (call->op == OP_load && FIELDS_HAS(call->in, path));
+    if (!(op_infos[call->op].traits & OP_BODY_IN) || elsewhere)
         return TD_OK;
     return storage_create(call->device, call->account, call->body_length, false, &call->body_in);
 }
@@ -283,6 +285,8 @@ bool op_run_is_long(const struct op_call *call)
         return false;
     if (call->op == OP_queue_delete || call->op == OP_queue_drain)
         return op_queue_is_long(call);
+    if (call->op == OP_load || call->op == OP_save) /* a small archive may hold very much */
+        return true;
     return op_cost_bytes(call) > OP_INLINE_BYTES && !copies_nothing(call);
 }
 
@@ -406,6 +410,10 @@ static enum td_status commit_made(struct op_call *call)
 enum td_status op_commit(struct op_call *call)
 {
     struct fields *out = &call->out;
+    if (call->op == OP_load)
+        return op_commit_load(call);
+    if (call->file)
+        return file_publish(call->file);
     if (!call->result)
         return TD_OK;
     if (op_infos[call->op].traits & OP_MAKES)
@@ -442,6 +450,9 @@ void op_end(struct op_call *call)
     queue_item_unref(take(&call->item));
     ring_unref(take(&call->ring));
     queue_unref(take(&call->queue));
+    bundle_finish(&call->bundle);
+    free(take(&call->publications));
+    file_destroy(take(&call->file));
     if (call->text_charged)
         ledger_release(&call->engine->ledger, call->text_charged, 0, 0);
     call->text_charged = 0;

@@ -79,6 +79,9 @@ struct op_call {
     struct queue *queue;       /* these three are references */
     struct queue_item *item;
     struct ring *ring;
+    struct bundle bundle;                   /* of load and save */
+    struct store_publication *publications; /* malloc'd: of load */
+    struct new_file *file;                  /* that save writes; owned */
     /* Takes the waiter out of its list: then `wake` is not running and not called any more. NULL:
      * it is in none. */
     void (*stop_waiting)(struct op_call *call);

@@ -41,6 +41,10 @@ void op_undo_object(struct op_call *call);
 NODISCARD enum td_status op_resolve(struct op_call *call, struct text name, struct tensor **out,
                                     uint64_t *generation, uint64_t *ttl_ms);
 
+/* CONFLICT for memory that its client still fills: it is nobody else's, and shows nothing yet. */
+NODISCARD enum td_status op_check_published(const struct op_call *call,
+                                            const struct tensor *tensor);
+
 /* The result, with what was done to memory: takes over the reference. NULL: it is shared. */
 void op_result(struct op_call *call, struct tensor *tensor, const char *copied_because);
 
@@ -73,6 +77,9 @@ NODISCARD enum td_status op_copy_of_layout(struct tensor *src, const struct layo
 /* The tensor itself if it is C-contiguous on the cpu with that dtype, else a copy that is. */
 NODISCARD enum td_status op_host_contiguous(struct op_call *call, struct tensor *src,
                                             enum td_dtype dtype, struct tensor **out);
+/* load: what can be refused before its body comes; and op_commit. */
+NODISCARD enum td_status op_begin_load(const struct op_call *call);
+NODISCARD enum td_status op_commit_load(struct op_call *call);
 /* A view of the input as the result; records grad_fn. */
 NODISCARD enum td_status op_result_view(struct op_call *call, const struct layout *layout,
                                         const char *grad_fn);

@@ -1,7 +1,6 @@
-#include "core/store.h"
+#include "core/store_internal.h"
 
 #include <assert.h>
-#include <bsd/sys/tree.h>
 #include <inttypes.h>
 #include <string.h>
 #include <time.h>
@@ -31,7 +30,6 @@ static int name_compare(const struct entry *a, const struct entry *b)
     return (a->name.length > b->name.length) - (a->name.length < b->name.length);
 }
 
-RB_HEAD(name_tree, entry);
 RB_GENERATE_INTERNAL(name_tree, entry, link, name_compare, __attribute__((unused)) static)
 
 static int due_compare(const struct entry *a, const struct entry *b)
@@ -41,23 +39,7 @@ static int due_compare(const struct entry *a, const struct entry *b)
     return name_compare(a, b);
 }
 
-RB_HEAD(due_tree, entry);
 RB_GENERATE_INTERNAL(due_tree, entry, due_link, due_compare, __attribute__((unused)) static)
-
-struct store {
-    struct ledger *ledger;
-    uint64_t (*now_ms)(void);
-    pthread_mutex_t lock;
-    struct name_tree names;
-    struct due_tree due; /* the names that expire, by when they do */
-    uint64_t count;
-    uint64_t revision;
-    struct store_watch *watches;
-    /* That of revision r is at r % STORE_EVENTS_KEPT: every revision leaves one. About 2 MiB
-     * whatever happens, of which the kernel gives a page when events first reach it: as constant as
-     * the daemon's own code, and charged to nobody like that. */
-    struct store_event events[STORE_EVENTS_KEPT];
-};
 
 static uint64_t monotonic_ms(void)
 {
@@ -169,50 +151,26 @@ static enum td_status condition_check(const struct store_condition *condition, s
     return TD_OK;
 }
 
-static bool has_prefix(struct text name, struct text prefix)
-{
-    return name.length >= prefix.length && memcmp(name.data, prefix.data, prefix.length) == 0;
-}
-
-static bool watch_matches(const struct store_watch *watch, struct text name)
-{
-    return has_prefix(name, watch->prefix) &&
-           (!watch->exact || name.length == watch->prefix.length);
-}
-
-static void wake_locked(struct store *store, struct store_watch *watch)
-{
-    if (!watch->woken)
-        watch->quiet_until = store->revision - 1;
-    watch->woken = true;
-    watch->wake(watch);
-}
-
-/* Takes the next revision for what has happened to the name, and wakes who watches it. */
-static uint64_t note_locked(struct store *store, enum store_event_kind kind, struct text name)
-{
-    struct store_event *event = &store->events[++store->revision % STORE_EVENTS_KEPT];
-    event->revision = store->revision;
-    event->kind = kind;
-    memcpy(event->name, name.data, name.length);
-    event->name[name.length] = '\0';
-    for (struct store_watch *watch = store->watches; watch; watch = watch->next)
-        if (watch_matches(watch, name))
-            wake_locked(store, watch);
-    return store->revision;
-}
-
 /* ---- visits: the store locked, at one moment --------------------------------------------------
  */
 
 struct visit {
-    uint64_t now_ms; /* 0 while no name has a time to live: the clock need not be read */
-    /* To be let go when the store is unlocked: */
-    struct entry *fresh;       /* for a name that is not there yet; NULL once it is in the tree */
-    struct entry *gone;        /* removed */
+    uint64_t now_ms;        /* 0 while no name has a time to live: the clock need not be read */
+    struct account *payer;  /* who publishes: borrowed, or NULL */
+    struct change *changes; /* borrowed */
+    size_t count;
+    struct entry *gone; /* removed: to be let go when the store is unlocked */
+};
+
+/* One name of a publish. What it holds after the visit is let go when the store is unlocked. */
+struct change {
+    struct text name;
+    struct tensor *tensor;     /* borrowed */
+    struct entry *entry;       /* that is there already, or NULL; borrowed */
+    struct entry *fresh;       /* for a name that is not; NULL once it is in the tree */
     struct tensor *old;        /* replaced */
     struct account *old_payer; /* of the name, for which it is still charged; or NULL */
-    struct account *payer;     /* who publishes: borrowed, or NULL */
+    uint64_t generation;       /* that it got */
 };
 
 static void visit_begin(struct store *store, struct visit *visit)
@@ -224,13 +182,21 @@ static void visit_begin(struct store *store, struct visit *visit)
 static void visit_end(struct store *store, struct visit *visit)
 {
     pthread_mutex_unlock(&store->lock);
-    entry_free(store, take(&visit->fresh));
     for (struct entry *entry; (entry = visit->gone);) {
         visit->gone = entry->next;
         entry_free(store, entry);
     }
-    tensor_unnamed(take(&visit->old));
-    name_uncharge(take(&visit->old_payer));
+}
+
+/* With the store unlocked. */
+static void changes_finish(struct store *store, struct visit *visit)
+{
+    for (size_t i = 0; i < visit->count; i++) {
+        struct change *change = &visit->changes[i];
+        entry_free(store, take(&change->fresh));
+        tensor_unnamed(take(&change->old));
+        name_uncharge(take(&change->old_payer));
+    }
 }
 
 static bool is_over(const struct visit *visit, const struct entry *entry)
@@ -264,7 +230,7 @@ static void remove_locked(struct store *store, struct visit *visit, struct entry
     set_expiry_locked(store, entry, 0);
     RB_REMOVE(name_tree, &store->names, entry);
     store->count--;
-    (void)note_locked(store, STORE_REMOVED, entry->name);
+    (void)store_note_locked(store, STORE_REMOVED, entry->name);
     entry->next = visit->gone;
     visit->gone = entry;
 }
@@ -303,58 +269,145 @@ enum td_status ttl_check(uint64_t ttl_ms)
                 ttl_ms, STORE_TTL_MAX_MS);
 }
 
-/* Lets `name` refer to the tensor, with visit->fresh if it is not there yet. */
-static enum td_status publish_locked(struct store *store, struct visit *visit, struct text name,
-                                     struct tensor *tensor, const struct store_condition *condition,
-                                     uint64_t expires_ms, struct entry **out)
+/* Finds what is there under the names. */
+static void changes_find_locked(struct store *store, struct visit *visit)
 {
-    struct entry *entry = find_locked(store, visit, name);
-    TRY(condition_check(condition, name, entry));
-    bool paid = entry && entry->account == visit->payer; /* also at the quota */
-    if (!paid)
-        TRY(account_reserve(visit->payer, QUOTA_NAMES, 1));
+    for (size_t i = 0; i < visit->count; i++)
+        visit->changes[i].entry = find_locked(store, visit, visit->changes[i].name);
+}
+
+/* Makes entries for those that are not. */
+static enum td_status changes_make_entries(struct store *store, struct visit *visit)
+{
+    for (size_t i = 0; i < visit->count; i++) {
+        struct change *change = &visit->changes[i];
+        if (!change->entry && !change->fresh)
+            TRY(entry_create(store, change->name, 1, &change->fresh));
+    }
+    return TD_OK;
+}
+
+/* Whether all of it may be done; reserves what has to be. Nothing has changed after an error. */
+static enum td_status changes_admit(struct visit *visit, const struct store_condition *condition)
+{
+    uint64_t unpaid = 0;
+    for (size_t i = 0; i < visit->count; i++) {
+        const struct change *change = &visit->changes[i];
+        TRY(condition_check(condition, change->name, change->entry));
+        unpaid += !change->entry || change->entry->account != visit->payer;
+    }
+    return account_reserve(visit->payer, QUOTA_NAMES, unpaid);
+}
+
+/* Lets the name refer to the tensor. */
+static void change_apply(struct store *store, struct visit *visit, struct change *change,
+                         uint64_t expires_ms)
+{
+    struct entry *entry = change->entry;
+    bool paid = entry && entry->account == visit->payer;
     if (!entry) {
-        entry = take(&visit->fresh);
+        entry = change->entry = take(&change->fresh);
         RB_INSERT(name_tree, &store->names, entry);
         store->count++;
     }
-    visit->old = entry->tensor;
-    entry->tensor = tensor_ref(tensor);
-    storage_name_begin(tensor->storage, visit->payer);
+    change->old = entry->tensor;
+    entry->tensor = tensor_ref(change->tensor);
+    storage_name_begin(change->tensor->storage, visit->payer);
     if (!paid) {
-        visit->old_payer = entry->account;
+        change->old_payer = entry->account;
         entry->account = account_ref(visit->payer);
     }
-    entry->generation = note_locked(store, STORE_PUBLISHED, name);
+    change->generation = entry->generation =
+        store_note_locked(store, STORE_PUBLISHED, change->name);
     set_expiry_locked(store, entry, expires_ms);
-    *out = entry;
+}
+
+static enum td_status publish_locked(struct store *store, struct visit *visit,
+                                     const struct store_condition *condition, uint64_t expires_ms)
+{
+    TRY(changes_admit(visit, condition));
+    for (size_t i = 0; i < visit->count; i++)
+        change_apply(store, visit, &visit->changes[i], expires_ms);
     return TD_OK;
+}
+
+static int change_compare(const void *a, const void *b)
+{
+    const struct entry x = {.name = (*(struct change *const *)a)->name};
+    const struct entry y = {.name = (*(struct change *const *)b)->name};
+    return name_compare(&x, &y);
+}
+
+static enum td_status changes_check_unique(const struct visit *visit)
+{
+    size_t count = visit->count;
+    if (count < 2)
+        return TD_OK;
+    _cleanup_(freep) struct change **sorted = calloc(count, sizeof(struct change *));
+    if (!sorted)
+        return fail(TD_OUT_OF_MEMORY, "no memory for %zu names", count);
+    for (size_t i = 0; i < count; i++)
+        sorted[i] = &visit->changes[i];
+    qsort(sorted, count, sizeof(struct change *), change_compare);
+    for (size_t i = 1; i < count; i++)
+        if (change_compare(&sorted[i - 1], &sorted[i]) == 0)
+            return fail(TD_INVALID, "the name '%.*s' comes twice; one publish gives it once",
+                        TEXT_ARGS(sorted[i]->name));
+    return TD_OK;
+}
+
+static enum td_status publish_changes(struct store *store, struct visit *visit,
+                                      const struct store_condition *condition, uint64_t ttl_ms)
+{
+    for (size_t i = 0; i < visit->count; i++)
+        TRY(name_check(visit->changes[i].name));
+    TRY(changes_check_unique(visit));
+    /* New names' entries are made outside the lock, and only if there are none to be replaced. */
+    visit_begin(store, visit);
+    (void)expire_locked(store, visit, EXPIRE_A_PUBLISH);
+    changes_find_locked(store, visit);
+    visit_end(store, visit);
+    TRY(changes_make_entries(store, visit));
+    visit_begin(store, visit);
+    changes_find_locked(store, visit);
+    enum td_status status = changes_make_entries(store, visit); /* gone in between */
+    if (status == TD_OK)
+        status = publish_locked(store, visit, condition, expiry_locked(store, ttl_ms));
+    visit_end(store, visit);
+    return status;
+}
+
+enum td_status store_publish_many(struct store *store, struct store_publication *list, size_t count,
+                                  const struct store_condition *condition, uint64_t ttl_ms,
+                                  struct account *account)
+{
+    struct change one;
+    _cleanup_(freep) struct change *many = NULL;
+    struct visit visit = {.payer = account, .changes = &one, .count = count};
+    if (count > STORE_PUBLISH_MAX)
+        return fail(TD_TOO_LARGE, "%zu names to publish at once; at most %d can be", count,
+                    STORE_PUBLISH_MAX);
+    if (count > 1)
+        visit.changes = many = malloc(count * sizeof *many);
+    if (!visit.changes)
+        return fail(TD_OUT_OF_MEMORY, "no memory for %zu names", count);
+    for (size_t i = 0; i < count; i++)
+        visit.changes[i] = (struct change){.name = list[i].name, .tensor = list[i].tensor};
+    enum td_status status = publish_changes(store, &visit, condition, ttl_ms);
+    for (size_t i = 0; status == TD_OK && i < count; i++)
+        list[i].generation = visit.changes[i].generation;
+    changes_finish(store, &visit);
+    return status;
 }
 
 enum td_status store_publish_for(struct store *store, struct text name, struct tensor *tensor,
                                  const struct store_condition *condition, uint64_t ttl_ms,
                                  struct account *account, uint64_t *generation)
 {
-    struct visit visit = {0};
-    struct entry *entry;
-    TRY(name_check(name));
-    /* A new name's entry is made outside the lock, and only if there is none to be replaced. */
-    visit_begin(store, &visit);
-    (void)expire_locked(store, &visit, EXPIRE_A_PUBLISH);
-    bool found = find_locked(store, &visit, name) != NULL;
-    visit_end(store, &visit);
-    visit.payer = account;
-    enum td_status status = found ? TD_OK : entry_create(store, name, 1, &visit.fresh);
-    visit_begin(store, &visit);
-    if (status == TD_OK && !visit.fresh && !find_locked(store, &visit, name)) /* gone in between */
-        status = entry_create(store, name, 1, &visit.fresh);
-    if (status == TD_OK)
-        status = publish_locked(store, &visit, name, tensor, condition,
-                                expiry_locked(store, ttl_ms), &entry);
-    if (status == TD_OK)
-        *generation = entry->generation;
-    visit_end(store, &visit);
-    return status;
+    struct store_publication one = {.name = name, .tensor = tensor};
+    TRY(store_publish_many(store, &one, 1, condition, ttl_ms, account));
+    *generation = one.generation;
+    return TD_OK;
 }
 
 enum td_status store_publish(struct store *store, struct text name, struct tensor *tensor,
@@ -414,7 +467,7 @@ bool store_touch(struct store *store, struct text name, const struct storage *st
     struct entry *entry = find_locked(store, &visit, name);
     bool same = entry && entry->tensor->storage == storage;
     if (same) {
-        *generation = entry->generation = note_locked(store, STORE_PUBLISHED, name);
+        *generation = entry->generation = store_note_locked(store, STORE_PUBLISHED, name);
         *ttl_ms = ttl_left(&visit, entry);
     }
     visit_end(store, &visit);
@@ -435,19 +488,21 @@ enum td_status store_remove(struct store *store, struct text name,
 }
 
 static enum td_status rename_locked(struct store *store, struct visit *visit, struct text from,
-                                    struct text to, const struct store_condition *condition,
-                                    uint64_t *generation)
+                                    const struct store_condition *condition)
 {
-    struct entry *entry = find_locked(store, visit, from), *renamed;
+    struct change *change = visit->changes;
+    struct entry *entry = find_locked(store, visit, from);
     if (!entry)
         return not_found(from);
-    TRY(publish_locked(store, visit, to, entry->tensor, condition, entry->expires_ms, &renamed));
-    *generation = renamed->generation;
+    change->tensor = entry->tensor;
+    changes_find_locked(store, visit);
+    TRY(publish_locked(store, visit, condition, entry->expires_ms));
+    struct entry *renamed = change->entry;
     /* Who paid for the old name pays for the new one. */
-    renamed->account = take(renamed == entry ? &visit->old_payer : &entry->account);
+    renamed->account = take(renamed == entry ? &change->old_payer : &entry->account);
     if (renamed == entry)
         return TD_OK;
-    if (!visit->fresh) { /* it is in the tree now: one name for another, also at the limit */
+    if (!change->fresh) { /* it is in the tree now: one name for another, also at the limit */
         renamed->charged_names = entry->charged_names;
         entry->charged_names = 0;
     }
@@ -458,12 +513,16 @@ static enum td_status rename_locked(struct store *store, struct visit *visit, st
 enum td_status store_rename(struct store *store, struct text from, struct text to,
                             const struct store_condition *condition, uint64_t *generation)
 {
-    struct visit visit = {0};
+    struct change change = {.name = to};
+    struct visit visit = {.changes = &change, .count = 1};
     TRY(name_check(to));
-    TRY(entry_create(store, to, 0, &visit.fresh));
+    TRY(entry_create(store, to, 0, &change.fresh));
     visit_begin(store, &visit);
-    enum td_status status = rename_locked(store, &visit, from, to, condition, generation);
+    enum td_status status = rename_locked(store, &visit, from, condition);
+    if (status == TD_OK)
+        *generation = change.generation;
     visit_end(store, &visit);
+    changes_finish(store, &visit);
     return status;
 }
 
@@ -500,7 +559,7 @@ size_t store_list(struct store *store, struct text prefix, struct text cursor, s
     struct entry *entry = RB_NFIND(name_tree, &store->names, start);
     if (entry && from_cursor && cursor.length && name_compare(entry, &cursor_key) == 0)
         entry = RB_NEXT(name_tree, &store->names, entry);
-    for (; entry && count < max && has_prefix(entry->name, prefix);
+    for (; entry && count < max && name_begins_with(entry->name, prefix);
          entry = RB_NEXT(name_tree, &store->names, entry)) {
         if (is_over(&visit, entry))
             continue;
@@ -511,51 +570,6 @@ size_t store_list(struct store *store, struct text prefix, struct text cursor, s
         out[count++].ttl_ms = ttl_left(&visit, entry);
     }
     visit_end(store, &visit);
-    return count;
-}
-
-/* ---- watching -------------------------------------------------------------------------------- */
-
-void store_watch_add(struct store *store, struct store_watch *watch)
-{
-    pthread_mutex_lock(&store->lock);
-    watch->woken = false;
-    watch->next = store->watches;
-    watch->link = &store->watches;
-    if (watch->next)
-        watch->next->link = &watch->next;
-    store->watches = watch;
-    pthread_mutex_unlock(&store->lock);
-}
-
-void store_watch_remove(struct store *store, struct store_watch *watch)
-{
-    pthread_mutex_lock(&store->lock);
-    *watch->link = watch->next;
-    if (watch->next)
-        watch->next->link = watch->link;
-    watch->link = NULL;
-    if (!watch->woken)
-        watch->quiet_until = store->revision;
-    pthread_mutex_unlock(&store->lock);
-}
-
-size_t store_events(struct store *store, const struct store_watch *watch, uint64_t *since,
-                    bool *lost, size_t max, struct store_event *out)
-{
-    size_t count = 0;
-    pthread_mutex_lock(&store->lock);
-    uint64_t last = store->revision;
-    uint64_t gone = last > STORE_EVENTS_KEPT ? last - STORE_EVENTS_KEPT : 0;
-    *lost = *since < gone || *since > last;
-    uint64_t seen = *lost ? gone : *since;
-    for (; seen < last && count < max; seen++) {
-        const struct store_event *event = &store->events[(seen + 1) % STORE_EVENTS_KEPT];
-        if (watch_matches(watch, text_of(event->name)))
-            out[count++] = *event;
-    }
-    *since = seen;
-    pthread_mutex_unlock(&store->lock);
     return count;
 }
 

@@ -58,12 +58,25 @@ NODISCARD enum td_status store_rename(struct store *store, struct text from, str
 /* INVALID unless it is 1 to STORE_TTL_MAX_MS. */
 NODISCARD enum td_status ttl_check(uint64_t ttl_ms);
 
-/* In the next three a ttl_ms of 0 is a name that stays. The name counts against the account (NULL:
+/* In the next four a ttl_ms of 0 is a name that stays. The name counts against the account (NULL:
  * none) from then on, also if it was another's. */
 NODISCARD enum td_status store_publish_for(struct store *store, struct text name,
                                            struct tensor *tensor,
                                            const struct store_condition *condition, uint64_t ttl_ms,
                                            struct account *account, uint64_t *generation);
+/* The same for several names at once, at one moment and all or nothing: where one of them fails the
+ * condition or the quota, none changes. Each has a revision of its own, in the list's order. The
+ * lock is held for all of them, so that they are at most STORE_PUBLISH_MAX. INVALID for a name that
+ * comes twice. */
+#define STORE_PUBLISH_MAX 65536
+struct store_publication {
+    struct text name;
+    struct tensor *tensor; /* borrowed */
+    uint64_t generation;   /* set by the publish */
+};
+NODISCARD enum td_status store_publish_many(struct store *store, struct store_publication *list,
+                                            size_t count, const struct store_condition *condition,
+                                            uint64_t ttl_ms, struct account *account);
 NODISCARD enum td_status store_lookup_timed(struct store *store, struct text name,
                                             struct tensor **tensor, uint64_t *generation,
                                             uint64_t *ttl_ms);

@@ -3,6 +3,7 @@
 #define CORE_UTF8_H
 
 #include <stddef.h>
+#include <string.h>
 
 /* Bytes of the character at s, of which `left` (at least 1) may be read; 0 if there is none. */
 static inline size_t utf8_length(const unsigned char *s, size_t left)
@@ -18,5 +19,18 @@ static inline size_t utf8_length(const unsigned char *s, size_t left)
         return 0;
     return length;
 }
+
+/* Bytes of a text to show in a message: SHOWN_BYTES at most, and no part of a character. For
+ * "%.*s" with SHOWN(string). */
+#define SHOWN_BYTES ((size_t)200)
+static inline int utf8_shown(const char *text, size_t length)
+{
+    size_t shown = length < SHOWN_BYTES ? length : SHOWN_BYTES;
+    while (shown > 0 && shown < length && ((unsigned char)text[shown] & 0xC0) == 0x80)
+        shown--;
+    return (int)shown;
+}
+#define SHOWN(string) utf8_shown(string, strlen(string)), (string)
+#define TEXT_SHOWN(text) utf8_shown((text).data, (text).length), (text).data
 
 #endif

@@ -80,6 +80,9 @@ def special_fields(tables):
         "queue": text(NAME, longest),
         "tensors": text(f"{ITEM_TENSOR}(?:\\n{ITEM_TENSOR}){{0,63}}"),
         "meta": text(r"[^\u0000]*", 4096),
+        "format": one_of("safetensors", "npz", "npy"),
+        "path": text("[0-9A-Za-z_-][0-9A-Za-z_.-]{0,99}"),
+        "metadata": text(r'\{(?:"[0-9A-Za-z_.]*": ?"[0-9A-Za-z_. ]*")?\}'),
         "max_items": {**UINT, "minimum": 1, "maximum": 65536},
         "max_bytes": {**UINT, "minimum": 1},
         "visibility_ms": {**UINT, "minimum": 1, "maximum": tables["limits"]["ttl_ms"]},
@@ -130,7 +133,7 @@ def value_schemas(tables):
 DESCRIPTION = ("kind", "dtype", "shape", "strides", "offset_bytes", "nbytes", "device", "storage",
                "storage_bytes", "mode", "epoch", "requires_grad", "is_leaf", "version")  # fmt: skip
 SOMETIMES = ("id", "name", "generation", "ttl_ms", "grad_fn", "history")
-WIDER = {"ttl_ms": UINT}  # what is left of it
+WIDER = {"ttl_ms": UINT, "metadata": {"type": "string"}}  # what is left of it; what others wrote
 QUEUE = ("queue", "count", "nbytes", "max_items", "max_bytes", "when_full", "visibility_ms",
          "closed")  # fmt: skip
 
@@ -169,6 +172,8 @@ def answer_schemas(tables):
         "Elements": record(DESCRIPTION, (*SOMETIMES, "memory", "reason"),
                            {"data": ref("schemas", "Values")}),
         "TensorList": entries(tensor, ("count",), ("cursor",)),
+        "Loaded": entries(tensor, ("count", "memory", "reason"), ("metadata",)),
+        "Saved": record(("count",)),
         "OpList": entries(op),
         "EventList": entries(record(("event", "name", "revision")), ("since", "count"), ("lost",)),
         "Queue": record(QUEUE),

@@ -6,8 +6,8 @@ here.
     update_openapi.py --check TABLES    exits 1 if it differs from what would be written
 
 TABLES is the program of tests/tools/tables.c: operations, fields, dtypes, statuses and routes come
-from it. What they cannot tell stands here and, as far as it is schemas, in openapi_schemas.py. A
-new operation needs at most an example; a new route needs a row in ROUTES, a new parameter one in
+from it. What they cannot tell stands here, in openapi_schemas.py and in openapi_examples.py. A new
+operation needs at most an example; a new route needs a row in ROUTES, a new parameter one in
 PARAMETERS.
 """
 
@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 
+from openapi_examples import BATCH, TENSOR, example_of
 from openapi_schemas import (
     INDEX, UINT, batch_schema, one_of, op_schema, ref, schemas, special_fields, tensor_schema, text,
 )  # fmt: skip
@@ -41,12 +42,20 @@ also lists with status 405. Errors are problems (RFC 9457) with a `code`; one of
 would be a bug of the daemon. The token is needed where the daemon has one (--token-file)."""
 
 
+# load takes a document here, files come to /v1/bundle; save gives a file.
+OF_FILES = ("load", "save")
+
+
+def takes_body(op):
+    return "body_in" in op["traits"] and op["name"] not in OF_FILES
+
+
 def takes_elements(op):
-    return "body_in" in op["traits"] and "connection" not in op["traits"]
+    return takes_body(op) and "connection" not in op["traits"]
 
 
 def gives_elements(op):
-    return "body_out" in op["traits"] and "bytes" in op["traits"]
+    return "body_out" in op["traits"] and "bytes" in op["traits"] and op["name"] not in OF_FILES
 
 
 # ---- answers -------------------------------------------------------------------------------------
@@ -68,11 +77,13 @@ HEADERS = {
 RAW_HEADERS = ("Tensord-Dtype", "Tensord-Shape")
 READ_HEADERS = ("ETag", "Accept-Ranges", *RAW_HEADERS)
 FILE_TYPES = ("application/x-npy", "application/vnd.safetensors", "application/octet-stream")
+BUNDLE_TYPES = ("application/vnd.safetensors", "application/zip", "application/x-npy")
 
 # Answers that are JSON and no more: what they are; their schema has the same name.
 DOCUMENTS = {
     "Tensor": "The tensor.",
     "TensorList": "The tensors, or a page of them: `cursor` asks for the next one.",
+    "Loaded": "The tensors that are stored now; `count` tells how many.",
     "EventList": "What was published and removed; `since` is for the next request.",
     "TextList": "Names and what they are.",
     "DeviceList": "The devices, and their bytes.",
@@ -109,6 +120,11 @@ def reply(description, schema, **more):
     return {"description": description, **more, "content": content}
 
 
+def content_of(types, schema=None):
+    made = {"application/json": {"schema": ref("schemas", schema)}} if schema else {}
+    return {"content": {**made, **{kind: {} for kind in types}}}
+
+
 def text_reply(description, content_type="text/plain"):
     return {"description": description, "content": {content_type: {"schema": {"type": "string"}}}}
 
@@ -141,6 +157,11 @@ def answers():
         "Formatted": elements_reply(
             "The tensor, in the format asked for.", READ_HEADERS, as_text=True
         ),
+        "Bundle": {"description": "The file.", **content_of(BUNDLE_TYPES)},
+        "Saved": {
+            "description": "The file; with `path` how many tensors it has.",
+            **content_of(BUNDLE_TYPES, "Saved"),
+        },
         "Part": elements_reply(
             "The bytes asked for.", (*READ_HEADERS, "Content-Range"), as_json=False
         ),
@@ -191,6 +212,7 @@ def error_answers(tables):
 DURATION = text("[0-9]{1,12}(?:ms|s|m|h)?")
 LIFETIME = text("(?:[1-9][0-9]{0,11}(?:ms)?|[1-9][0-9]{0,8}s|[1-9][0-9]{0,6}m|[1-9][0-9]{0,4}h)")
 FORMATS = ("json", "npy", "safetensors", "raw")
+BUNDLE_FORMATS = ("safetensors", "npz", "npy")
 TEXT = {"type": "string"}
 # In queries; the others are fields of operations.
 PARAMETERS = {
@@ -238,9 +260,10 @@ def parameters(tables):
     fields = special_fields(tables)
     names = {name for route in tables["routes"] for name in route["params"]} - {"*"}
     for op in tables["ops"]:
-        names.update(op["required"] + op["optional"] if "body_in" in op["traits"] else ())
+        names.update(op["required"] + op["optional"] if takes_body(op) else ())
     made = {"query." + name: query(name, tables) for name in sorted(names)}
     made["query.format.text"] = {**made["query.format"], "schema": one_of(*FORMATS, "text")}
+    made["query.format.bundle"] = {**made["query.format"], "schema": one_of(*BUNDLE_FORMATS)}
     for name, (meaning, schema) in REQUEST_HEADERS.items():
         made[name] = {"name": name.removesuffix("-Any"), "in": "header", "description": meaning,
                       "schema": schema}  # fmt: skip
@@ -266,55 +289,7 @@ SECURITY_SCHEMES = {
                "same, where there is no such header."},
 }  # fmt: skip
 
-# ---- examples ------------------------------------------------------------------------------------
-
-EXAMPLE = {
-    "input": "x", "other": "y", "output": "z", "dtype": "float16", "shape": [3, 2], "value": 0.5,
-    "end": 10, "high": 10, "dim": 0, "dim0": 0, "dim1": 1, "dims": [1, 0], "index": "0, 1:",
-    "queue": "q", "tensors": "image=x\nlabel=y", "lease": 7,
-}  # fmt: skip
-# Where the fields that are needed (and an output) make no good example.
-EXAMPLES = {
-    "copy_": {"input": "y", "other": "x"},
-    "cuda": {"input": "x", "device": "cuda:0", "output": "z"},
-    "delete": {"input": "old"},
-    "expand": {"input": "x", "shape": [4, 2, 3], "output": "z"},
-    "eye": {"shape": [3], "output": "z"},
-    "fill_": {"input": "y", "value": 0.5},
-    "grad": {"input": "v", "output": "z"},
-    "hello": {"protocol": 1},
-    "item": {"input": "s"},
-    "leases": {"limit": 10},
-    "list": {"prefix": "x", "limit": 10},
-    "release": {"input": "@17"},
-    "rename": {"input": "old", "output": "new"},
-    "queue_get": {"queue": "q", "timeout_ms": 1000},
-    "queue_put": {"queue": "q", "tensors": "image=x\nlabel=y", "meta": "{\"frame\": 1}"},
-    "queues": {"prefix": "q", "limit": 10},
-    "requires_grad_": {"input": "y", "requires_grad": False},
-    "seal": {"input": "x", "wait_ms": 0, "output": "z"},
-    "select": {"input": "x", "dim": 0, "index": 1, "output": "z"},
-    "set_grad": {"input": "v", "other": "x"},
-    "setitem": {"input": "y", "index": "0, 1:", "value": 0.5},
-    "slice": {"input": "x", "dim": 1, "index": "0:2", "output": "z"},
-    "to": {"input": "x", "dtype": "float16", "output": "z"},
-    "touch": {"input": "y"},
-    "wait": {"input": "x", "timeout_ms": 1000},
-    "watch": {"prefix": "x", "since": 0, "timeout_ms": 1000},
-}
-TENSOR = {"dtype": "float32", "shape": [2, 3], "data": [[1, 2, 3], [4, 5, 6]]}
-BATCH = {"operations": [{"op": "transpose", "input": "x", "dim0": 0, "dim1": 1},
-                        {"op": "contiguous", "input": "@[0]", "output": "z"}]}  # fmt: skip
-
-
-def example_of(op):
-    if op["name"] in EXAMPLES:
-        return EXAMPLES[op["name"]]
-    names = dict.fromkeys(op["required"] + (["output"] if "makes" in op["traits"] else []))
-    for name in names:
-        if name not in EXAMPLE:
-            sys.exit(f"update_openapi.py: {op['name']} needs {name}, of which EXAMPLE has no value")
-    return {name: EXAMPLE[name] for name in names}
+# ---- bodies --------------------------------------------------------------------------------------
 
 
 def json_body(schema, example, required=True):
@@ -334,6 +309,15 @@ def tensor_body():
     }
 
 
+def bundle_body():
+    return {
+        "description": "A file of tensors. Its first bytes tell what it is, unless format= or "
+        "Content-Type does.",
+        "required": True,
+        **content_of((*BUNDLE_TYPES, "application/octet-stream")),
+    }
+
+
 # ---- paths ---------------------------------------------------------------------------------------
 
 READING = ("If-Match", "If-None-Match", "Range", "If-Range")
@@ -348,6 +332,8 @@ ROUTES = {
     "DELETE /v1/tensors/{name}": ("deleteTensor", "tensors", {204: "Gone"}, (404, 412),
                                   ("If-Match",)),
     "GET /v1/tensors": ("listTensors", "tensors", {200: "TensorList"}, (404,), ()),
+    "GET /v1/bundle": ("getBundle", "tensors", {200: "Bundle"}, (404, 409, 413, 422, 503), ()),
+    "PUT /v1/bundle": ("putBundle", "tensors", {200: "Loaded"}, (404, 409, 413, 422, 503, 504), ()),
     "GET /v1/ops": ("listOps", "operations", {200: "OpList"}, (), ()),
     "POST /v1/batch": ("batch", "operations", {200: "BatchResults"}, (404, 413, 503), ()),
     "GET /v1/devices": ("listDevices", "daemon", {200: "DeviceList"}, (404,), ()),
@@ -374,7 +360,7 @@ REPLIES = {
     "leases": "LeaseList", "principals": "PrincipalList",
     "ops": "TextList", "list": "TensorList", "release": "Nothing", "delete": "Nothing",
     "info": "Tensor", "rename": "Tensor", "touch": "Tensor", "print": "Printed", "item": "Item",
-    "wait": "Tensor", "watch": "EventList",
+    "wait": "Tensor", "watch": "EventList", "load": "Loaded", "save": "Saved",
     "queue_create": "Queue", "queue_delete": "Nothing", "queue_info": "QueueInfo",
     "queues": "QueueList", "queue_put": "Queued", "queue_get": "Delivery", "queue_ack": "Nothing",
     "queue_peek": "PeekedItems", "queue_close": "Nothing", "queue_drain": "Drained",
@@ -407,12 +393,14 @@ def route_operation(route, tables):
     name, tag, replies, errors, extra = ROUTES[key]
     bodies = {
         "putTensor": tensor_body(),
+        "putBundle": bundle_body(),
         "batch": json_body(ref("schemas", "Batch"), BATCH),
     }
     path = {"getTensor": ["Name"], "deleteTensor": ["Name"], "putTensor": ["NewName"],
             **dict.fromkeys(("getQueue", "putQueue", "deleteQueue"), ["QueueName"])}  # fmt: skip
-    text = {"format": "format.text"} if name == "getTensor" else {}
-    queries = ["query." + text.get(param, param) for param in route["params"]]
+    formats = {"getTensor": "text", "getBundle": "bundle", "putBundle": "bundle"}
+    named = {"format": "format." + formats[name]} if name in formats else {}
+    queries = ["query." + named.get(param, param) for param in route["params"]]
     wanted = [*path.get(name, ()), *queries, *extra]
     wanted = [ref("parameters", each) for each in wanted]
     security = [] if route["open"] else [{"bearer": []}] if name in SESSIONLESS else None
@@ -423,7 +411,7 @@ def op_errors(op):
     """What may go wrong besides what may with every request."""
     fields = {*op["required"], *op["optional"]}
     errors = {404, 413, 503, 504}
-    if fields & {"input", "other", "create_only"}:
+    if fields & {"input", "other", "create_only", "tensors"}:
         errors |= {409}
     errors |= QUEUE_ERRORS.get(op["name"], set())
     if "if_generation" in fields:
@@ -437,7 +425,7 @@ def op_errors(op):
 
 def op_operation(op, tables):
     replies = {200: REPLIES.get(op["name"], "Made")}
-    if "body_in" in op["traits"]:
+    if takes_body(op):
         # What the body is stands in the query; files tell their dtype and shape themselves.
         any_bytes = {"content": {"application/octet-stream": {}}}
         body = tensor_body() if takes_elements(op) else any_bytes
@@ -473,7 +461,8 @@ def paths(tables):
 
 
 def contract(tables):
-    alone = [op for op in tables["ops"] if takes_elements(op) or gives_elements(op)]
+    alone = [op for op in tables["ops"]
+             if takes_elements(op) or gives_elements(op) or op["name"] in OF_FILES]  # fmt: skip
     batch = [op for op in tables["ops"] if op not in alone and "connection" not in op["traits"]]
     components = {
         "schemas": {

@@ -247,6 +247,8 @@ enum td_status answer_call(struct exchange *x)
 {
     struct op_call *call = &x->call;
     enum format format;
+    if (call->op == OP_save && call->body_made)
+        return bundle_answer(x);
     if (call->body_out) {
         TRY(format_asked(x, FORMAT_JSON, &format));
         if (format == FORMAT_TEXT)

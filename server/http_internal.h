@@ -10,7 +10,9 @@
  *   http_etag.c      ETags and what is made conditional by them
  *   http_stream.c    answers that are made in pieces
  *   http_tensors.c   /v1/tensors
- *   http_upload.c    bodies: npy, safetensors, JSON and raw, into the storage that is published
+ *   http_bundle.c    /v1/bundle
+ *   http_upload.c    bodies: npy, safetensors, JSON, raw and whole files, into the storage that is
+ *                    published
  *   http_ops.c       /v1/ops and the operations that answer with lists
  *   http_batch.c     /v1/batch
  *   http_queues.c    /v1/queues
@@ -226,7 +228,7 @@ NODISCARD enum td_status answer_empty(struct exchange *x, unsigned http_status);
 NODISCARD enum td_status answer_problem(struct exchange *x, enum td_status status);
 /* The same as a JSON value: type, title, status, detail, code; NULL without memory. */
 cJSON *answer_problem_value(enum td_status status);
-/* The reply of x->call: its fields, and its elements or entries. */
+/* The reply of x->call: its fields, its elements or entries, or a file. */
 NODISCARD enum td_status answer_call(struct exchange *x);
 /* In a job: prints the entries of a list operation into x->text. */
 NODISCARD enum td_status answer_print_list(struct exchange *x);
@@ -363,7 +365,7 @@ void http_session_touch(struct http_sessions *sessions, const struct session *se
 /* ---- uploads (http_upload.c) -------------------------------------------------------------------
  */
 
-/* The body of the operation x->in is for: put, tensor, from_numpy. */
+/* The body of the operation x->in is for: put, tensor, from_numpy, load. */
 NODISCARD enum td_status upload_begin(struct exchange *x, enum op op);
 NODISCARD enum td_status upload_body(struct exchange *x, const char *data, size_t *length);
 /* Runs the operation when all has come, then `then`. */
@@ -371,6 +373,16 @@ NODISCARD enum td_status upload_end(struct exchange *x, enum td_status (*then)(s
 void upload_destroy(struct upload *upload);
 
 void batch_destroy(struct batch *batch);
+
+/* ---- what handlers share -----------------------------------------------------------------------
+ */
+
+/* ?ttl= as the field of the operation. */
+NODISCARD enum td_status exchange_take_ttl(struct exchange *x);
+/* ?format= as the field of an operation that has one: load, save. */
+void bundle_take_format(struct exchange *x);
+/* Answers with the file that save has made. */
+NODISCARD enum td_status bundle_answer(struct exchange *x);
 
 /* ---- handlers of routes ------------------------------------------------------------------------
  */
@@ -386,6 +398,9 @@ enum td_status tensors_get(struct exchange *x);
 enum td_status tensors_put_begin(struct exchange *x);
 enum td_status tensors_put_end(struct exchange *x);
 enum td_status tensors_delete(struct exchange *x);
+enum td_status bundle_get(struct exchange *x);
+enum td_status bundle_put_begin(struct exchange *x);
+enum td_status bundle_put_end(struct exchange *x);
 enum td_status ops_list(struct exchange *x);
 enum td_status ops_post_begin(struct exchange *x);
 enum td_status ops_post_body(struct exchange *x, const char *data, size_t *length);

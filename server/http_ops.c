@@ -127,9 +127,11 @@ static enum td_status answer_hello(struct exchange *x)
     return answer_call(x);
 }
 
+/* load takes a document here, which has a path; files come to /v1/bundle. */
 static bool takes_elements(enum op op)
 {
-    return (op_infos[op].traits & OP_BODY_IN) && !(op_infos[op].traits & OP_CONNECTION);
+    return (op_infos[op].traits & OP_BODY_IN) && !(op_infos[op].traits & OP_CONNECTION) &&
+           op != OP_load;
 }
 
 enum td_status ops_post_begin(struct exchange *x)
@@ -139,6 +141,8 @@ enum td_status ops_post_begin(struct exchange *x)
         return fail(TD_NOT_FOUND, "there is no operation '%.*s'; GET /v1/ops lists them",
                     (int)(x->rest.length < 100 ? x->rest.length : 100), x->rest.data);
     x->op = (enum op)op;
+    if (op_infos[op].optional & FIELD_BIT(format))
+        bundle_take_format(x);
     if (takes_elements(x->op))
         return upload_begin(x, x->op);
     return x->op == OP_ping ? TD_OK : document_begin(x);

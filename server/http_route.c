@@ -22,6 +22,16 @@ const struct route http_routes[] = {
      "Removes the name, or gives back an object (@id). Whoever holds the memory keeps it."},
     {"GET", "/v1/tensors", "prefix limit cursor", NULL, NULL, tensors_list, false,
      "The tensors in the byte order of their names, paged by cursor."},
+    {"GET", "/v1/bundle", "prefix tensors format dtype casting saturate force metadata", NULL, NULL,
+     bundle_get, false,
+     "A file of all tensors below the prefix (or of those that `tensors` lists), as they are at "
+     "one "
+     "moment: safetensors unless format= says npz or npy; cast when dtype= is given."},
+    {"PUT", "/v1/bundle", "prefix format dtype mutable requires_grad create_only ttl timeout_ms",
+     bundle_put_begin, upload_body, bundle_put_end, false,
+     "Stores all tensors of a file (safetensors, npz or npy) below the prefix, all of them or "
+     "none, "
+     "and lists them. They are views over one storage."},
     {"GET", "/v1/ops", "", NULL, NULL, ops_list, false, "The operations table."},
     {"POST", "/v1/ops/{name}", "*", ops_post_begin, ops_post_body, ops_post_end, false,
      "Runs one operation."},

@@ -198,8 +198,7 @@ enum td_status stats_get(struct exchange *x)
 /* ---- changing ----------------------------------------------------------------------------------
  */
 
-/* ?ttl= as the field of the operation. */
-static enum td_status take_ttl(struct exchange *x)
+enum td_status exchange_take_ttl(struct exchange *x)
 {
     uint64_t ttl_ms;
     if (!x->params[PARAM_TTL].data)
@@ -213,7 +212,7 @@ static enum td_status take_ttl(struct exchange *x)
 enum td_status tensors_put_begin(struct exchange *x)
 {
     TRY(name_check(x->rest));
-    TRY(take_ttl(x));
+    TRY(exchange_take_ttl(x));
     FIELDS_SET(&x->in, output, x->rest);
     TRY(etag_conditions(x, x->rest, &x->existed));
     return upload_begin(x, OP_put);

@@ -2,6 +2,7 @@
  *
  * The operation itself begins when all has come: JSON may name it last. What can be refused earlier
  * is: the format, sizes, memory. */
+#include "core/byte_order.h"
 #include "proto/format/json_tensor.h"
 #include "proto/format/npy.h"
 #include "proto/format/safetensors.h"
@@ -19,7 +20,7 @@ enum stage {
     STAGE_ALLOCATE, /* a job makes the storage */
     STAGE_ELEMENTS,
     STAGE_JSON,  /* a document, up to its data */
-    STAGE_SPOOL, /* JSON that can only be read when all of it is there */
+    STAGE_SPOOL, /* what can only be read when all of it is there: some JSON, a file for load */
 };
 
 struct upload {
@@ -132,9 +133,8 @@ static enum td_status npy_begin(struct exchange *x, size_t *needed)
         return TD_OK;
     TRY(agree_on_dtype(x, header.dtype));
     TRY(agree_on_shape(x, &header.shape));
-    const struct dtype_info *info = &dtype_infos[header.dtype];
-    if (header.big_endian && info->size_bytes > 1)
-        upload->swap_bytes = info->kind == 'c' ? info->size_bytes / 2 : info->size_bytes;
+    if (header.big_endian)
+        upload->swap_bytes = byte_order_unit(header.dtype);
     if (header.fortran_order && header.shape.rank > 1) {
         if (upload->op != OP_put)
             return fail(TD_UNSUPPORTED,
@@ -205,8 +205,7 @@ static enum td_status spool_grow(struct exchange *x)
     _cleanup_(storage_unrefp) struct storage *larger = NULL;
     uint64_t room = next_spool_room(x);
     if (room <= upload->spool_room)
-        return fail(TD_TOO_LARGE,
-                    "the document is over the limit of %" PRIu64 " bytes (--max-body)",
+        return fail(TD_TOO_LARGE, "the body is over the limit of %" PRIu64 " bytes (--max-body)",
                     x->server->options.max_body);
     TRY(storage_create(cpu_of(x), x->server->options.account, room, false, &larger));
     if (upload->spooled)
@@ -358,16 +357,10 @@ static enum td_status head_body(struct exchange *x, const char *data, size_t *le
 /* Turns round whole numbers that have come. */
 static void swap_numbers(struct upload *upload)
 {
-    unsigned char *bytes = upload->storage->memory.data;
-    size_t size = upload->swap_bytes;
-    for (; upload->received - upload->swapped >= size; upload->swapped += size)
-        for (size_t i = 0; i < size / 2; i++) {
-            unsigned char *a = bytes + upload->swapped + i;
-            unsigned char *b = bytes + upload->swapped + size - 1 - i;
-            unsigned char byte = *a;
-            *a = *b;
-            *b = byte;
-        }
+    uint64_t whole = upload->received - upload->received % upload->swap_bytes;
+    byte_order_swap(upload->storage->memory.data + upload->swapped, whole - upload->swapped,
+                    upload->swap_bytes);
+    upload->swapped = whole;
 }
 
 static enum td_status elements_body(struct exchange *x, const char *data, size_t *length)
@@ -385,6 +378,19 @@ static enum td_status elements_body(struct exchange *x, const char *data, size_t
     return TD_OK;
 }
 
+/* The body of load: all of it is what the tensors will be views of. */
+static enum td_status file_begin(struct exchange *x)
+{
+    uint64_t limit = x->server->options.max_body;
+    x->upload->stage = STAGE_SPOOL;
+    if (x->declared_length != UINT64_MAX && x->declared_length > limit)
+        return fail(TD_TOO_LARGE,
+                    "the file has %" PRIu64 " bytes, and the limit is %" PRIu64
+                    " (--max-body, --memory-limit)",
+                    x->declared_length, limit);
+    return TD_OK;
+}
+
 enum td_status upload_begin(struct exchange *x, enum op op)
 {
     TRY(exchange_find_session(x)); /* one that has ended is refused before the body comes */
@@ -392,6 +398,8 @@ enum td_status upload_begin(struct exchange *x, enum op op)
     if (!upload)
         return fail(TD_OUT_OF_MEMORY, "no memory for an upload");
     upload->op = op;
+    if (op == OP_load)
+        return file_begin(x);
     TRY(format_sent(x, &upload->format));
     if (FIELDS_HAS(&x->in, strides) && upload->format != FORMAT_RAW)
         return fail(TD_INVALID, "strides= is for raw bytes; files and documents have an order of "
@@ -479,9 +487,10 @@ static enum td_status call_begin(struct exchange *x)
     if (upload->json)
         take_members(x);
     TRY(exchange_call(x, upload->op));
-    x->call.body_length = upload->length;
+    bool file = upload->op == OP_load;
+    x->call.body_length = file ? upload->spooled : upload->length;
     TRY(op_begin(&x->call));
-    x->call.body_in = take(&upload->storage);
+    x->call.body_in = take(file ? &upload->spool : &upload->storage);
     return TD_OK;
 }
 
@@ -504,6 +513,20 @@ static enum td_status read_in_job(struct exchange *x, struct parked *parked)
 {
     TRY(read_spooled(x));
     return parked_commit(parked);
+}
+
+/* A file of unknown length came into more memory than it takes, and that may be recycled: what lay
+ * there would be seen by who maps the tensors. */
+static enum td_status trim_in_job(struct exchange *x, struct parked *parked)
+{
+    struct upload *upload = x->upload;
+    _cleanup_(storage_unrefp) struct storage *exact = NULL;
+    TRY(parked_commit(parked));
+    TRY(storage_create(cpu_of(x), x->server->options.account, upload->spooled, false, &exact));
+    memcpy(exact->memory.data, upload->spool->memory.data, upload->spooled);
+    storage_unref(upload->spool);
+    upload->spool = take(&exact);
+    return TD_OK;
 }
 
 static enum td_status run(struct exchange *x)
@@ -549,6 +572,9 @@ enum td_status upload_end(struct exchange *x, enum td_status (*then)(struct exch
     if (x->suspended_now)
         return TD_OK;
     x->next = run;
+    if (upload->op == OP_load)
+        return upload->spool_room > upload->spooled ? exchange_park(x, trim_in_job, PARKED_AHEAD)
+                                                    : run(x);
     if (upload->stage == STAGE_SPOOL && upload->spooled > JSON_INLINE_BYTES)
         return exchange_park(x, read_in_job, PARKED_IN_TURN);
     if (upload->stage == STAGE_SPOOL) {

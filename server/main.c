@@ -1,5 +1,6 @@
 /* tensord: reads its options, opens the engine and the doors, and waits to be told to stop. */
 #include "core/cast/cast.h"
+#include "server/bundle_formats.h"
 #include "server/frame.h"
 #include "server/http.h"
 #include "server/listener.h"
@@ -9,8 +10,10 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 _Static_assert(sizeof(void *) == 8 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "tensord is written for little-endian 64-bit Linux");
@@ -36,6 +39,14 @@ static void raise_descriptor_limit(void)
     }
 }
 
+/* Times are UTC here. Where TZ is not set, the C library reads the zone's file anew each time that
+ * the log, or libarchive, asks for a time. */
+static void settle_time_zone(void)
+{
+    setenv("TZ", "UTC0", 1);
+    tzset();
+}
+
 /* In every thread these wait for sigwait in main. */
 static void block_signals(sigset_t *stopping)
 {
@@ -45,6 +56,7 @@ static void block_signals(sigset_t *stopping)
     pthread_sigmask(SIG_BLOCK, stopping, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that is too large is an error of who wanted it */
 }
 
 static enum td_status open_engine(struct daemon *daemon)
@@ -62,6 +74,9 @@ static enum td_status open_engine(struct daemon *daemon)
         .job_threads = (unsigned)o->threads,
         .max_queued = (unsigned)o->max_queued,
         .max_watches = (unsigned)o->max_watches,
+        .formats = bundle_formats,
+        .load_dirs = o->load_dirs,
+        .save_dirs = o->save_dirs,
     };
     if (*o->token_file)
         TRY(token_read(o->token_file, &daemon->token));
@@ -214,6 +229,7 @@ int main(int argc, char **argv)
     sigset_t stopping;
     int signal_number = 0;
     raise_descriptor_limit();
+    settle_time_zone();
     enum td_status status = options_parse(argc, argv, &daemon.options);
     if (daemon.options.help || daemon.options.version) {
         if (daemon.options.help)

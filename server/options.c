@@ -47,6 +47,9 @@ struct option_row {
       "web pages that browsers may call HTTP from, by commas")                                     \
     X("token-file", token_file, TEXT, "", "FILE",                                                  \
       "clients must give the secret in FILE's first line")                                         \
+    X("load-dir", load_dirs, TEXT, "", "DIRS",                                                     \
+      "whoever may connect may load files below DIRS, by colons, by their path")                   \
+    X("save-dir", save_dirs, TEXT, "", "DIRS", "the same for saving files there")                  \
     X("log-format", log_format, TEXT, "plain", "FORMAT", "plain or json")                          \
     X("memory-limit", memory_limit, SIZE, NULL, "BYTES", "of all tensors, with the pool")          \
     X("pool-limit", pool_limit, SIZE, NULL, "BYTES", "of memory kept for reuse")                   \

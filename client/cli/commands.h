@@ -9,6 +9,8 @@ enum td_status cmd_info(struct cli *cli);
 enum td_status cmd_show(struct cli *cli);
 enum td_status cmd_put(struct cli *cli);
 enum td_status cmd_get(struct cli *cli);
+enum td_status cmd_load(struct cli *cli);
+enum td_status cmd_save(struct cli *cli);
 enum td_status cmd_rm(struct cli *cli);
 enum td_status cmd_mv(struct cli *cli);
 enum td_status cmd_seal(struct cli *cli);

@@ -95,3 +95,10 @@ enum td_status cli_counter(struct cli *cli, const char *name, uint64_t *out)
             (void)td_reply_uint(entry, "count", out);
     return TD_OK;
 }
+
+enum td_status cli_args_patience_of_all(struct cli *cli, struct td_args *args)
+{
+    uint64_t limit;
+    TRY(cli_counter(cli, "memory_limit_bytes", &limit));
+    return cli_args_patience(cli, args, limit);
+}

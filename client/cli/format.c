@@ -45,6 +45,18 @@ enum td_status format_choose(struct cli *cli, const char *path, enum format *out
     return TD_OK;
 }
 
+enum td_status format_of_files(struct cli *cli, const char *path, struct td_args *args)
+{
+    enum format format;
+    TRY(format_choose(cli, path, &format));
+    if (format == FORMAT_NONE)
+        return TD_OK;
+    if (format != FORMAT_NPY && format != FORMAT_NPZ && format != FORMAT_SAFETENSORS)
+        return cli_misused(cli, "%s takes safetensors, npz and npy, not %s; see put and get",
+                           cli->command->name, format_infos[format].name);
+    return td_args_text(args, "format", format_infos[format].name);
+}
+
 enum format format_recognise(const void *bytes, size_t length)
 {
     const char *text = bytes;

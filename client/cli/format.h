@@ -26,6 +26,9 @@ extern const struct format_info format_infos[FORMAT_END];
 /* --format, else by the path's ending (NULL: there is none); FORMAT_NONE if neither tells. INVALID,
  * with `misused`. */
 NODISCARD enum td_status format_choose(struct cli *cli, const char *path, enum format *out);
+/* Adds what format_choose has chosen to the arguments of load or save, whose files are read and
+ * written by the daemon: safetensors, npz or npy. */
+NODISCARD enum td_status format_of_files(struct cli *cli, const char *path, struct td_args *args);
 /* By the first bytes, FORMAT_NONE if they say nothing. */
 enum format format_recognise(const void *bytes, size_t length);
 

@@ -162,6 +162,19 @@ static enum td_status load_raw(const struct load *load, load_take *take_member, 
     return take_member(argument, &member);
 }
 
+bool load_holds_one(const struct load *load)
+{
+    const struct file_in *file = load->file;
+    struct safetensors *header = NULL;
+    if (load->format == FORMAT_NPZ)
+        return false;
+    bool several = load->format == FORMAT_SAFETENSORS &&
+                   safetensors_read(file->bytes, file->length, file->length, &header) == TD_OK &&
+                   header->count != 1;
+    safetensors_destroy(header);
+    return !several;
+}
+
 enum td_status load_members(const struct load *load, load_take *take_member, void *argument)
 {
     static enum td_status (*const loaders[FORMAT_END])(const struct load *, load_take *, void *) = {

@@ -32,7 +32,19 @@ NODISCARD enum td_status load_members(const struct load *load, load_take *take_m
                                       void *argument);
 /* The status of a format's reader, with the file's name before the error. */
 NODISCARD enum td_status load_verdict(const struct load *load, enum td_status status);
+/* Whether the file is one tensor, which may go without a name of its own; also true of what cannot
+ * be read, for load_members to say so. */
+bool load_holds_one(const struct load *load);
 /* load_json.c */
 NODISCARD enum td_status load_json(const struct load *load, load_take *take_member, void *argument);
+
+/* ---- by the daemon ------------------------------------------------------------------------- */
+
+/* Adds --mutable, --requires-grad and --create-only to the arguments of load. */
+NODISCARD enum td_status load_flags(const struct cli *cli, struct td_args *args);
+/* Sends a safetensors, npz or npy file, whose tensors are stored all or not at all. The reply has
+ * an entry for each. */
+NODISCARD enum td_status load_send(struct cli *cli, const struct file_in *file,
+                                   struct td_args *args, struct td_reply **reply);
 
 #endif

@@ -127,6 +127,8 @@ void progress_of_body(void *nothing, uint64_t done_bytes, uint64_t total_bytes)
     (void)nothing;
     if (!state.running || !state.bodies)
         return;
+    if (!state.total)
+        state.total = total_bytes;
     if (done_bytes < state.body_done) /* the same body once more */
         state.body_done = 0;
     progress_add(done_bytes - state.body_done);

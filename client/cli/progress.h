@@ -22,7 +22,8 @@ void progress_end(void);
 /* Milliseconds of a clock that only goes forward. */
 uint64_t progress_now_ms(void);
 
-/* From here to progress_end bodies on their way to or from the daemon count. */
+/* From here to progress_end bodies on their way to or from the daemon count; the first of them
+ * tells the total if nobody knew it. */
 void progress_bodies(void);
 /* For td_options.progress. */
 void progress_of_body(void *nothing, uint64_t done_bytes, uint64_t total_bytes);

@@ -123,7 +123,7 @@ static enum td_status foreign_dtype(struct text descr, char kind)
     for (size_t i = 0; i < sizeof foreign_kinds / sizeof *foreign_kinds; i++)
         if (foreign_kinds[i].kind == kind)
             meaning = foreign_kinds[i].meaning;
-    return fail(TD_UNSUPPORTED,
+    return fail(TD_BAD_DTYPE,
                 "the array has dtype '%.*s' (%s), which tensord has not; convert it to a dtype "
                 "such as float64 or uint8 before saving it",
                 SHOWN(descr), meaning);
@@ -152,9 +152,9 @@ static enum td_status take_descr(struct literal *l, struct npy_header *out)
     struct text descr;
     char first = peek_token(l);
     if (first == '[' || first == '(')
-        return fail(TD_UNSUPPORTED, "the array has a structured dtype (several fields in each "
-                                    "element), which tensord has not; save each field as an array "
-                                    "of its own");
+        return fail(TD_BAD_DTYPE, "the array has a structured dtype (several fields in each "
+                                  "element), which tensord has not; save each field as an array "
+                                  "of its own");
     TRY(take_string(l, "the dtype as a string", &descr));
     char order = descr.length > 0 ? descr.data[0] : '\0';
     bool has_order = order == '<' || order == '>' || order == '=' || order == '|';
@@ -165,7 +165,7 @@ static enum td_status take_descr(struct literal *l, struct npy_header *out)
         return TD_OK;
     if (text_equal(type, "V1") || text_equal(type, "V2"))
         return fail(
-            TD_UNSUPPORTED, "the array has dtype '%.*s' (raw bytes); say which dtype they are: %s",
+            TD_BAD_DTYPE, "the array has dtype '%.*s' (raw bytes); say which dtype they are: %s",
             SHOWN(descr), text_equal(type, "V2") ? "bfloat16" : "float8_e4m3fn or float8_e5m2");
     return foreign_dtype(descr, type.length > 0 ? type.data[0] : '\0');
 }

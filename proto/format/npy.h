@@ -25,10 +25,11 @@ struct npy_header {
  * before it can be (more than `length`; never over NPY_HEADER_MAX), and *out is as before. `hint`:
  * what void elements mean ("<V2" is bfloat16, "|V1" a float8, only if the caller says so; but "<f1"
  * is what ml_dtypes calls float8_e5m2, and nothing else), TD_DTYPE_NONE without; a hint of another
- * dtype than a header that says its own is left to the caller. UNSUPPORTED for dtypes that
+ * dtype than a header that says its own is left to the caller. BAD_DTYPE for dtypes that
  * tensord has not (object, string, datetime, float128), naming it; INVALID for a malformed header,
- * saying what is wrong with it; TOO_LARGE for a header over NPY_HEADER_MAX; BAD_SHAPE for a shape
- * that no tensor has. What was read fits layout_contiguous. */
+ * saying what is wrong with it; UNSUPPORTED for another version; TOO_LARGE for a header over
+ * NPY_HEADER_MAX; BAD_SHAPE for a shape that no tensor has. What was read fits layout_contiguous.
+ */
 NODISCARD enum td_status npy_read(const void *bytes, size_t length, enum td_dtype hint,
                                   struct npy_header *out, size_t *needed);
 

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <locale.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,25 +22,25 @@
 /* ---- locale ---------------------------------------------------------------------------------- */
 
 /* libarchive turns names into the characters of the locale, and loses those that the locale of a
- * program that never called setlocale() has not: this thread gets one with all of them. */
-struct utf8_scope {
-    locale_t before, utf8;
-};
+ * program that never called setlocale() has not: this thread gets one with all of them, which is
+ * made once and stays. */
+static locale_t utf8_locale;
 
-static struct utf8_scope utf8_scope_enter(void)
+static void utf8_locale_make(void)
 {
-    struct utf8_scope scope = {.utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0)};
-    if (scope.utf8)
-        scope.before = uselocale(scope.utf8);
-    return scope;
+    utf8_locale = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
 }
 
-static void utf8_scope_leavep(struct utf8_scope *scope)
+static locale_t utf8_enter(void)
 {
-    if (!scope->utf8)
-        return;
-    uselocale(scope->before);
-    freelocale(scope->utf8);
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, utf8_locale_make);
+    return uselocale(utf8_locale); /* (locale_t)0 changes nothing */
+}
+
+static void utf8_leavep(const locale_t *before)
+{
+    uselocale(*before);
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -257,12 +258,19 @@ static enum td_status reader_open(struct npz_reader *reader)
     return archive_read_open1(archive) == ARCHIVE_OK ? TD_OK : archive_failed(reader);
 }
 
+/* As zip -r writes them beside the files that are in them. */
+static bool is_empty_folder(struct archive_entry *entry)
+{
+    return archive_entry_filetype(entry) == AE_IFDIR && archive_entry_size_is_set(entry) &&
+           archive_entry_size(entry) == 0;
+}
+
 enum td_status npz_read_each(const struct npz_source *source, enum td_dtype hint,
                              uint64_t max_bytes, npz_visit *visit, void *context)
 {
-    _cleanup_(utf8_scope_leavep) struct utf8_scope scope = utf8_scope_enter();
+    _cleanup_(utf8_leavep) locale_t before = utf8_enter();
     _cleanup_(reader_destroyp) struct npz_reader *reader = calloc(1, sizeof *reader);
-    (void)scope;
+    (void)before;
     if (!reader)
         return fail(TD_OUT_OF_MEMORY, "no memory to read an .npz archive");
     if (source->size_bytes != UINT64_MAX && source->size_bytes > INT64_MAX)
@@ -279,7 +287,8 @@ enum td_status npz_read_each(const struct npz_source *source, enum td_dtype hint
             return reader->status;
         if (result != ARCHIVE_OK) /* also a warning: what the zip says twice differs */
             return archive_failed(reader);
-        TRY(read_member(reader, entry, visit, context));
+        if (!is_empty_folder(entry))
+            TRY(read_member(reader, entry, visit, context));
     }
 }
 
@@ -374,12 +383,12 @@ static void entry_freep(struct archive_entry **entry)
 enum td_status npz_write_member(struct npz_writer *writer, const char *name, enum td_dtype dtype,
                                 const struct dims *shape)
 {
-    _cleanup_(utf8_scope_leavep) struct utf8_scope scope = utf8_scope_enter();
+    _cleanup_(utf8_leavep) locale_t before = utf8_enter();
     _cleanup_(entry_freep) struct archive_entry *entry = archive_entry_new();
     unsigned char header[NPY_WRITE_MAX];
     struct layout layout;
     size_t name_bytes = strnlen(name, NPZ_NAME_MAX + 1);
-    (void)scope;
+    (void)before;
     TRY(check_complete(writer));
     TRY(layout_contiguous(dtype, shape, &layout));
     if (name_bytes > NPZ_NAME_MAX)

@@ -39,8 +39,8 @@ typedef enum td_status npz_visit(void *context, struct npz_reader *reader,
 
 /* hint: as for npy_read, for all members. max_bytes: of all members together when inflated;
  * TOO_LARGE before the member that goes over it is visited, whatever the zip says of its size.
- * INVALID for what is no zip or is damaged, for a member that is no .npy file or not as long as its
- * header says; npy_read's errors, naming the member. */
+ * INVALID for what is no zip or is damaged, for a member that is no .npy file (but a folder) or not
+ * as long as its header says; npy_read's errors, naming the member. */
 NODISCARD enum td_status npz_read_each(const struct npz_source *source, enum td_dtype hint,
                                        uint64_t max_bytes, npz_visit *visit, void *context);
 /* The next bytes of the elements, as they are in the file (see npy_header for their order): `room`

@@ -202,7 +202,7 @@ static enum td_status take_dtype(struct scan *scan, struct safetensors_entry *en
     if (entry->dtype != TD_DTYPE_NONE)
         return TD_OK;
     char tensor[JSON_EXCERPT_SIZE], dtype[JSON_EXCERPT_SIZE];
-    return fail(TD_UNSUPPORTED,
+    return fail(TD_BAD_DTYPE,
                 "tensor '%s' has dtype '%s', which tensord has not; convert it to one such as F32 "
                 "before saving it",
                 json_excerpt(entry->name, strlen(entry->name), tensor),

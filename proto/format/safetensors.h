@@ -3,7 +3,7 @@
  * A file is the header's length (8 bytes, little-endian), the header (JSON), and the data. Offsets
  * are relative to the data; tensors follow one another without holes or overlaps and fill the data
  * to its end. Refused: duplicate or unknown keys, a header over SAFETENSORS_HEADER_MAX or with more
- * than SAFETENSORS_COUNT_MAX tensors, dtypes that tensord has not (UNSUPPORTED, naming them).
+ * than SAFETENSORS_COUNT_MAX tensors, dtypes that tensord has not (BAD_DTYPE, naming them).
  *
  * Pure functions, any thread.
  */
@@ -36,7 +36,7 @@ struct safetensors {
  * recognising the format by its first 9 bytes, too. */
 NODISCARD enum td_status safetensors_needed(const void *bytes, size_t length, size_t *needed);
 /* Reads the header. file_bytes: of the whole file, or UINT64_MAX if that is not known yet (the
- * caller then compares data_bytes with what comes). INVALID, UNSUPPORTED, BAD_SHAPE, TOO_LARGE,
+ * caller then compares data_bytes with what comes). INVALID, BAD_DTYPE, BAD_SHAPE, TOO_LARGE,
  * OUT_OF_MEMORY; it takes at most 300 bytes a tensor and twice the header. The caller ends *out
  * with safetensors_destroy. */
 NODISCARD enum td_status safetensors_read(const void *bytes, size_t length, uint64_t file_bytes,

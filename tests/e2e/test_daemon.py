@@ -65,9 +65,10 @@ def test_help_lists_every_limit_with_its_default():
     for limit in limits:
         argument, meaning, default = rows[limit]
         assert meaning and (default is None or default), limit
-        if limit != "token-file":
+        if limit not in ("token-file", "load-dir", "save-dir"):
             assert re.fullmatch(r"\d+", default), (limit, default)
-    for setting in ("config", "socket", "socket-mode", "tcp", "token-file", "log-format"):
+    for setting in ("config", "socket", "socket-mode", "tcp", "token-file", "log-format",
+                    "load-dir", "save-dir"):
         assert rows[setting][2], setting
     assert {"help", "version"} <= set(rows)
 

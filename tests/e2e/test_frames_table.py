@@ -7,7 +7,7 @@ import struct
 
 import plain_client as plain
 import pytest
-from harness import client, daemon, local, make_memfd, ok, put, refused  # noqa: F401
+from harness import SMALL, Daemon, client, local, make_memfd, ok, put, refused  # noqa: F401
 from plain_client import Scalar
 
 TRAITS = {row[1]: set(row[4].split(", ")) - {""} for row in plain.protocol_table("ops")}
@@ -18,6 +18,8 @@ MAKES_FIELDS = {"output", "create_only", "if_generation", "ttl_ms"}
 NEW = {"dtype": "float64", "device": "cpu", "requires_grad": True, "mutable": True}
 CAST = {"casting": "unsafe", "saturate": True}
 BODY = {"dtype": "float32", "shape": [2], "device": "cpu", "requires_grad": False}
+HEADER = b'{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}'
+FILE = struct.pack("<Q", len(HEADER)) + HEADER + b"abc"
 # Requests as (fields, body). The names are those of `stock`; NAME is a free one.
 EXAMPLES = {
     "hello": [],  # see test_hello_fields
@@ -87,6 +89,12 @@ EXAMPLES = {
     "squeeze": [({"input": "m", "dim": 0}, b"")],
     "unsqueeze": [({"input": "m", "dim": -1}, b"")],
     "expand": [({"input": "one", "shape": [4, 1]}, b"")],
+    "load": [({"prefix": "NAME", "format": "safetensors", "dtype": "bfloat16", "mutable": True,
+               "requires_grad": True, "create_only": True, "ttl_ms": 60000}, FILE),
+             ({"prefix": "NAME", "path": "file"}, b"")],
+    "save": [({"prefix": "file", "format": "safetensors", "metadata": "{}", "dtype": "float16",
+               **CAST}, b""),
+             ({"tensors": "x=m\none", "path": "saved", "format": "npz", "force": True}, b"")],
     "setitem": [({"input": "m", "index": [0], "value": 2.5}, b""),
                 ({"input": "m", "index": [..., 1], "other": "one", **CAST}, b"")],
     "fill_": [({"input": "m", "value": True}, b"")],
@@ -116,6 +124,7 @@ EXAMPLES = {
 TELLS = {"rand": {"seed"}, "randn": {"seed"}, "randint": {"seed"}, "list": {"count"},
          "print": {"text"}, "item": {"value", "dtype"}, "watch": {"since", "count"},
          "leases": {"count"}, "allocate": {"memory"}, "publish": {"memory"}, "seal": {"memory"},
+         "load": {"count", "memory"}, "save": {"count"},
          "queue_create": {"queue", "max_items", "max_bytes", "when_full", "visibility_ms"},
          "queue_info": {"queue", "count", "nbytes", "closed"}, "queues": {"count"},
          "queue_put": {"item", "nbytes"}, "queue_drain": {"count"}, "queue_peek": {"count"},
@@ -123,8 +132,9 @@ TELLS = {"rand": {"seed"}, "randn": {"seed"}, "randint": {"seed"}, "list": {"cou
 # What each entry has, besides more.
 LISTS = {"stats": "name", "devices": "name", "ops": "name", "list": "name", "watch": "name",
          "principals": "name", "leases": "lease", "queues": "queue", "queue_info": "name",
-         "queue_peek": "item", "queue_get": "storage"}  # fmt: skip
-SILENT = {"ping", "release", "delete", *LISTS} | {op for op in EXAMPLES if op.startswith("queue_")}
+         "queue_peek": "item", "queue_get": "storage", "load": "name"}  # fmt: skip
+SILENT = {"ping", "release", "delete", "save", *LISTS}
+SILENT |= {op for op in EXAMPLES if op.startswith("queue_")}
 
 
 def stock(client):
@@ -134,6 +144,7 @@ def stock(client):
     put(client, "m", body, "float32", [2, 3], mutable=True)
     put(client, "one", body[:4], "float32", [1])
     put(client, "old", b"x")
+    put(client, "file/a", b"abc")
     ok(client.request("variable", {"input": "m", "output": "v", "requires_grad": True}))
     ok(client.request("set_grad", {"input": "v", "other": "m"}))
 
@@ -197,9 +208,17 @@ def send(client, op, fields, body):
         os.close(fd)
 
 
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "file").write_bytes(FILE)
+    with Daemon(*SMALL, "--load-dir", folder, "--save-dir", folder) as running:
+        yield running
+
+
 @pytest.fixture
 def stocked(client):
-    for name in ("m", "one", "old", "v", "NAME"):
+    for name in ("m", "one", "old", "v", "NAME", "NAME/a"):
         client.request("delete", {"input": name})
     stock(client)
     return client

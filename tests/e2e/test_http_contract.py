@@ -86,9 +86,12 @@ class Door:
 @pytest.fixture(scope="module")
 def door(tmp_path_factory):
     token_file = tmp_path_factory.mktemp("contract") / "token"
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "model.safetensors").write_bytes(safetensors.numpy.save({"w": np.ones(3)}))
+    folders = ("--load-dir", folder, "--save-dir", folder)
     token_file.write_text(TOKEN + "\n")
     token_file.chmod(0o600)
-    with Daemon("--memory-limit", "64MiB", "--token-file", token_file) as daemon:
+    with Daemon("--memory-limit", "64MiB", "--token-file", token_file, *folders) as daemon:
         opened = Door(daemon.http_url)
         yield opened
         opened.http.close()
@@ -283,10 +286,17 @@ def npy(array):
     return file.getvalue()
 
 
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
 ARRAYS = [np.array(1.5, "f4"), np.arange(3), np.zeros((0, 2), bool), np.ones((2, 2))]
 FILES = {
     "application/x-npy": [npy(array) for array in (*ARRAYS, np.ones((2, 3), order="F"))],
     "application/vnd.safetensors": [safetensors.numpy.save({"t": array}) for array in ARRAYS],
+    "application/zip": [npz(), npz(a=ARRAYS[0], b=ARRAYS[3])],
     "application/octet-stream": [b"", b"\0", b"tensor", bytes(1000)],
 }
 for kind, contents in FILES.items():
@@ -347,7 +357,11 @@ SENSELESS = re.compile(
     "random_ expects|is out of bounds for|without overflow|go with an output name|"
     "go with a descriptor|takes either|format=text shows the tensor as it is|"
     "takes elements in C order|has 1 to 512 bytes|stands twice in the item|"
-    "shared over the Unix socket only"
+    "shared over the Unix socket only|the file is not recognised|load needs a file|"
+    "this is no (?:.np[yz]|safetensors) |"
+    "say with prefix what it is to be called|cannot be stored|has no metadata|came together|"
+    "an .npy file has one array|two tensors are to be called|which safetensors has not|"
+    "more than any name"
 )
 
 

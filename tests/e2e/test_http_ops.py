@@ -105,6 +105,8 @@ def test_an_operation_says_what_it_says_over_frames(http, stocked, op):
     for fields, body in table.EXAMPLES[op]:
         if body == "memfd" or "lease" in fields or op in ("allocate", "publish"):
             continue  # memory is not passed over HTTP
+        if op == "load" and body:
+            continue  # files come to /v1/bundle: test_bundle_http.py
         if fields.get("input") == "@":
             http.op("zeros", shape=[1])
             made = http.op("zeros", shape=[1]).json
@@ -129,7 +131,7 @@ def test_an_operation_says_what_it_says_over_frames(http, stocked, op):
             assert answer.json["detail"] == reply["message"]
             continue
         assert answer.status == 200, (op, answer.body)
-        if op == "ping":
+        if op in ("ping", "save"):
             assert answer.body == elements
             continue
         got = answer.json

@@ -78,9 +78,17 @@ def test_npy_there_and_back(http, dtype, order, endian):
 def test_npy_of_bfloat16_needs_its_dtype(http):
     array = numbers("bfloat16", 6)
     refused = http.put("bf", array)
-    assert refused.status == 415 and "bfloat16" in refused.json["detail"]
+    assert refused.status == 422 and "bfloat16" in refused.json["detail"]
     assert http.put("bf", array, dtype="bfloat16").json["dtype"] == "bfloat16"
     assert http.tensor("bf", format="npy").array.dtype.str == "|V2"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_npy_of_what_only_ml_dtypes_has(http, dtype):
+    array = numbers(dtype, 6)
+    put = http.put("ml", array, dtype=dtype)
+    assert put.status in (200, 201) and put.json["dtype"] == dtype
+    same(http.tensor("ml", format="npy").array.view(array.dtype), array)
 
 
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d != "complex128"])
@@ -91,6 +99,23 @@ def test_safetensors_there_and_back(http, dtype):
     back = safetensors.torch.load(http.tensor("st", format="safetensors").body)
     assert list(back) == ["st"] and back["st"].dtype == sent.dtype
     assert back["st"].reshape(-1).view(torch.uint8).equal(sent.view(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    "dtype, name",
+    [
+        ("float8_e8m0fnu", "F8_E8M0"),
+        ("float8_e4m3fnuz", "F8_E4M3FNUZ"),
+        ("float8_e5m2fnuz", "F8_E5M2FNUZ"),
+        ("float4_e2m1fn_x2", "F4"),
+    ],
+)
+def test_safetensors_of_dtypes_that_tensord_has_not(http, dtype, name):
+    tensor = torch.zeros(6, dtype=torch.uint8).view(getattr(torch, dtype))
+    refused = http.put("foreign", safetensors.torch.save({"w": tensor}))
+    assert refused.status == 422 and refused.code == "bad_dtype"
+    assert f"tensor 'w' has dtype '{name}', which tensord has not" in refused.json["detail"]
+    assert http.tensor("foreign").status == 404
 
 
 @pytest.mark.parametrize("first", [ord("["), ord("{")])
@@ -209,6 +234,17 @@ def test_text_is_what_pytorch_prints(http):
     assert printed == f"{tensor[1:3, ::2]!r}\n"
     printed = http.tensor("t", format="text", index="::-2, ::-1").body.decode()
     assert printed == f"{tensor.flip(0, 1)[::2]!r}\n"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_text_of_every_dtype(http, dtype):
+    for count in (1, 24, 1200):
+        array = numbers(dtype, count, seed=count)
+        shape = (count // 4, 2, 2) if count > 1 else (count,)
+        http.put("t", array.tobytes(), dtype=dtype, shape=",".join(map(str, shape)))
+        raw = torch.from_numpy(array.view(np.uint8).copy())
+        tensor = raw.view(getattr(torch, dtype)).reshape(shape)
+        assert http.tensor("t", format="text").body.decode() == f"{tensor!r}\n"
 
 
 @pytest.mark.parametrize("format", ["json", "npy", "safetensors", "raw", "text"])

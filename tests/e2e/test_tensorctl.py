@@ -335,7 +335,7 @@ def test_several_tensors_are_stored_or_none(ctl, client, tmp_path, usage):
     [
         (b"", [], "no format"),
         (b"", ["--format", "npy"], "middle of its npy header"),
-        (b"", ["--format", "npz"], "no .npz archive"),
+        (b"", ["--format", "npz"], "is empty"),
         (b"", ["--format", "safetensors"], "middle of its safetensors header"),
         (b"", ["--format", "json"], "the document is empty"),
         (b"hello", [], "no format"),

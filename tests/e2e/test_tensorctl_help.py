@@ -26,8 +26,8 @@ def options(page):
 def test_help(ctl):
     assert ctl.text("help") == ctl.text("--help") == ctl.text("-h")
     assert set(commands(ctl)) == {
-        "ls", "info", "show", "put", "get", "rm", "mv", "seal", "op", "stats", "leases",
-        "principals", "watch", "wait", "queue", "ping", "completion", "help",
+        "ls", "info", "show", "put", "get", "load", "save", "rm", "mv", "seal", "op", "stats",
+        "leases", "principals", "watch", "wait", "queue", "ping", "completion", "help",
     }  # fmt: skip
     for name, summary in commands(ctl).items():
         page = ctl.text("help", name)
@@ -122,7 +122,7 @@ def complete(ctl, *lines, **more):
 
 
 OFFERS = {
-    "tensorctl s": ["show", "seal", "stats"],
+    "tensorctl s": ["show", "save", "seal", "stats"],
     "tensorctl show mo": ["model/a", "model/b"],
     "tensorctl -q ls m": ["model/a", "model/b"],
     "tensorctl info weights:": ["0"],
@@ -138,6 +138,9 @@ OFFERS = {
     "tensorctl op to x other=model/": ["model/a", "model/b"],
     "tensorctl op to x copy=": ["true", "false"],
     "tensorctl get x --format s": ["safetensors"],
+    "tensorctl load x --prefix mo": ["model/a", "model/b"],
+    "tensorctl load x --b": ["--by-daemon"],
+    "tensorctl save x mo": ["model/a", "model/b"],
     "tensorctl completion ": ["bash", "zsh"],
     "tensorctl nonsense x": [],
 }
@@ -156,10 +159,9 @@ def test_bash_completes_files(ctl, tmp_path):
     (tmp_path / "data.npy").touch()
     (tmp_path / "data.txt").touch()
     expected = [f"{tmp_path}/data.npy", f"{tmp_path}/data.txt"]
-    offered = complete(
-        ctl, f"tensorctl put x {tmp_path}/da", f"tensorctl get x -o {tmp_path}/da"
-    )
-    assert [sorted(files) for files in offered] == [expected, expected]
+    lines = ("put x", "get x -o", "load", "save")
+    offered = complete(ctl, *(f"tensorctl {line} {tmp_path}/da" for line in lines))
+    assert [sorted(files) for files in offered] == 4 * [expected]
 
 
 def test_a_bash_at_work_completes(ctl, client):

@@ -120,20 +120,37 @@ def daemon_of_its_own(*options):
         running.stop()
 
 
-def test_how_many_were_stored_is_told(tmp_path):
+@pytest.mark.parametrize("words", [[], ["--dtype", "int8"]])
+def test_over_a_limit_nothing_of_a_file_is_stored(tmp_path, words):
     np.savez(tmp_path / "m.npz", **{f"k{i}": np.ones(1) for i in range(5)})
     with daemon_of_its_own("--memory-limit", "64MiB", "--max-names", "3") as few:
-        said = few("put", "m", tmp_path / "m.npz", code=6).stderr.decode()
-    assert "3 of the file's 5 tensors are stored, the others not" in said
+        said = few("put", "m", tmp_path / "m.npz", *words, code=6).stderr.decode()
+        assert "of 3 names" in said and few.text("ls", "-1") == ""
 
 
-def test_names_are_checked_before_anything_is_sent(ctl, client, tmp_path):
+@pytest.mark.parametrize("words", [[], ["--dtype", "int8"]])
+def test_of_a_file_with_one_name_that_is_taken_nothing_is_stored(ctl, client, tmp_path, words):
     client["m/b"] = np.zeros(1)
-    np.savez(tmp_path / "m.npz", b=np.ones(MIB), c=np.ones(MIB))
-    before = client.stats()["bytes_received"]
-    said = ctl.refuses("put", "m", tmp_path / "m.npz", "--create-only", code=5)
-    assert "'m/b' is taken; nothing was stored" in said
-    assert client.stats()["bytes_received"] < before + MIB
+    np.savez(tmp_path / "m.npz", a=np.ones(9), b=np.ones(9), c=np.ones(9))
+    said = ctl.refuses("put", "m", tmp_path / "m.npz", "--create-only", *words, code=5)
+    assert "'m/b' is taken" in said
+    assert client.list() == ["m/b"] and client["m/b"].tolist() == [0]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float8_e5m2", "complex128", "bool"])
+def test_several_tensors_are_cast_together(ctl, client, tmp_path, dtype):
+    tensors = {"a": np.arange(3.0), "b/c": np.array(2, "i1"), "e": np.zeros((0, 2), ">f4")}
+    np.savez(tmp_path / "m.npz", **tensors)
+    listed = ctl.json("put", "m", tmp_path / "m.npz", "--dtype", dtype)
+    assert [(entry["name"], entry["dtype"]) for entry in listed] == [
+        (f"m/{key}", dtype) for key in tensors
+    ]
+    assert len({entry["storage"] for entry in listed}) == 1
+    assert client["m/a"].tolist() == client.tensor([0.0, 1, 2], dtype=dtype).tolist()
+    np.savez(tmp_path / "none.npz")
+    for words in ([], ["--dtype", dtype]):
+        said = ctl("put", "n", tmp_path / "none.npz", *words).stderr
+        assert said == b"the file holds no tensors\n" and client.list("n") == []
 
 
 def test_a_document_says_what_its_tensor_is(ctl, client):

@@ -9,6 +9,7 @@
  * The input's form is in ops_input.h; ops_mutate.c makes such inputs. */
 #include "core/ops.h"
 #include "proto/wire/wire.h"
+#include "server/bundle_formats.h"
 #include "tests/fuzz/ops_input.h"
 
 #include <fcntl.h>
@@ -127,11 +128,12 @@ static void check_tensor(const struct tensor *tensor)
 static void check_body(struct op_call *call)
 {
     unsigned sum = 0;
-    check_tensor(call->body_out);
+    if (call->body_out)
+        check_tensor(call->body_out);
     if (op_make_body(call) != TD_OK)
         return;
-    const void *data = tensor_data(call->body_out);
-    size_t length = (size_t)layout_nbytes(&call->body_out->layout);
+    const void *data = call->body_out ? tensor_data(call->body_out) : NULL;
+    size_t length = call->body_out ? (size_t)layout_nbytes(&call->body_out->layout) : 1;
     for (int piece = 0; piece < PIECES && length > 0; piece++) {
         if (call->body_made)
             REQUIRE(body_next(call->body_made, &data, &length) == TD_OK);
@@ -175,7 +177,9 @@ static void check_success(struct world *world, struct ask *ask)
         check_tensor(call->result);
         REQUIRE(storage_mode_of(call->result->storage) != STORAGE_BUILDING || may_build(call->op));
     }
-    if (call->body_out)
+    for (size_t i = 0; i < call->bundle.count; i++) /* that were loaded, or are saved */
+        check_tensor(call->bundle.items[i].tensor);
+    if (call->body_out || call->body_made)
         check_body(call);
     if (call->share_fd >= 0)
         check_share(world, ask);
@@ -403,6 +407,7 @@ static void world_create(struct world *world)
         .pool_bytes = (uint64_t)1 << 20,
         .max_queues = 3,
         .max_watches = 2,
+        .formats = bundle_formats,
     };
     memset(world, 0, sizeof *world);
     world->given = world->shared = -1;

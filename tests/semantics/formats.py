@@ -55,7 +55,7 @@ shim.format_shim_npz_write.argtypes = [
 libc = ctypes.CDLL(None)
 libc.free.argtypes = [ctypes.c_void_p]
 
-OK, INVALID, UNSUPPORTED, BAD_SHAPE, BAD_INDEX = 0, 1, 12, 13, 14
+OK, INVALID, UNSUPPORTED, BAD_SHAPE, BAD_INDEX, BAD_DTYPE = 0, 1, 12, 13, 14, 15
 RANK_MAX, INDEX_MAX = 32, 64
 NONE = shim.format_shim_index_none()
 NAMES = [shim.format_shim_dtype(number).decode() for number in range(1, 18)]

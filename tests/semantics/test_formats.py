@@ -8,9 +8,9 @@ import warnings
 
 import pytest
 from formats import (
-    BAD_INDEX, BAD_SHAPE, INDEX_MAX, INVALID, LACKING, NAMES, NONE, NUMBERS, NUMPY, OK, OWN,
-    RANK_MAX, UNSUPPORTED, Npy, arrays, blanks, detail, filled, many, np, npy_bytes,
-    numbers, shapes, shim, st,
+    BAD_DTYPE, BAD_INDEX, BAD_SHAPE, INDEX_MAX, INVALID, LACKING, NAMES, NONE, NUMBERS, NUMPY, OK,
+    OWN, RANK_MAX, UNSUPPORTED, Npy, arrays, blanks, detail, filled, many, np, npy_bytes,
+    numbers, same_bytes, shapes, shim, st,
 )  # fmt: skip
 from hypothesis import example, given
 
@@ -69,8 +69,31 @@ def test_npy_of_ml_dtypes(name, order):
     assert npy.big_endian == (order == ">" and name == "bfloat16")
     assert npy.array(data).tobytes() == array.tobytes()
     if name != "float8_e5m2":  # whose type string is its own
-        assert Npy(data).status == UNSUPPORTED
+        assert Npy(data).status == BAD_DTYPE
         assert name in Npy(data).detail
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_npy_numpy_loads_what_is_written(name):
+    """Elements that NumPy has no name for as void, which ml_dtypes' types view."""
+    for shape in ((), (0,), (3, 0, 2), (7,), (2, 3, 4)):
+        array = filled(NUMPY[name], shape)
+        loaded = np.load(io.BytesIO(npy_written(name, shape) + array.tobytes()))
+        assert loaded.dtype == NUMPY[name] or loaded.dtype.kind == "V" and name in LACKING
+        assert same_bytes(loaded.view(NUMPY[name]), array)
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("endian", "<>")
+@pytest.mark.parametrize("name", NAMES)
+def test_npy_of_every_dtype_version_and_order(name, endian, order, version):
+    array = np.asarray(filled(NUMPY[name].newbyteorder(endian), (2, 3, 4)), order=order)
+    data = npy_bytes(array, version)
+    npy = Npy(data, name)
+    assert npy.status == OK, npy.detail
+    assert (npy.dtype, npy.fortran_order) == (name, order == "F")
+    assert npy.array(data).tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +114,7 @@ def test_npy_of_ml_dtypes(name, order):
 )
 def test_npy_of_what_tensord_has_not(array, what):
     npy = Npy(npy_bytes(array))
-    assert npy.status == UNSUPPORTED
+    assert npy.status == BAD_DTYPE
     assert what in npy.detail
 
 
@@ -100,7 +123,7 @@ def test_npy_of_numpy_strings():
     if string_dtype is None:
         return  # NumPy before 2.0 has none
     npy = Npy(npy_bytes(np.array(["a"], string_dtype())))
-    assert npy.status == UNSUPPORTED and "Python objects" in npy.detail
+    assert npy.status == BAD_DTYPE and "Python objects" in npy.detail
 
 
 @st.composite
@@ -180,7 +203,7 @@ def test_npy_damaged_literals(literal, data):
     if npy.status == OK:
         same_header(npy, numpy_header(start))
     else:
-        assert npy.status in (INVALID, UNSUPPORTED, BAD_SHAPE)
+        assert npy.status in (INVALID, UNSUPPORTED, BAD_DTYPE, BAD_SHAPE)
 
 
 # ---- an index as text --------------------------------------------------------------------------

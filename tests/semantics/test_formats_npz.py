@@ -4,11 +4,13 @@ import ctypes
 import io
 import zipfile
 
+import pytest
 from formats import (
-    NUMBERS, NUMPY, OK, OWN, UNSUPPORTED, VISIT, Npy, arrays, described, detail, filled,
-    many, np, npy_bytes, same_bytes, settings, shapes, shim, st,
+    BAD_DTYPE, INVALID, LACKING, NUMBERS, NUMPY, OK, OWN, VISIT, Npy, arrays, described, detail,
+    filled, many, np, npy_bytes, same_bytes, settings, shapes, shim, st,
 )  # fmt: skip
 from hypothesis import given
+
 
 def npz_read(data, pipe=False, hint="none", max_bytes=2**63):
     """{name: array}, or (status, detail)."""
@@ -89,11 +91,73 @@ def test_npz_numpy_reads_what_is_written(found, deflate):
     assert all(same_bytes(back[name], tensors[name][1]) for name in tensors)
 
 
+@pytest.mark.parametrize("name", LACKING)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_npz_of_ml_dtypes(name, compressed):
+    array = filled(NUMPY[name], (3, 5))
+    file = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(file, a=array, b=np.arange(3))
+    got = npz_read(file.getvalue(), hint=name)
+    assert same_bytes(got["a"], array) and same_bytes(got["b"], np.arange(3))
+    with np.load(io.BytesIO(npz_write({"a": (name, array)}, compressed))) as loaded:
+        assert same_bytes(loaded["a"].view(NUMPY[name]), array)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("pipe", [False, True])
+def test_npz_with_zip64_records_everywhere(monkeypatch, compressed, pipe):
+    """As archives over 4 GiB have them: for sizes, offsets, the directory and the count."""
+    tensors = {f"x{i}": np.arange(i * 100.0) for i in range(5)}
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1)
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    file = Pipe() if pipe else io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(file, **tensors)
+    data = file.data if pipe else file.getvalue()
+    assert b"PK\x06\x06" in data and b"PK\x06\x07" in data
+    data = data[:-14] + b"\xff" * 12 + data[-2:]  # numbers that only the zip64 records have
+    got = npz_read(data, pipe)
+    assert isinstance(got, dict), got
+    assert list(got) == list(tensors)
+    assert all(same_bytes(got[name], tensors[name]) for name in tensors)
+    assert "goes over the limit" in npz_read(data, pipe, max_bytes=1000)[1]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_npz_compressed_otherwise(method):
+    """NumPy reads these, too, and writes none."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("a.npy", npy_bytes(np.arange(1000)))
+    assert same_bytes(npz_read(file.getvalue())["a"], np.arange(1000))
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+def test_npz_of_a_folder(pipe):
+    """As zip -r packs what was unpacked: with the folders."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("d/", b"")
+        archive.writestr("d/a.npy", npy_bytes(np.arange(3)))
+    got = npz_read(file.getvalue(), pipe)
+    assert isinstance(got, dict), got
+    assert list(got) == ["d/a"] and same_bytes(got["d/a"], np.arange(3))
+
+
+def test_npz_of_encrypted_members():
+    file = io.BytesIO()
+    np.savez(file, secret=np.ones(3))
+    data = bytearray(file.getvalue())
+    for signature in (b"PK\x01\x02", b"PK\x03\x04"):
+        data[data.index(signature) + (8 if signature == b"PK\x01\x02" else 6)] |= 1
+    status, text = npz_read(bytes(data))
+    assert status == INVALID and "member 'secret.npy'" in text
+
+
 def test_npz_of_other_members():
     file = io.BytesIO()
     np.savez(file, good=np.ones(3), bad=np.array(["text"]))
     status, text = npz_read(file.getvalue())
-    assert status == UNSUPPORTED
+    assert status == BAD_DTYPE
     assert text.startswith("member 'bad.npy' of the .npz archive: the array has dtype '<U4' (text)")
 
 

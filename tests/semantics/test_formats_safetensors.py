@@ -6,13 +6,14 @@ import struct
 
 import pytest
 from formats import (
-    BAD_SHAPE, INVALID, NAMES, NUMPY, OK, RANK_MAX, UNSUPPORTED, described, detail, filled, libc,
+    BAD_DTYPE, BAD_SHAPE, INVALID, NAMES, NUMPY, OK, OWN, RANK_MAX, described, detail, filled, libc,
     many, numbers, shim, st,
 )  # fmt: skip
 from hypothesis import given
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors")
+import safetensors.numpy  # noqa: E402
 import safetensors.torch  # noqa: E402
 
 TORCH = {
@@ -194,7 +195,7 @@ FAULTS = {
 def test_safetensors_refuses_as_the_package_does(fault):
     assert reference_entries(FAULTS[fault]) is None
     status, text = safetensors_read(FAULTS[fault])
-    assert status in (INVALID, UNSUPPORTED, BAD_SHAPE), text
+    assert status in (INVALID, BAD_DTYPE, BAD_SHAPE), text
 
 
 # The package takes the last of two, and what it does not know.
@@ -216,8 +217,58 @@ def test_safetensors_is_stricter(case):
     data, why = STRICTER[case]
     assert reference_entries(data) is not None
     status, text = safetensors_read(data)
-    assert status in (INVALID, UNSUPPORTED)
+    assert status in (INVALID, BAD_DTYPE)
     assert why in text
+
+
+# Of the package, and one that there may be some day.
+LACKING = {"float8_e8m0fnu": "F8_E8M0", "float8_e4m3fnuz": "F8_E4M3FNUZ",
+           "float8_e5m2fnuz": "F8_E5M2FNUZ", "float4_e2m1fn_x2": "F4"}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", LACKING)
+def test_safetensors_of_pytorchs_dtypes_that_tensord_has_not(dtype):
+    tensors = {"weight": torch.ones(4, dtype=torch.uint8).view(getattr(torch, dtype))}
+    assert safetensors_read(safetensors.torch.save({"scale": torch.ones(2), **tensors})) == (
+        BAD_DTYPE,
+        f"tensor 'weight' has dtype '{LACKING[dtype]}', which tensord has not; convert it to one "
+        "such as F32 before saving it",
+    )
+
+
+@pytest.mark.parametrize("dtype", ["F6_E2M3", "F6_E3M2", "I4", "F128", "BF8", "C32"])
+def test_safetensors_of_other_dtypes(dtype):
+    status, text = safetensors_read(file_of({"a": entry(dtype, [8], 0, 6)}, bytes(6)))
+    assert status == BAD_DTYPE and f"tensor 'a' has dtype '{dtype}'" in text
+
+
+def test_safetensors_package_loads_every_dtype(tmp_path):
+    """As its users read a file: whole, and tensor by tensor; NumPy's and PyTorch's."""
+    entries = {
+        dtype: (dtype, (3, 4), filled(NUMPY[TORCH[dtype]], (3, 4)).tobytes()) for dtype in RANKS
+    }
+    data = safetensors_write(ours(entries), {"format": "pt"})
+    for name, tensor in safetensors.torch.load(data).items():
+        assert tensor.dtype == getattr(torch, TORCH[name]) and tensor.shape == (3, 4)
+        assert tensor.view(torch.uint8).numpy().tobytes() == entries[name][2]
+    path = tmp_path / "every.safetensors"
+    path.write_bytes(data)
+    with safetensors.safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt"} and set(file.keys()) == set(entries)
+        assert file.get_slice("F32")[1:, 2].shape == (2,)
+    own = {name: entries[name] for name in entries if TORCH[name] in OWN}
+    for name, array in safetensors.numpy.load(safetensors_write(ours(own))).items():
+        assert array.dtype == TORCH[name] and array.tobytes() == entries[name][2]
+
+
+def test_safetensors_longest_header():
+    """16 MiB are read, and nothing longer."""
+    for spare, expected in ((0, None), (1, "at most 16777216 are read")):
+        header = json.dumps({"a": entry("U8", [2], 0, 2)}).encode()
+        data = file_of(header.ljust((16 << 20) + spare), b"ab")
+        assert list(reference_entries(data)) == ["a"]
+        got, text = safetensors_read(data)
+        assert text is None and list(got) == ["a"] if expected is None else expected in text
 
 
 @many

@@ -22,8 +22,8 @@ static const struct {
     const char *meaning;
 } traits[] = {
     {OP_MAKES, "makes", "the result is a tensor: published under `output`, or an anonymous object"},
-    {OP_BODY_IN, "body_in", "the request's body is the elements, in C order"},
-    {OP_BODY_OUT, "body_out", "the reply's body is the elements, in C order, or a list of entries"},
+    {OP_BODY_IN, "body_in", "the request's body is the elements, in C order, or a file"},
+    {OP_BODY_OUT, "body_out", "the reply's body is the elements, a file, or a list of entries"},
     {OP_FD_IN, "fd_in", "a descriptor may come instead of a body (Unix socket)"},
     {OP_FD_OUT, "fd_out", "a descriptor may leave instead of a body (Unix socket)"},
     {OP_BYTES, "bytes", "touches the bytes of tensors, so that it may take long"},

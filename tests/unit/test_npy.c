@@ -108,31 +108,31 @@ static const struct {
     enum td_status status;
     const char *detail;
 } bad[] = {
-    {LITERAL("'|O'", "(3,)"), TD_UNSUPPORTED, "the array has dtype '|O' (Python objects)" CONVERT},
-    {LITERAL("'<U5'", "(3,)"), TD_UNSUPPORTED, "the array has dtype '<U5' (text)" CONVERT},
-    {LITERAL("'|S2'", "(3,)"), TD_UNSUPPORTED, "the array has dtype '|S2' (byte strings)" CONVERT},
-    {LITERAL("'<M8[ns]'", "()"), TD_UNSUPPORTED, "the array has dtype '<M8[ns]' (dates)" CONVERT},
-    {LITERAL("'<m8'", "()"), TD_UNSUPPORTED, "the array has dtype '<m8' (time spans)" CONVERT},
-    {LITERAL("'<f16'", "()"), TD_UNSUPPORTED,
+    {LITERAL("'|O'", "(3,)"), TD_BAD_DTYPE, "the array has dtype '|O' (Python objects)" CONVERT},
+    {LITERAL("'<U5'", "(3,)"), TD_BAD_DTYPE, "the array has dtype '<U5' (text)" CONVERT},
+    {LITERAL("'|S2'", "(3,)"), TD_BAD_DTYPE, "the array has dtype '|S2' (byte strings)" CONVERT},
+    {LITERAL("'<M8[ns]'", "()"), TD_BAD_DTYPE, "the array has dtype '<M8[ns]' (dates)" CONVERT},
+    {LITERAL("'<m8'", "()"), TD_BAD_DTYPE, "the array has dtype '<m8' (time spans)" CONVERT},
+    {LITERAL("'<f16'", "()"), TD_BAD_DTYPE,
      "the array has dtype '<f16' (floats of that size)" CONVERT},
-    {LITERAL("'<c32'", "()"), TD_UNSUPPORTED,
+    {LITERAL("'<c32'", "()"), TD_BAD_DTYPE,
      "the array has dtype '<c32' (complex numbers of that size)" CONVERT},
-    {LITERAL("'|V16'", "()"), TD_UNSUPPORTED, "the array has dtype '|V16' (raw bytes)" CONVERT},
-    {LITERAL("''", "()"), TD_UNSUPPORTED, "the array has dtype '' (unknown)" CONVERT},
-    {LITERAL("'<'", "()"), TD_UNSUPPORTED, "the array has dtype '<' (unknown)" CONVERT},
-    {LITERAL("'float32'", "()"), TD_UNSUPPORTED, "the array has dtype 'float32' (floats..."},
-    {LITERAL("'<f4 '", "()"), TD_UNSUPPORTED, "the array has dtype '<f4 ' (floats..."},
-    {LITERAL("'<<f4'", "()"), TD_UNSUPPORTED, "the array has dtype '<<f4' (unknown)..."},
-    {LITERAL("'<V2'", "()"), TD_UNSUPPORTED,
+    {LITERAL("'|V16'", "()"), TD_BAD_DTYPE, "the array has dtype '|V16' (raw bytes)" CONVERT},
+    {LITERAL("''", "()"), TD_BAD_DTYPE, "the array has dtype '' (unknown)" CONVERT},
+    {LITERAL("'<'", "()"), TD_BAD_DTYPE, "the array has dtype '<' (unknown)" CONVERT},
+    {LITERAL("'float32'", "()"), TD_BAD_DTYPE, "the array has dtype 'float32' (floats..."},
+    {LITERAL("'<f4 '", "()"), TD_BAD_DTYPE, "the array has dtype '<f4 ' (floats..."},
+    {LITERAL("'<<f4'", "()"), TD_BAD_DTYPE, "the array has dtype '<<f4' (unknown)..."},
+    {LITERAL("'<V2'", "()"), TD_BAD_DTYPE,
      "the array has dtype '<V2' (raw bytes); say which dtype they are: bfloat16"},
-    {LITERAL("'|V1'", "()"), TD_UNSUPPORTED,
+    {LITERAL("'|V1'", "()"), TD_BAD_DTYPE,
      "the array has dtype '|V1' (raw bytes); say which dtype they are: float8_e4m3fn or "
      "float8_e5m2"},
-    {LITERAL("[('a', '<f4')]", "()"), TD_UNSUPPORTED,
+    {LITERAL("[('a', '<f4')]", "()"), TD_BAD_DTYPE,
      "the array has a structured dtype (several fields in each element), which tensord has not; "
      "save each field as an array of its own"},
-    {LITERAL("('<f4', (2,))", "()"), TD_UNSUPPORTED, "the array has a structured dtype..."},
-    {LITERAL("'123456789012345678901234567890123456789012345'", "()"), TD_UNSUPPORTED,
+    {LITERAL("('<f4', (2,))", "()"), TD_BAD_DTYPE, "the array has a structured dtype..."},
+    {LITERAL("'123456789012345678901234567890123456789012345'", "()"), TD_BAD_DTYPE,
      "the array has dtype '1234567890123456789012345678901234567890' (unknown)" CONVERT},
 
     {"", TD_INVALID, AT_BYTE(10, "'{', which begins a Python dict, but the header ends there")},
@@ -224,7 +224,7 @@ static void reads_void_by_hint(void **state)
         struct npy_header header;
         snprintf(literal, sizeof literal, LITERAL("'%s'", "(7,)"), rows[i].descr);
         enum td_status status = read_literal(1, literal, rows[i].hint, &header);
-        assert_int_equal(status, rows[i].dtype == TD_DTYPE_NONE ? TD_UNSUPPORTED : TD_OK);
+        assert_int_equal(status, rows[i].dtype == TD_DTYPE_NONE ? TD_BAD_DTYPE : TD_OK);
         if (status != TD_OK)
             continue;
         assert_int_equal(header.dtype, rows[i].dtype);

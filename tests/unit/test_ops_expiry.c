@@ -70,7 +70,7 @@ static void every_operation_that_makes(void **state)
     for (int op = 1; op < OP_END; op++) {
         bool takes = op_infos[op].name && (op_infos[op].optional & FIELD_BIT(ttl_ms));
         bool makes = op_infos[op].traits & OP_MAKES;
-        assert_int_equal(takes, makes || op == OP_expire || op == OP_map);
+        assert_int_equal(takes, makes || op == OP_expire || op == OP_map || op == OP_load);
         /* Of publish the input is not published yet: test_ops_share. */
         if (!makes || op == OP_cuda || op == OP_publish)
             continue;

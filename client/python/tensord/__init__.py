@@ -63,6 +63,7 @@ from tensord.errors import (
     Empty,
     Error,
     Exists,
+    Forbidden,
     Frozen,
     Full,
     Invalid,
@@ -77,6 +78,7 @@ from tensord.errors import (
     Unsupported,
     WrongDevice,
 )
+from tensord.files import Loaded
 from tensord.handle import Device
 from tensord.memory import allocator, empty
 from tensord.queues import Item, Queue, Segment
@@ -104,9 +106,11 @@ __all__ = [
     "Error",
     "Event",
     "Exists",
+    "Forbidden",
     "Frozen",
     "Invalid",
     "Lease",
+    "Loaded",
     "NoDevice",
     "NotFound",
     "OutOfMemory",

@@ -179,12 +179,12 @@ def dims_argument(values: Any) -> Any:
     return ffi.new("int64_t[]", values)
 
 
-def wait_argument(wait: "float | None") -> "int | None":
-    """The field wait_ms of a time in seconds; None for the daemon's default."""
+def wait_argument(wait: "float | None", what: str = "wait") -> "int | None":
+    """The field wait_ms, or timeout_ms, of a time in seconds; None for the daemon's default."""
     if wait is None:
         return None
     if not 0 <= wait < math.inf:
-        raise ValueError(f"wait is a time in seconds, 0 or more, or None for a second: {wait}")
+        raise ValueError(f"{what} is a time in seconds, 0 or more, or None for a default: {wait}")
     return round(wait * 1000)
 
 
@@ -387,6 +387,11 @@ class Session:
         key = name.encode()
         check(lib.td_op(self.connection(), key, arguments.pointer, pointer, size, out))
         return Reply(out[0])
+
+    def op_to_file(self, name: str, descriptor: int, **fields: Any) -> None:
+        """Runs an operation whose reply's body is written to a file's descriptor."""
+        arguments, key = _Arguments(fields), name.encode()
+        check(lib.td_op_to_file(self.connection(), key, arguments.pointer, descriptor, ffi.NULL))
 
     def put(self, name: str, source: Any, flags: int) -> None:
         dims = dims_argument(source.shape)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tensord._shapes import c_strides
 from tensord._tensord import ffi, lib
-from tensord.dtypes import DType, dtype
+from tensord.dtypes import DType, _find
 from tensord.errors import BadDtype, WrongDevice
 
 CPU = 1  # kDLCPU
@@ -17,9 +17,9 @@ _HOST = (CPU, 3, 11, 13)  # and memory that CUDA or ROCm made, but the host can 
 _READ_ONLY = 1
 _IS_COPIED = 2
 
-# code -> letter of a dtype's name; the bits follow
+# code -> the dtype's name without its bits
 _FAMILIES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex"}
-_WHOLE = {6: "bool", 10: "float8_e4m3fn", 12: "float8_e5m2"}
+_WHOLE = {(6, 8): "bool", (10, 8): "float8_e4m3fn", (12, 8): "float8_e5m2"}
 
 _new = ctypes.pythonapi.PyCapsule_New
 _new.restype, _new.argtypes = ctypes.py_object, (ctypes.c_void_p,) * 3
@@ -73,15 +73,14 @@ def _tensor(owner: Any) -> tuple:
 
 
 def _dtype(element: Any) -> DType:
-    name = _WHOLE.get(element.code)
-    if name is None and element.code in _FAMILIES:
-        name = f"{_FAMILIES[element.code]}{element.bits}"
-    if name is None or element.lanes != 1:
+    family = _FAMILIES.get(element.code, "code")
+    found = _find(_WHOLE.get((element.code, element.bits), f"{family}{element.bits}"))
+    if found is None or element.lanes != 1:
         raise BadDtype(
             f"tensord has no dtype like DLPack's code {element.code}, {element.bits} bits, "
             f"{element.lanes} lanes"
         )
-    return dtype(name)
+    return found
 
 
 def read(value: Any) -> View:

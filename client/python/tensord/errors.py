@@ -26,6 +26,10 @@ class Unauthorized(Error, PermissionError):
     """The daemon wants a token, and none or a wrong one was given."""
 
 
+class Forbidden(Error, PermissionError):
+    """The daemon may not do that: read or write a file where its owner does not allow it."""
+
+
 class NotFound(Error, KeyError):
     """There is no such name or object."""
 
@@ -116,6 +120,7 @@ CLASSES = {
     "invalid": Invalid,
     "protocol": ConnectionError,
     "unauthorized": Unauthorized,
+    "forbidden": Forbidden,
     "not_found": NotFound,
     "conflict": Conflict,
     "exists": Exists,

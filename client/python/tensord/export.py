@@ -146,20 +146,30 @@ class Exports(Handle):
         """For NumPy and what speaks its protocol. AttributeError where numpy() would fail, so that
         hasattr() answers truly; NumPy then asks __array__, whose error says why. Over TCP there is
         none either: nothing is downloaded to answer hasattr()."""
-        if self.dtype.typestr[1] == "V":
-            raise AttributeError(f"NumPy has no {self.dtype.name}")
         try:
-            if not self._session.is_local():
-                raise AttributeError("the elements can only be copied: transport")
-            self._check_plain("__array_interface__")
-            exported = self._exported or self._numpy_mapping()
+            # Kept for the life of the handle, which is the base of arrays made from this.
+            self._exported = self._shown("__array_interface__")
         except (Error, BufferError) as error:
             raise AttributeError(str(error)) from error
-        if exported.info.memory == "copied":  # __array__ makes a new copy each time
-            raise AttributeError(f"the elements can only be copied: {exported.info.reason}")
-        # Kept for the life of the handle, which is the base of arrays made from this.
-        self._exported = exported
-        return mapping.array_interface(exported)
+        return mapping.array_interface(self._exported)
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """For memoryview(x) and whatever reads buffers, from Python 3.12 on: the tensor's own
+        memory, read-only if it is frozen. BufferError where that could only be a copy, as
+        x.memoryview() and x.tobytes() make it, and for bfloat16 and float8. Needs NumPy."""
+        return memoryview(mapping.to_numpy(self._shown("a buffer")))
+
+    def _shown(self, what: str) -> mapping.Mapping:
+        """A mapping of the very memory, in a dtype that NumPy has. Never a download."""
+        if self.dtype.typestr[1] == "V":
+            raise BufferError(f"NumPy has no {self.dtype.name}")
+        if not self._session.is_local():
+            raise BufferError("the elements can only be copied: transport")
+        self._check_plain(what)
+        shown = self._exported or self._numpy_mapping()
+        if shown.info.memory == "copied":  # __array__ makes a new copy each time
+            raise BufferError(f"the elements can only be copied: {shown.info.reason}")
+        return shown
 
     def _check_plain(self, what: str) -> None:
         if self.requires_grad:
