@@ -1,6 +1,6 @@
 #include "core/convert.h"
 
-#include "core/cast/cast_internal.h"
+#include "core/cast/cast.h"
 #include "core/parallel.h"
 #include "core/transpose.h"
 
@@ -176,7 +176,7 @@ void convert_plan(const struct layout *src, const struct layout *dst, unsigned f
 struct work {
     const struct convert_plan *plan;
     int64_t in_size, out_size;
-    cast_fn cast, copy; /* copy: elements of the destination's size */
+    enum td_dtype from, to;
     transpose_fn transpose;
     unsigned flags; /* without CAST_STREAM */
     bool stream, same;
@@ -194,7 +194,8 @@ static void stream_short(const struct work *work, const unsigned char *in, unsig
                          int64_t count)
 {
     _Alignas(LINE_BYTES) unsigned char made[SHORT_BYTES];
-    work->cast(in, work->in_size, made, work->out_size, (size_t)count, work->flags);
+    cast_elements(work->from, work->to, in, work->in_size, made, work->out_size, (size_t)count,
+                  work->flags);
     cast_stream(out, made, (size_t)(count * work->out_size));
 }
 
@@ -211,8 +212,8 @@ static void convert_packed(const struct work *work, const unsigned char *in, uns
     else if (stream && size <= SHORT_BYTES)
         stream_short(work, in, out, count);
     else
-        work->cast(in, work->in_size, out, work->out_size, (size_t)count,
-                   stream ? work->flags | CAST_STREAM : work->flags);
+        cast_elements(work->from, work->to, in, work->in_size, out, work->out_size, (size_t)count,
+                      stream ? work->flags | CAST_STREAM : work->flags);
 }
 
 static void convert_row(const struct work *work, const struct row *row)
@@ -223,13 +224,14 @@ static void convert_row(const struct work *work, const struct row *row)
         convert_packed(work, in, row->out, row->count);
         return;
     }
-    cast_fn run = work->cast;
+    enum td_dtype from = work->from;
     if (row->in_step == 0) { /* cast once, then copied */
-        work->cast(in, 0, element, 0, 1, work->plan->flags);
+        cast_elements(from, work->to, in, 0, element, 0, 1, work->plan->flags);
         in = element;
-        run = work->copy;
+        from = work->to;
     }
-    run(in, row->in_step, row->out, row->out_step, (size_t)row->count, work->plan->flags);
+    cast_elements(from, work->to, in, row->in_step, row->out, row->out_step, (size_t)row->count,
+                  work->plan->flags);
 }
 
 /* ---- tiles ---- */
@@ -354,8 +356,8 @@ void convert_run(const struct convert_plan *plan, const void *from, void *to)
         .plan = plan,
         .in_size = size_of(plan->in_dtype),
         .out_size = size_of(plan->out_dtype),
-        .cast = cast_find(plan->in_dtype, plan->out_dtype),
-        .copy = cast_find(plan->out_dtype, plan->out_dtype),
+        .from = plan->in_dtype,
+        .to = plan->out_dtype,
         .transpose = transpose_find((size_t)size_of(plan->in_dtype)),
         .flags = plan->flags & ~(unsigned)CAST_STREAM,
         .stream = plan->flags & CAST_STREAM,

@@ -92,14 +92,13 @@ static void generate_part(void *argument, int64_t part)
     const struct generator *g = argument;
     _Alignas(16) unsigned char buffer[CHUNK * 16];
     ptrdiff_t size = (ptrdiff_t)dtype_infos[g->dst->dtype].size_bytes;
-    cast_fn cast = cast_find(g->dtype, g->dst->dtype);
     int64_t chunks = (g->dst->elements + CHUNK - 1) / CHUNK;
     for (int64_t i = chunks * part / g->parts; i < chunks * (part + 1) / g->parts; i++) {
         int64_t first = i * CHUNK, left = g->dst->elements - first;
         size_t count = left < CHUNK ? (size_t)left : CHUNK;
         g->make(g->spec, g->dtype, first, count, buffer);
-        cast(buffer, (ptrdiff_t)dtype_infos[g->dtype].size_bytes, g->to + first * size, size, count,
-             0);
+        cast_elements(g->dtype, g->dst->dtype, buffer, (ptrdiff_t)dtype_infos[g->dtype].size_bytes,
+                      g->to + first * size, size, count, 0);
     }
 }
 
@@ -250,8 +249,7 @@ static void arithmetic_run(enum td_dtype compute, enum arithmetic op, void *data
 
 struct arithmetic_row {
     enum arithmetic op;
-    enum td_dtype compute;
-    cast_fn in, out;
+    enum td_dtype from, compute, to;
     _Alignas(16) unsigned char value[16];
 };
 
@@ -263,9 +261,10 @@ static void arithmetic_row_run(const struct arithmetic_row *row, const unsigned 
     ptrdiff_t size = (ptrdiff_t)dtype_infos[row->compute].size_bytes;
     for (int64_t first = 0; first < count; first += CHUNK) {
         size_t n = count - first < CHUNK ? (size_t)(count - first) : CHUNK;
-        row->in(from + first * from_step, from_step, buffer, size, n, 0);
+        cast_elements(row->from, row->compute, from + first * from_step, from_step, buffer, size, n,
+                      0);
         arithmetic_run(row->compute, row->op, buffer, row->value, n);
-        row->out(buffer, size, to + first * to_step, to_step, n, 0);
+        cast_elements(row->compute, row->to, buffer, size, to + first * to_step, to_step, n, 0);
     }
 }
 
@@ -279,9 +278,12 @@ static enum td_status cpu_arithmetic(struct device *device, enum arithmetic op,
     int64_t steps[2][RANK_MAX], row_steps[2], counters[RANK_MAX] = {0};
     int64_t offsets[2] = {src->offset_bytes, dst->offset_bytes};
     struct layout_rows rows;
-    struct arithmetic_row row = {.op = op, .compute = compute_dtype(dst->dtype)};
-    row.in = cast_find(src->dtype, row.compute);
-    row.out = cast_find(row.compute, dst->dtype);
+    struct arithmetic_row row = {
+        .op = op,
+        .from = src->dtype,
+        .compute = compute_dtype(dst->dtype),
+        .to = dst->dtype,
+    };
     scalar_store(value, row.compute, row.value);
     layout_rows(layouts, 2, &rows, steps, row_steps);
     const unsigned char *from = src_memory->data;

@@ -34,15 +34,12 @@ static enum scalar_kind scalar_kind_of(enum td_dtype dtype)
 
 void scalar_store(const struct scalar *scalar, enum td_dtype dtype, void *out)
 {
-    cast_fn cast = cast_find(kind_dtypes[scalar->kind], dtype);
-
-    assert(cast);
-    cast(&scalar->c, 0, out, 0, 1, 0);
+    assert(dtype_valid((int)dtype));
+    cast_elements(kind_dtypes[scalar->kind], dtype, &scalar->c, 0, out, 0, 1, 0);
 }
 
 struct scalar scalar_load(enum td_dtype dtype, const void *element)
 {
-    cast_fn cast;
     struct scalar scalar = {.kind = SCALAR_BOOL};
 
     assert(dtype > TD_DTYPE_NONE && dtype < TD_DTYPE_END);
@@ -52,8 +49,6 @@ struct scalar scalar_load(enum td_dtype dtype, const void *element)
         scalar.b = *(const unsigned char *)element != 0;
         return scalar;
     }
-    cast = cast_find(dtype, kind_dtypes[scalar.kind]);
-    assert(cast);
-    cast(element, 0, &scalar.c, 0, 1, 0);
+    cast_elements(dtype, kind_dtypes[scalar.kind], element, 0, &scalar.c, 0, 1, 0);
     return scalar;
 }

@@ -26,11 +26,13 @@ enum cast_flag {
     CAST_STREAM = 2,
 };
 
-typedef void (*cast_fn)(const void *src, ptrdiff_t src_step_bytes, void *dst,
-                        ptrdiff_t dst_step_bytes, size_t count, unsigned flags);
+void cast_elements(enum td_dtype from, enum td_dtype to, const void *src, ptrdiff_t src_step_bytes,
+                   void *dst, ptrdiff_t dst_step_bytes, size_t count, unsigned flags);
 
-/* The loop for a pair of dtypes. NULL only for a dtype outside the table. */
-cast_fn cast_find(enum td_dtype from, enum td_dtype to);
+/* Bytes written past the cache where the machine can, whole lines of it. They are in order with
+ * other stores only after cast_stream_end. */
+void cast_stream(void *restrict out, const void *restrict in, size_t size);
+void cast_stream_end(void);
 
 /* The name of the path in use; those that this machine has, best first, NULL past the last. */
 const char *cast_path_name(void);

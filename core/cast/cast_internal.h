@@ -3,7 +3,7 @@
  * A kernel casts `count` packed elements of one pair of dtypes, at any alignment. A path is a table
  * of kernels for all pairs, compiled for one kind of processor: cast_kernels.h, included by a file
  * for each path. What is not packed, or to be written past the cache, is brought into a kernel's
- * reach by cast_run. */
+ * reach by cast_elements. */
 #ifndef CORE_CAST_INTERNAL_H
 #define CORE_CAST_INTERNAL_H
 
@@ -23,21 +23,13 @@ struct cast_path {
 };
 
 /* One file of each for each kind of machine (cast_x86.c, cast_other.c): the paths, best first, the
- * last one NULL; and bytes written past the cache, which are in order with other stores only after
- * cast_stream_end. */
+ * last one NULL; and cast_stream. */
 extern const struct cast_path *const cast_paths[];
-void cast_stream(unsigned char *restrict out, const unsigned char *restrict in, size_t size);
-void cast_stream_end(void);
 
 extern const cast_kernels cast_kernels_plain[TD_DTYPE_END];
 extern const cast_kernels cast_kernels_avx2[TD_DTYPE_END];
 
 /* The kernels of the path in use. */
 const cast_kernels *cast_path_kernels(void);
-
-/* A cast_fn with its pair. */
-void cast_run(enum td_dtype from, enum td_dtype to, const unsigned char *src,
-              ptrdiff_t src_step_bytes, unsigned char *dst, ptrdiff_t dst_step_bytes, size_t count,
-              unsigned flags);
 
 #endif

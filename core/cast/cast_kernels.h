@@ -28,7 +28,14 @@
     }
 #include "core/cast/cast_pairs.h"
 
-/* The rows' sizes are the table's. */
+/* No pair is missing, and the rows' sizes are the table's. */
+enum cast_pair_counter {
+#define CAST_PAIR(FROM, TO) CAST_COUNT_##FROM##_##TO,
+#include "core/cast/cast_pairs.h"
+    CAST_PAIR_COUNT
+};
+_Static_assert((int)CAST_PAIR_COUNT == TD_DTYPE_COUNT * TD_DTYPE_COUNT, "a row of cast_pairs.h");
+
 #define CAST_CHECK_SIZE(number, NAME, name, size, ...)                                             \
     _Static_assert(sizeof(CAST_TYPE_##NAME) == (size), "the size of " #name);
 TD_DTYPES(CAST_CHECK_SIZE)

@@ -1,4 +1,5 @@
 /* cast_other: the one path of machines other than x86-64. */
+#include "core/cast/cast.h"
 #include "core/cast/cast_internal.h"
 
 #include <string.h>
@@ -11,8 +12,10 @@ static bool plain_available(void)
 static const struct cast_path plain = {"plain", plain_available, cast_kernels_plain};
 const struct cast_path *const cast_paths[] = {&plain, NULL};
 
-void cast_stream(unsigned char *restrict out, const unsigned char *restrict in, size_t size)
+void cast_stream(void *restrict to, const void *restrict from, size_t size)
 {
+    unsigned char *out = to;
+    const unsigned char *in = from;
     memcpy(out, in, size);
 }
 

@@ -1,4 +1,5 @@
 /* cast_x86: the paths of x86-64, and stores past its caches. */
+#include "core/cast/cast.h"
 #include "core/cast/cast_internal.h"
 
 #include <cpuid.h>
@@ -26,8 +27,10 @@ static const struct cast_path avx2 = {"avx2", avx2_available, cast_kernels_avx2}
 const struct cast_path *const cast_paths[] = {&avx2, &plain, NULL};
 
 /* Only whole lines: a part of one would be read from memory first, or written twice. */
-void cast_stream(unsigned char *restrict out, const unsigned char *restrict in, size_t size)
+void cast_stream(void *restrict to, const void *restrict from, size_t size)
 {
+    unsigned char *out = to;
+    const unsigned char *in = from;
     size_t head = -(uintptr_t)out % LINE;
     if (head > size)
         head = size;

@@ -19,7 +19,8 @@ void cast_run_packed(int from, int to, const void *src, void *dst, size_t count,
 void cast_run_steps(int from, int to, const void *src, ptrdiff_t src_step, void *dst,
                     ptrdiff_t dst_step, size_t count, unsigned flags)
 {
-    cast_find((enum td_dtype)from, (enum td_dtype)to)(src, src_step, dst, dst_step, count, flags);
+    cast_elements((enum td_dtype)from, (enum td_dtype)to, src, src_step, dst, dst_step, count,
+                  flags);
 }
 
 const char *cast_path(size_t index)

@@ -139,15 +139,14 @@ static unsigned char *plain_loop(const struct layout *layout, const unsigned cha
     ptrdiff_t from_size = (ptrdiff_t)dtype_infos[layout->dtype].size_bytes;
     size_t to_size = dtype_infos[dtype].size_bytes;
     unsigned char *out = calloc((size_t)layout->elements + 1, to_size);
-    cast_fn cast = cast_find(layout->dtype, dtype);
     for (int64_t i = 0; i < layout->elements; i++) {
         int64_t rest = i, offset = 0;
         for (int d = layout->rank - 1; d >= 0; d--) {
             offset += rest % layout->shape[d] * layout->strides[d];
             rest /= layout->shape[d];
         }
-        cast(bytes + layout->offset_bytes + offset * from_size, from_size,
-             out + (size_t)i * to_size, (ptrdiff_t)to_size, 1, saturate);
+        cast_elements(layout->dtype, dtype, bytes + layout->offset_bytes + offset * from_size,
+                      from_size, out + (size_t)i * to_size, (ptrdiff_t)to_size, 1, saturate);
     }
     return out;
 }

@@ -49,8 +49,8 @@ static void use(const char *path)
 static void run(int from, int to, const unsigned char *in, unsigned char *out, size_t count,
                 unsigned flags)
 {
-    cast_find((enum td_dtype)from, (enum td_dtype)to)(in, size_of(from), out, size_of(to), count,
-                                                      flags);
+    cast_elements((enum td_dtype)from, (enum td_dtype)to, in, size_of(from), out, size_of(to),
+                  count, flags);
 }
 
 /* `wanted` has the elements from GUARD on, and says what every byte around them is. */
@@ -148,12 +148,12 @@ static void check_steps(int from, int to)
     unsigned char *last = got + SPACE - ELEMENT_MAX;
     for (ptrdiff_t i = 0; i < count; i++)
         memcpy(source + i * in_step, random_bytes + i * in_size, (size_t)in_size);
-    cast_find((enum td_dtype)from, (enum td_dtype)to)(source, in_step, last, out_step,
-                                                      (size_t)count, CAST_SATURATE | CAST_STREAM);
+    cast_elements((enum td_dtype)from, (enum td_dtype)to, source, in_step, last, out_step,
+                  (size_t)count, CAST_SATURATE | CAST_STREAM);
     for (ptrdiff_t i = 0; i < count; i++)
         assert_memory_equal(last + i * out_step, wanted + GUARD + i * out_size, (size_t)out_size);
-    cast_find((enum td_dtype)from, (enum td_dtype)to)(source, in_step, got, out_size, (size_t)count,
-                                                      CAST_SATURATE | CAST_STREAM);
+    cast_elements((enum td_dtype)from, (enum td_dtype)to, source, in_step, got, out_size,
+                  (size_t)count, CAST_SATURATE | CAST_STREAM);
     assert_memory_equal(got, wanted + GUARD, (size_t)(count * out_size));
 }
 
