@@ -124,3 +124,12 @@ enum td_status bundle_format_recognise(const struct bundle_format *const *format
     return fail(TD_UNSUPPORTED, "the file is not recognised; expected one of: %s",
                 list_names(formats, names, sizeof names));
 }
+
+uint64_t bundle_file_total(const struct bundle_format *const *formats,
+                           const struct bundle_file *start, struct ledger *ledger)
+{
+    const struct bundle_format *format;
+    if (bundle_format_recognise(formats, start, &format) != TD_OK || !format->total)
+        return 0;
+    return format->total(start, ledger);
+}

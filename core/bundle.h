@@ -69,6 +69,9 @@ struct bundle_format {
     bool is_numpy; /* a tensor that requires grad is saved only by force, as numpy() is */
     /* Whether a file that begins so is one: BUNDLE_SNIFF_BYTES, or all of a shorter one. */
     bool (*recognise)(const unsigned char *bytes, size_t length);
+    /* How many bytes the whole file has, by what stands at its start; 0 if that does not tell yet,
+     * or never. NULL: never. */
+    uint64_t (*total)(const struct bundle_file *start, struct ledger *ledger);
     /* Adds what the file holds. hint: what NumPy's void elements mean, or TD_DTYPE_NONE. max_bytes:
      * of what a packed file is unpacked to; TOO_LARGE. If not packed, there are at least 16 bytes
      * for each item in front of the first one's elements, and no items overlap. INVALID, BAD_DTYPE,
@@ -93,5 +96,8 @@ NODISCARD enum td_status bundle_format_find(const struct bundle_format *const *f
 NODISCARD enum td_status bundle_format_recognise(const struct bundle_format *const *formats,
                                                  const struct bundle_file *file,
                                                  const struct bundle_format **out);
+/* `total` of the format that the file is recognised as; 0 if it is none. */
+uint64_t bundle_file_total(const struct bundle_format *const *formats,
+                           const struct bundle_file *start, struct ledger *ledger);
 
 #endif

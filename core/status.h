@@ -35,7 +35,7 @@
     X(DEADLINE, 20, 504, "the deadline of the request passed")                                     \
     X(OUT_OF_MEMORY, 21, 507, "the memory limit does not allow this reservation")                  \
     X(CONNECTION, 22, 502, "the connection could not be made, or was lost")                        \
-    X(FORBIDDEN, 23, 403, "the request comes from where it is not allowed")                        \
+    X(FORBIDDEN, 23, 403, "the request comes from where it is not allowed, or wants what is not")  \
     X(BAD_METHOD, 24, 405, "this address takes other methods")                                     \
     X(NOT_ACCEPTABLE, 25, 406, "the tensor cannot be had in the format asked for")                 \
     X(BAD_RANGE, 26, 416, "the range lies outside of the representation")                          \

@@ -28,11 +28,36 @@ static void safetensors_destroyp(struct safetensors **file)
     safetensors_destroy(*file);
 }
 
-static enum td_status safetensors_items(const struct bundle_file *file, size_t header_bytes,
-                                        struct bundle *out)
+/* The header at the start of a file, of whose `file_bytes` only so many need be there. */
+static enum td_status read_header(const struct bundle_file *start, uint64_t file_bytes,
+                                  struct ledger *ledger, struct safetensors **out)
+{
+    size_t needed = 0, length = start->size < SIZE_MAX ? (size_t)start->size : SIZE_MAX;
+    TRY(safetensors_needed(start->bytes, length < 9 ? length : 9, &needed));
+    uint64_t working = HEADER_FACTOR * (uint64_t)needed;
+    if (needed > length)
+        needed = length; /* for safetensors_read to refuse */
+    TRY(ledger_reserve(ledger, working, 0, 0));
+    enum td_status status = safetensors_read(start->bytes, needed, file_bytes, out);
+    ledger_release(ledger, working, 0, 0);
+    return status;
+}
+
+static uint64_t safetensors_total(const struct bundle_file *start, struct ledger *ledger)
 {
     _cleanup_(safetensors_destroyp) struct safetensors *read = NULL;
-    TRY(safetensors_read(file->bytes, header_bytes, file->size, &read));
+    if (read_header(start, UINT64_MAX, ledger, &read) != TD_OK)
+        return 0;
+    return read->header_bytes + read->data_bytes;
+}
+
+static enum td_status safetensors_load(const struct bundle_file *file, enum td_dtype hint,
+                                       uint64_t max_bytes, struct bundle *out)
+{
+    _cleanup_(safetensors_destroyp) struct safetensors *read = NULL;
+    (void)hint;
+    (void)max_bytes;
+    TRY(read_header(file, file->size, out->ledger, &read));
     for (size_t i = 0; i < read->count; i++) {
         const struct safetensors_entry *entry = &read->entries[i];
         TRY(bundle_add(out, &(struct bundle_item){.name = entry->name,
@@ -42,22 +67,6 @@ static enum td_status safetensors_items(const struct bundle_file *file, size_t h
     }
     out->metadata = take(&read->metadata);
     return TD_OK;
-}
-
-static enum td_status safetensors_load(const struct bundle_file *file, enum td_dtype hint,
-                                       uint64_t max_bytes, struct bundle *out)
-{
-    size_t needed = 0, length = file->size < SIZE_MAX ? (size_t)file->size : SIZE_MAX;
-    (void)hint;
-    (void)max_bytes;
-    TRY(safetensors_needed(file->bytes, length < 9 ? length : 9, &needed));
-    uint64_t working = HEADER_FACTOR * (uint64_t)needed;
-    if (needed > length)
-        needed = length; /* for safetensors_read to refuse */
-    TRY(ledger_reserve(out->ledger, working, 0, 0));
-    enum td_status status = safetensors_items(file, needed, out);
-    ledger_release(out->ledger, working, 0, 0);
-    return status;
 }
 
 static int compare_items(const void *a, const void *b)
@@ -101,6 +110,18 @@ static struct bundle_item item_of_npy(const char *name, const struct npy_header 
                                 .offset = offset,
                                 .fortran_order = header->fortran_order,
                                 .big_endian = header->big_endian};
+}
+
+static uint64_t npy_total(const struct bundle_file *start, struct ledger *ledger)
+{
+    struct npy_header header;
+    size_t needed, length = start->size < NPY_HEADER_MAX ? (size_t)start->size : NPY_HEADER_MAX;
+    (void)ledger;
+    /* What void elements mean does not change how large they are. */
+    if (npy_read(start->bytes, length, TD_BFLOAT16, &header, &needed) != TD_OK || needed)
+        return 0;
+    struct bundle_item item = item_of_npy(NULL, &header, 0);
+    return header.header_bytes + bundle_item_bytes(&item);
 }
 
 static enum td_status npy_load(const struct bundle_file *file, enum td_dtype hint,
@@ -257,6 +278,7 @@ static const struct bundle_format safetensors = {
     .content_type = "application/vnd.safetensors",
     .has_metadata = true,
     .recognise = safetensors_recognise,
+    .total = safetensors_total,
     .read = safetensors_load,
     .head = safetensors_head,
 };
@@ -278,6 +300,7 @@ static const struct bundle_format npy = {
     .content_type = "application/x-npy",
     .is_numpy = true,
     .recognise = npy_recognise,
+    .total = npy_total,
     .read = npy_load,
     .head = npy_head,
 };

@@ -35,6 +35,16 @@ static enum td_status format_of_type(struct exchange *x)
                 (int)(type.length < 100 ? type.length : 100), type.data);
 }
 
+uint64_t bundle_told_total(const struct exchange *x, enum op op, const struct storage *come,
+                           uint64_t length)
+{
+    struct engine *engine = x->server->options.engine;
+    if (op != OP_load || !come)
+        return 0;
+    struct bundle_file start = {come->memory.data, length};
+    return bundle_file_total(engine->formats, &start, &engine->ledger);
+}
+
 enum td_status bundle_put_begin(struct exchange *x)
 {
     TRY(exchange_take_ttl(x));

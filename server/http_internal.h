@@ -381,6 +381,9 @@ void batch_destroy(struct batch *batch);
 NODISCARD enum td_status exchange_take_ttl(struct exchange *x);
 /* ?format= as the field of an operation that has one: load, save. */
 void bundle_take_format(struct exchange *x);
+/* What a file for load tells of its length by what has come of it; 0: nothing (yet). */
+uint64_t bundle_told_total(const struct exchange *x, enum op op, const struct storage *come,
+                           uint64_t length);
 /* Answers with the file that save has made. */
 NODISCARD enum td_status bundle_answer(struct exchange *x);
 

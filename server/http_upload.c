@@ -194,8 +194,11 @@ static uint64_t next_spool_room(const struct exchange *x)
     const struct upload *upload = x->upload;
     uint64_t room = upload->spool_room ? 2 * upload->spool_room : OP_INLINE_BYTES;
     uint64_t limit = x->server->options.max_body;
-    if (x->declared_length != UINT64_MAX)
-        room = x->declared_length - upload->consumed;
+    bool known = x->declared_length != UINT64_MAX;
+    uint64_t total = known ? x->declared_length - upload->consumed
+                           : bundle_told_total(x, upload->op, upload->spool, upload->spooled);
+    if (known || total > upload->spool_room) /* else what trails it is to be refused */
+        room = total;
     return room < limit ? room : limit;
 }
 

@@ -99,6 +99,22 @@ def test_a_file_of_unknown_length_shows_nothing_else(daemon, http, client):
     assert entry["storage_bytes"] <= len(file) + 65536
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "npy", "V2"])
+def test_the_head_of_a_file_tells_its_length(kind):
+    """Chunked as it comes, its memory is made for all of it at once, and no copy is left over."""
+    array = np.zeros(5 << 20)
+    half = np.zeros(20 << 20, np.uint16).view("V2")
+    file = {"safetensors": save({"x": array}), "npy": npy_file(array), "V2": npy_file(half)}[kind]
+    with Daemon(*SMALL) as daemon, Http(daemon.http_url) as http:
+        pieces = (file[i : i + 65536] for i in range(0, len(file), 65536))
+        put(http, pieces, prefix="m", dtype="bfloat16")
+        assert daemon.stats()["memory_peak_bytes"] < len(file) + (8 << 20)
+        for wrong in (file[:-1], file + b"x"):
+            pieces = (wrong[i : i + 65536] for i in range(0, len(wrong), 65536))
+            answer = http.send("PUT", "/v1/bundle", pieces, prefix="m", dtype="bfloat16")
+            assert answer.status == 400, answer.body
+
+
 def test_query(http, client):
     file = save({"x": np.zeros(3), "y": np.ones(2)}, {"format": "np"})
     answer = put(http, file, prefix="a b/ä", mutable="true", requires_grad="true", ttl="1h")

@@ -22,7 +22,8 @@ from bundle_files import (
     save,
     stored,
 )
-from harness import SMALL, Daemon, all_names, ok, put, refused
+from harness import SMALL, Daemon, Mapping, all_names, ok, put, refused
+from http_client import Http
 
 FILES = {
     "safetensors": lambda arrays: save(arrays),
@@ -301,3 +302,27 @@ def test_what_a_load_takes(client):
     refused(client.request("load", {"path": "/etc/passwd"}, b"x"), "invalid", text="one of them")
     refused(client.request("load", {"shape": [1]}, b"x"), "invalid", text="shape")
     refused(client.request("load", {"ttl_ms": 0}, b"x"), "invalid", text="time to live")
+
+
+@pytest.mark.parametrize("how", ["npz", "chunked npz", "chunked"])
+def test_recycled_memory_shows_nothing(how):
+    """What lies between the tensors, and behind them, is nobody else's."""
+    size = 100_001 if how == "chunked" else 300_001  # less than it is received into
+    arrays = {"a": np.zeros(size, np.uint8), "b": np.zeros(20_003, np.uint8)}
+    file = save(arrays) if how == "chunked" else npz_file(arrays)
+    with Daemon("--memory-limit", "256MiB") as daemon, daemon.connect() as client:
+        sizes = (len(file), 1 << 18, 1 << 19, 320_100) * 4
+        for i, size in enumerate(sizes):
+            put(client, f"secret {i}", b"\xee" * size)
+        for i in range(len(sizes)):
+            ok(client.request("delete", {"input": f"secret {i}"}))
+        assert daemon.stats()["memory_pool_bytes"] > 0
+        if how.startswith("chunked"):
+            with Http(daemon.http_url) as http:
+                answer = http.send("PUT", "/v1/bundle", iter([file]), prefix="m")
+                assert answer.status == 200, answer.body
+        else:
+            load(client, file, prefix="m")
+        mapping = Mapping(client, "m/a")
+        assert b"\xee" not in mapping.view[:]
+        mapping.close()

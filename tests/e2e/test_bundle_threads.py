@@ -10,10 +10,11 @@ from http_client import Http
 from safetensors.numpy import load as read_safetensors
 
 LOADS = 60
+LAYERS = 400
 
 
-def model_of(value):
-    return {f"layer.{i}.w": np.full(50 + i, value, np.float32) for i in range(40)}
+def model_of(value, layers=40):
+    return {f"layer.{i}.w": np.full(5 + i % 50, value, np.float32) for i in range(layers)}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def run_all(*functions):
 
 def assert_one_model(body):
     arrays = read_safetensors(body)
-    assert len(arrays) == 40
+    assert len(arrays) == LAYERS
     values = {float(value) for array in arrays.values() for value in np.unique(array)}
     assert len(values) == 1, values
     return values.pop()
@@ -51,7 +52,8 @@ def assert_one_model(body):
 
 @pytest.mark.threads
 def test_saves_during_replacing_loads(daemon):
-    files = [save(model_of(value)) for value in range(3)] + [npz_file(model_of(3), True)]
+    files = [save(model_of(value, LAYERS)) for value in range(3)]
+    files.append(npz_file(model_of(3, LAYERS), True))
     done, seen = threading.Event(), set()
 
     def loader(first):
