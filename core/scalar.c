@@ -2,6 +2,7 @@
 #include "core/scalar.h"
 
 #include "core/cast/cast.h"
+#include "core/dtype_info.h"
 
 #include <assert.h>
 

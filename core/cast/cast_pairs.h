@@ -1,7 +1,7 @@
 /* cast_pairs: says CAST_PAIR(FROM, TO), which the including file defines, for every ordered pair of
  * dtypes, equal ones too; then undefines it. Included wherever 17 x 17 functions, kernels or table
  * entries are wanted, as often as needed. The columns are TD_DTYPES; the rows are listed here, as
- * the preprocessor cannot expand a list inside itself. cast_kernels.h counts the pairs and refuses to
+ * the preprocessor cannot expand a list inside itself. cast_kernels.h counts them and refuses to
  * compile when a row is missing. No include guard, on purpose. */
 #define CAST_PAIR_OF_ROW_(number, TO, ...) CAST_PAIR_EXPAND_(CAST_ROW, TO)
 #define CAST_PAIR_EXPAND_(FROM, TO) CAST_PAIR(FROM, TO)
