@@ -10,6 +10,7 @@
 /* Lives until the last helper has come, which may be long after the caller has gone: then no part
  * is left, and `argument` is not looked at. */
 struct group {
+    struct job_pool *pool;
     void (*part)(void *argument, int64_t i);
     void *argument;
     int64_t count;
@@ -33,11 +34,17 @@ static void group_unref(struct group *group)
     free(group);
 }
 
-static void take_parts(struct group *group)
+/* A helper leaves the rest to the caller when its thread is wanted for something else. */
+static void take_parts(struct group *group, bool helps)
 {
     int64_t own = 0;
-    for (int64_t i; (i = atomic_fetch_add(&group->next, 1)) < group->count; own++)
+    while (!helps || !job_pool_is_short(group->pool)) {
+        int64_t i = atomic_fetch_add(&group->next, 1);
+        if (i >= group->count)
+            break;
         group->part(group->argument, i);
+        own++;
+    }
     if (own == 0)
         return;
     pthread_mutex_lock(&group->lock);
@@ -49,7 +56,7 @@ static void take_parts(struct group *group)
 
 static enum td_status helper_run(struct parked *parked)
 {
-    take_parts(((struct helper *)parked)->group);
+    take_parts(((struct helper *)parked)->group, true);
     return TD_OK;
 }
 
@@ -66,13 +73,13 @@ static void helper_destroy(struct parked *parked)
 
 static const struct parked_ops helper_ops = {helper_run, helper_complete, helper_destroy};
 
-static void call_helpers(struct job_pool *pool, struct group *group, int64_t helpers)
+static void call_helpers(struct group *group, int64_t helpers)
 {
     for (int64_t i = 0; i < helpers; i++) {
         struct helper *helper = &group->helpers[i];
         helper->group = group;
         atomic_fetch_add(&group->refs, 1);
-        if (parked_submit(pool, &helper->parked, &helper_ops, PARKED_IN_TURN) != TD_OK) {
+        if (parked_submit(group->pool, &helper->parked, &helper_ops, PARKED_IN_TURN) != TD_OK) {
             group_unref(group); /* nobody is idle any more */
             return;
         }
@@ -103,14 +110,15 @@ void parallel_for(struct job_pool *pool, int64_t count, void (*part)(void *argum
             part(argument, i);
         return;
     }
+    group->pool = pool;
     group->part = part;
     group->argument = argument;
     group->count = count;
     atomic_store(&group->refs, 1);
     pthread_mutex_init(&group->lock, NULL);
     pthread_cond_init(&group->all_done, NULL);
-    call_helpers(pool, group, helpers);
-    take_parts(group);
+    call_helpers(group, helpers);
+    take_parts(group, false);
     pthread_mutex_lock(&group->lock);
     while (group->done < count)
         pthread_cond_wait(&group->all_done, &group->lock);

@@ -3,7 +3,8 @@
  *
  * The caller takes parts until none is left, so that it needs nobody: a busy pool, or none, only
  * makes it slower, and threads of the pool may call it. It then waits for the parts that others
- * have begun, never for a thread that has not begun any. Helpers that come late find nothing left.
+ * have begun, never for a thread that has not begun any. Helpers that come late find nothing left,
+ * and leave after a part when something else is queued: large work does not hold up small.
  */
 #ifndef CORE_PARALLEL_H
 #define CORE_PARALLEL_H

@@ -117,6 +117,14 @@ unsigned job_pool_idle(struct job_pool *pool)
     return idle;
 }
 
+bool job_pool_is_short(struct job_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    bool is_short = pool->queued > pool->waiting;
+    pthread_mutex_unlock(&pool->lock);
+    return is_short;
+}
+
 enum td_status parked_submit(struct job_pool *pool, struct parked *parked,
                              const struct parked_ops *ops, enum parked_urgency urgency)
 {

@@ -44,6 +44,8 @@ NODISCARD enum td_status job_pool_create(unsigned threads, unsigned max_queued,
 void job_pool_destroy(struct job_pool *pool);
 /* Threads that wait for work which nobody has queued yet. */
 unsigned job_pool_idle(struct job_pool *pool);
+/* More is queued than threads wait for. */
+bool job_pool_is_short(struct job_pool *pool);
 
 /* UNAVAILABLE, and nothing is kept, when too many are queued (but PARKED_ONWARD). On TD_OK the
  * submitter owns one reference, to be given back with parked_unref after it has no more use for

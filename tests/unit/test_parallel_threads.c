@@ -141,6 +141,48 @@ static void a_busy_pool_is_not_waited_for(void **state)
     job_pool_destroy(pool);
 }
 
+/* ---- others who want the thread ---- */
+
+static pthread_t caller;
+static struct inside other;
+static int64_t helped;
+
+static enum td_status other_run(struct parked *parked)
+{
+    (void)parked;
+    atomic_fetch_add(&begun, 1);
+    return TD_OK;
+}
+
+static const struct parked_ops other_ops = {other_run, inside_complete, inside_destroy};
+
+/* The one thread of the pool queues a job, for which the caller waits. */
+static void queue_or_wait(void *argument, int64_t i)
+{
+    (void)i;
+    if (pthread_equal(pthread_self(), caller))
+        while (!atomic_load(&begun))
+            sched_yield();
+    else if (helped++ == 0)
+        submit(argument, &other, &other_ops);
+}
+
+static void what_is_queued_meanwhile_does_not_wait_for_the_end(void **state)
+{
+    struct job_pool *pool;
+    (void)state;
+    atomic_store(&begun, 0);
+    caller = pthread_self();
+    helped = 0;
+    assert_int_equal(job_pool_create(1, 100, &pool), TD_OK);
+    while (job_pool_idle(pool) < 1)
+        sched_yield();
+    parallel_for(pool, PARTS, queue_or_wait, pool);
+    job_pool_destroy(pool);
+    assert_int_equal(helped, 1);
+    assert_int_equal(atomic_load(&begun), 1);
+}
+
 /* ---- and what it is for ---- */
 
 static void large_tensors_are_converted_in_parts(void **state)
@@ -183,6 +225,7 @@ int main(void)
         cmocka_unit_test(without_a_pool_the_caller_does_all),
         cmocka_unit_test(a_pool_whose_threads_all_call_it_goes_on),
         cmocka_unit_test(a_busy_pool_is_not_waited_for),
+        cmocka_unit_test(what_is_queued_meanwhile_does_not_wait_for_the_end),
         cmocka_unit_test(large_tensors_are_converted_in_parts),
     };
     return cmocka_run_group_tests_name("parallel", tests, NULL, NULL);
