@@ -263,8 +263,10 @@ static enum td_status open_temporary(const struct file_roots *roots, struct new_
 {
     struct stat there;
     char random[17];
-    if (fstatat(file->directory, file->name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
-        !S_ISREG(there.st_mode))
+    bool found = fstatat(file->directory, file->name, &there, AT_SYMLINK_NOFOLLOW) == 0;
+    if (!found && errno != ENOENT) /* such as a name that is too long */
+        return path_failed(roots, file->name, errno);
+    if (found && !S_ISREG(there.st_mode))
         return fail(TD_FORBIDDEN, "'%.*s' is something else than a regular file",
                     SHOWN(file->name));
     TRY(random_id(sizeof random - 1, random));

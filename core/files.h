@@ -23,7 +23,7 @@ NODISCARD enum td_status file_roots_open(const char *list, const char *option,
 void file_roots_close(struct file_roots *roots);
 
 /* Opens a regular file for reading. FORBIDDEN outside of the directories (or if there are none),
- * NOT_FOUND, UNSUPPORTED for what is no regular file. *info is as of fstat. */
+ * and for what is no regular file; NOT_FOUND. *info is as of fstat. */
 NODISCARD enum td_status file_open(const struct file_roots *roots, struct text path, int *fd,
                                    struct stat *info);
 /* Reads all of it. CONFLICT if it is not, or no longer, as *info says. */

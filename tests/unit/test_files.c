@@ -172,6 +172,10 @@ static void writing(void **state)
     close(fd);
     fail_with(ENOSYS, 1);
     assert_refused(file_create(roots, text_of("x"), &file), TD_UNSUPPORTED, "openat2");
+    char longer[300]; /* than a name can be: said before everything is written */
+    memset(longer, 'n', sizeof longer);
+    assert_refused(file_create(roots, (struct text){longer, sizeof longer}, &file), TD_FORBIDDEN,
+                   "File name too long");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_folder, close_folder)
