@@ -214,26 +214,6 @@ static const struct layout *read_layout(const struct op_call *call)
     return call->op == OP_get ? &call->layout : &call->input->layout;
 }
 
-uint64_t op_cost_bytes(const struct op_call *call)
-{
-    unsigned traits = op_infos[call->op].traits;
-    if (!(traits & OP_BYTES))
-        return 0;
-    if (FIELDS_HAS(call->in, end)) /* arange: not known before its arithmetic is done */
-        return OP_INLINE_BYTES + 1;
-    uint64_t elements = made_elements(call);
-    if (call->input)
-        elements += (uint64_t)read_layout(call)->elements;
-    if (call->other)
-        elements += (uint64_t)call->other->layout.elements;
-    uint64_t bytes = saturating(elements, element_cost(call));
-    /* An in-place operation may wait for another one on the same storage, however small its view.
-     */
-    if ((traits & OP_IN_PLACE) && bytes < call->input->storage->size_bytes)
-        return call->input->storage->size_bytes;
-    return bytes;
-}
-
 /* Whether mapping the input is only a matter of passing a descriptor. */
 static bool maps_at_once(const struct op_call *call)
 {
@@ -252,10 +232,11 @@ static bool copies_nothing(const struct op_call *call)
         return false;
     bool on_cpu = device_is_cpu(input->storage->device);
     bool in_order = layout_is_contiguous(read_layout(call));
+    bool steps_back = FIELDS_HAS(in, index) && index_steps_back(&in->index);
     enum td_dtype dtype = FIELDS_HAS(in, dtype) ? in->dtype : like->layout.dtype;
     switch (call->op) {
     case OP_get:
-        return on_cpu && in_order && dtype == input->layout.dtype;
+        return on_cpu && in_order && dtype == input->layout.dtype && !steps_back;
     case OP_map:
     case OP_numpy:
         return on_cpu && (call->local ? maps_at_once(call) : in_order);
@@ -265,7 +246,7 @@ static bool copies_nothing(const struct op_call *call)
         return in_order;
     case OP_slice:
     case OP_getitem:
-        return !index_steps_back(&in->index);
+        return !steps_back;
     case OP_cpu:
         return on_cpu;
     case OP_to:
@@ -279,6 +260,26 @@ static bool copies_nothing(const struct op_call *call)
     }
 }
 
+uint64_t op_cost_bytes(const struct op_call *call)
+{
+    unsigned traits = op_infos[call->op].traits;
+    if (!(traits & OP_BYTES) || copies_nothing(call))
+        return 0;
+    if (FIELDS_HAS(call->in, end)) /* arange: not known before its arithmetic is done */
+        return OP_INLINE_BYTES + 1;
+    uint64_t elements = made_elements(call);
+    if (call->input)
+        elements += (uint64_t)read_layout(call)->elements;
+    if (call->other)
+        elements += (uint64_t)call->other->layout.elements;
+    uint64_t bytes = saturating(elements, element_cost(call));
+    /* An in-place operation may wait for another one on the same storage, however small its view.
+     */
+    if ((traits & OP_IN_PLACE) && bytes < call->input->storage->size_bytes)
+        return call->input->storage->size_bytes;
+    return bytes;
+}
+
 bool op_run_is_long(const struct op_call *call)
 {
     if (call->op == OP_allocate && FIELDS_HAS(call->in, queue) && op_segment_is_ready(call))
@@ -287,7 +288,7 @@ bool op_run_is_long(const struct op_call *call)
         return op_queue_is_long(call);
     if (call->op == OP_load || call->op == OP_save) /* a small archive may hold very much */
         return true;
-    return op_cost_bytes(call) > OP_INLINE_BYTES && !copies_nothing(call);
+    return op_cost_bytes(call) > OP_INLINE_BYTES;
 }
 
 static enum td_status of_the_connection(const struct op_call *call)
