@@ -31,7 +31,7 @@ static enum td_status make_room(struct bundle *bundle)
     if (bundle->count < bundle->room)
         return TD_OK;
     if (bundle->count == BUNDLE_MAX)
-        return fail(TD_TOO_LARGE, "more than %d tensors in one file", BUNDLE_MAX);
+        return fail(TD_TOO_LARGE, "more than %d tensors in one file; split it", BUNDLE_MAX);
     size_t more = bundle->room ? bundle->room : 16, room = bundle->room + more;
     TRY(charge(bundle, more * sizeof *bundle->items));
     struct bundle_item *items = realloc(bundle->items, room * sizeof *items);

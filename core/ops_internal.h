@@ -74,6 +74,10 @@ NODISCARD enum td_status op_copy_of(struct tensor *src, struct account *payer, e
 /* The same of what `layout` makes of the tensor's storage; dtype and device stay. */
 NODISCARD enum td_status op_copy_of_layout(struct tensor *src, const struct layout *layout,
                                            struct account *payer, struct tensor **out);
+/* OUT_OF_MEMORY for a view of far more elements than its storage has, which would be a reply, or a
+ * file, without end: what memory could not hold is asked for in parts. */
+NODISCARD enum td_status op_check_expanded(const struct op_call *call, const struct tensor *tensor,
+                                           enum td_dtype dtype);
 /* The tensor itself if it is C-contiguous on the cpu with that dtype, else a copy that is. */
 NODISCARD enum td_status op_host_contiguous(struct op_call *call, struct tensor *src,
                                             enum td_dtype dtype, struct tensor **out);

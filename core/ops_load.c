@@ -17,6 +17,9 @@ enum td_status op_begin_load(const struct op_call *call)
     if (!path && !call->body_length)
         return fail(TD_INVALID, "load needs a file: as its body, or the path of one that the "
                                 "daemon may read");
+    const struct text *prefix = FIELDS_HAS(call->in, prefix) ? &call->in->prefix : NULL;
+    if (prefix && memchr(prefix->data, '\0', prefix->length))
+        return fail(TD_INVALID, "the prefix has a NUL, which no name has");
     if (FIELDS_HAS(call->in, format))
         return bundle_format_find(call->engine->formats, call->in->format, &format);
     return TD_OK;
@@ -50,7 +53,9 @@ static enum td_status read_items(struct op_call *call, const struct bundle_file 
     size_t metadata = call->bundle.metadata ? strlen(call->bundle.metadata) : 0;
     return metadata <= BUNDLE_METADATA_MAX
                ? TD_OK
-               : fail(TD_TOO_LARGE, "the file has %zu bytes of metadata; at most %zu are taken",
+               : fail(TD_TOO_LARGE,
+                      "the file has %zu bytes of metadata; at most %zu are taken: save it with "
+                      "less",
                       metadata, BUNDLE_METADATA_MAX);
 }
 

@@ -4,9 +4,8 @@
 
 #include <string.h>
 
-#define SNAPSHOT_FIRST                                                                             \
-    512 /* names that are looked for first; the room grows until all are there                     \
-         */
+/* Names that are looked for first; the room grows until all are there. */
+#define SNAPSHOT_FIRST 512
 
 /* ---- which tensors -----------------------------------------------------------------------------
  */
@@ -25,6 +24,7 @@ static enum td_status want(struct op_call *call, const struct bundle_format *for
     bool force = FIELDS_HAS(in, force) && in->force;
     TRY(op_check_published(call, tensor));
     TRY(op_check_cast(call, have, item.dtype));
+    TRY(op_check_expanded(call, tensor, item.dtype));
     if (format->is_numpy && !force && tensor_requires_grad(tensor))
         return fail(TD_REQUIRES_GRAD,
                     "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() "

@@ -5,12 +5,11 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* A view of far more elements than its storage has would be a reply without end: what memory could
- * not hold is asked for in parts. */
-static enum td_status check_expanded(const struct op_call *call, const struct tensor *tensor,
-                                     uint64_t bytes)
+enum td_status op_check_expanded(const struct op_call *call, const struct tensor *tensor,
+                                 enum td_dtype dtype)
 {
     uint64_t limit = call->engine->ledger.limits.memory_bytes;
+    uint64_t bytes = (uint64_t)tensor->layout.elements * dtype_infos[dtype].size_bytes;
     bool expanded = (uint64_t)layout_nbytes(&tensor->layout) > tensor->storage->size_bytes;
     if (!expanded || bytes <= limit)
         return TD_OK;
@@ -25,7 +24,7 @@ static enum td_status body_out(struct op_call *call, struct tensor *tensor, enum
                                const char *reason)
 {
     uint64_t bytes = (uint64_t)tensor->layout.elements * dtype_infos[dtype].size_bytes;
-    TRY(check_expanded(call, tensor, bytes));
+    TRY(op_check_expanded(call, tensor, dtype));
     if (bytes > OP_INLINE_BYTES)
         call->body_out = tensor_ref(tensor);
     else

@@ -359,6 +359,8 @@ static void what_load_refuses(void **state)
     FILE_OF("FAKE", A('a', TD_UINT8, 1, 3));
     REFUSED(load, TD_INVALID, "one of them", SET(path, text_of("x")));
     REFUSED(load, TD_FORBIDDEN, "--load-dir", SET(path, text_of("x")));
+    FILE_OF("FAKE", A('a', TD_UINT8, 1, 3));
+    REFUSED(load, TD_INVALID, "NUL", SET(prefix, ((struct text){"m\0n", 3})));
     FILE_OF("WHAT", A('a', TD_UINT8, 1, 3));
     REFUSED(load, TD_UNSUPPORTED, "plain, packed", 0);
     FILE_OF("FAKE", A('a', TD_UINT8, 1, 3));
@@ -446,6 +448,13 @@ static void what_save_refuses(void **state)
     REFUSED(save, TD_INVALID, "NUL", SET(metadata, ((struct text){"{}\0", 3})));
     REFUSED(save, TD_BAD_DTYPE, "", SET(dtype, TD_BOOL), SET(casting, text_of("safe")));
     REFUSED(save, TD_FORBIDDEN, "--save-dir", SET(path, text_of("x")));
+    /* One byte, 2^56 times; as complex128 there are more bytes than any layout has. */
+    RUN(expand, INPUT(RUN(zeros, SET(dtype, TD_BOOL), SET(shape, SHAPE(1)))),
+        SET(shape, SHAPE(INT64_C(1) << 56)), SET(output, text_of("endless")));
+    for (int i = 0; i < 2; i++)
+        REFUSED(save, TD_OUT_OF_MEMORY, "expanded view", SET(tensors, text_of("endless")),
+                SET(dtype, i ? TD_BOOL : TD_COMPLEX128), SET(format, text_of("packed")));
+    REFUSED(save, TD_OUT_OF_MEMORY, "expanded view", SET(tensors, text_of("endless")));
     engine->formats = NULL;
     REFUSED(save, TD_UNSUPPORTED, "no formats", 0);
 }
