@@ -6,8 +6,8 @@
  * single run. What is left are rows along the destination's smallest stride, or, where the source's
  * smallest stride is another dimension's, tiles of both that fit the cache.
  *
- * Unlike elsewhere, strides may be negative here, as layout_index_signed makes them; offset_bytes
- * is that of the first element in every case.
+ * Unlike elsewhere, strides may be negative here, as a slice with a negative step makes them;
+ * offset_bytes is that of the first element in every case.
  *
  * Threads: a plan is a value; whoever converts takes part of the work, the threads of `pool` help.
  */

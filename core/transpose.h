@@ -12,12 +12,10 @@
 
 /* out[c][r] = in[r][c]. The elements of a row lie behind one another, in both; from row to row it
  * is in_step and out_step bytes, of any sign. Nothing needs to be aligned; the two must not
- * overlap. For few columns or rows (up to TRANSPOSE_NARROW) without gaps between them there are
- * loops of their own. */
+ * overlap. For two to four columns or rows without gaps between them there are loops of their own.
+ */
 typedef void (*transpose_fn)(const void *in, ptrdiff_t in_step_bytes, void *out,
                              ptrdiff_t out_step_bytes, size_t rows, size_t columns);
-
-#define TRANSPOSE_NARROW 4
 
 /* NULL for another element size. */
 transpose_fn transpose_find(size_t element_bytes);
