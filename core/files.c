@@ -156,6 +156,7 @@ static enum td_status path_failed(const struct file_roots *roots, const char *pa
     case EDQUOT:
     case EFBIG:
         return fail(TD_OUT_OF_MEMORY, "'%.*s' cannot be written: %s", SHOWN(path), strerror(error));
+    case EAGAIN: /* renames again and again */
     case EIO:
     case EMFILE:
     case ENFILE:

@@ -99,7 +99,7 @@ static void races_of_renames(void **state)
     assert_ok(open_x(&fd));
     close(fd);
     fail_with(EAGAIN, 1000);
-    assert_refused(open_x(&fd), TD_FORBIDDEN, "");
+    assert_refused(open_x(&fd), TD_UNAVAILABLE, "temporarily unavailable");
     assert_true(failures > 900);
 }
 
