@@ -14,9 +14,7 @@ const struct cast_path *const cast_paths[] = {&plain, NULL};
 
 void cast_stream(void *restrict to, const void *restrict from, size_t size)
 {
-    unsigned char *out = to;
-    const unsigned char *in = from;
-    memcpy(out, in, size);
+    memcpy(to, from, size);
 }
 
 void cast_stream_end(void)

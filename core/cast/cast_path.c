@@ -18,13 +18,12 @@ static const struct cast_path *path_available(size_t index)
 
 bool cast_path_set(const char *name)
 {
-    const struct cast_path *path = NULL;
-    for (size_t i = 0; (path = path_available(i)) != NULL; i++)
-        if (strcmp(path->name, name) == 0)
-            break;
-    if (path)
-        atomic_store(&cast_path_in_use, path);
-    return path != NULL;
+    for (const struct cast_path *const *path = cast_paths; *path; path++)
+        if (strcmp((*path)->name, name) == 0 && (*path)->available()) {
+            atomic_store(&cast_path_in_use, *path);
+            return true;
+        }
+    return false;
 }
 
 /* Threads that come here at once choose the same. */
