@@ -161,7 +161,6 @@ def measure_files(race, client, arguments, threads, folder):
     }.items():
         race.run(f"{title}, {threads}", {"tensord": call, "reading the file": path.read_bytes},
                  {"reading the file": 0.8})  # fmt: skip
-    assert out.stat().st_size == path.stat().st_size
 
 
 def peak_of(process):
