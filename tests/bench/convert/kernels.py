@@ -7,9 +7,10 @@
     kernels.py --path avx2         one path
     kernels.py --smoke             a few seconds, no figures worth reading
 
-TENSORD_CAST_LIB is the library of tests/semantics/cast_shim.c (build/release's). A line is a pair, a size and a path:
-medians in GB/s of bytes read and written, and the medians of the ratios of neighbouring calls. What
-a call of one element takes, in Python or in PyTorch's dispatch, is taken off each side's times.
+TENSORD_CAST_LIB is the library of tests/semantics/cast_shim.c (build/release's). A line is a pair,
+a size and a path: medians in GB/s of bytes read and written, and the medians of the ratios of
+neighbouring calls. What a call of one element takes, in Python or in PyTorch's dispatch, is taken
+off each side's times.
 """
 
 import argparse
