@@ -10,6 +10,7 @@
 #define LINE_BYTES 64
 #define ELEMENT_BYTES_MAX 16
 #define SHORT_BYTES 4096
+#define FETCHED_BYTES_MAX 1024
 
 static int64_t size_of(enum td_dtype dtype)
 {
@@ -26,9 +27,11 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Destinations from this size on are written past the cache: they would not stay in it, and what is
- * there would have to go. Where a cache is larger it is shared by many. */
+/* Of source and destination together. From there on the destination is written past the cache: it
+ * would not stay in it, and what is there would have to go. Where a cache is larger it is shared by
+ * many. */
 #define STREAM_BYTES_MAX (INT64_C(32) << 20)
+#define STREAM_LINES_BYTES (INT64_C(16) << 20) /* the same, where follow_source gains by it */
 
 static int64_t stream_bytes(void)
 {
@@ -146,6 +149,36 @@ static void choose_way(struct convert_plan *plan)
     plan->way = whole ? CONVERT_TILES : CONVERT_BLOCKS;
 }
 
+static bool rows_are_packed(const struct convert_plan *plan)
+{
+    int last = plan->rank - 1;
+    return plan->in_steps[last] == size_of(plan->in_dtype) &&
+           plan->out_steps[last] == size_of(plan->out_dtype);
+}
+
+/* Rows that are whole lines can be written past the cache in any order: so they are read in the
+ * source's, one behind the other. Measured: up to twice the speed of the destination's order. */
+static void follow_source(struct convert_plan *plan, int64_t bytes)
+{
+    int last = plan->rank - 1;
+    bool lines = plan->out_offset % LINE_BYTES == 0;
+    for (int d = 0; d < last; d++)
+        lines = lines && plan->out_steps[d] % LINE_BYTES == 0;
+    bool large = bytes >= STREAM_LINES_BYTES || plan->flags & CAST_STREAM;
+    if (last < 2 || plan->way != CONVERT_ROWS || !large || !lines || !rows_are_packed(plan) ||
+        plan->sizes[last] * plan->out_steps[last] % LINE_BYTES != 0)
+        return;
+    plan->flags |= CAST_STREAM;
+    for (int d = 1; d < last; d++) {
+        int64_t size = plan->sizes[d], in_step = plan->in_steps[d], out_step = plan->out_steps[d];
+        int at = d;
+        while (at > 0 && magnitude(plan->in_steps[at - 1]) < magnitude(in_step))
+            at--;
+        remove_dim(plan, d);
+        insert_dim(plan, at, size, in_step, out_step);
+    }
+}
+
 void convert_plan(const struct layout *src, const struct layout *dst, unsigned flags,
                   struct convert_plan *out)
 {
@@ -156,7 +189,8 @@ void convert_plan(const struct layout *src, const struct layout *dst, unsigned f
         .out_dtype = dst->dtype,
         .flags = flags,
     };
-    if (dst->elements * size_of(dst->dtype) >= stream_bytes())
+    int64_t bytes = layout_nbytes(src) + layout_nbytes(dst);
+    if (bytes >= stream_bytes())
         out->flags |= CAST_STREAM;
     if (dst->elements > 0)
         sort_dims(src, dst, out);
@@ -169,6 +203,7 @@ void convert_plan(const struct layout *src, const struct layout *dst, unsigned f
     if (out->rank == 0)
         insert_dim(out, 0, dst->elements, size_of(out->in_dtype), size_of(out->out_dtype));
     choose_way(out);
+    follow_source(out, bytes);
 }
 
 /* ---- rows ---- */
@@ -204,7 +239,7 @@ static void convert_packed(const struct work *work, const unsigned char *in, uns
                            int64_t count)
 {
     size_t size = (size_t)(count * work->out_size);
-    bool stream = work->stream && size >= 2 * LINE_BYTES;
+    bool stream = work->stream && size >= ((uintptr_t)out % LINE_BYTES ? 2 : 1) * LINE_BYTES;
     if (work->same && stream)
         cast_stream(out, in, size);
     else if (work->same)
@@ -287,25 +322,48 @@ static void convert_tile(const struct work *work, struct tile tile, const unsign
         convert_packed(work, buffer + i * pitch, out + i * out_step, tile.count);
 }
 
+/* Rows too short for the machine to see where reading goes. */
+static bool rows_need_fetching(const struct convert_plan *plan)
+{
+    int last = plan->rank - 1;
+    int64_t bytes = plan->sizes[last] * plan->in_steps[last];
+    return plan->in_steps[last] == size_of(plan->in_dtype) && bytes >= 2 * LINE_BYTES &&
+           bytes <= FETCHED_BYTES_MAX && plan->in_steps[last - 1] != bytes;
+}
+
+/* Of the next row but one: the address may be anywhere, it never faults. */
+static void fetch_ahead(const struct convert_plan *plan, const unsigned char *in)
+{
+    int last = plan->rank - 1;
+    uintptr_t ahead = (uintptr_t)in + 2 * (uintptr_t)plan->in_steps[last - 1];
+    for (int64_t i = 0; i < plan->sizes[last] * plan->in_steps[last]; i += LINE_BYTES)
+        __builtin_prefetch((const void *)(ahead + (uintptr_t)i));
+}
+
 static void convert_block(const struct work *work, struct tile tile, const unsigned char *in,
                           unsigned char *out)
 {
     const struct convert_plan *plan = work->plan;
     int last = plan->rank - 1;
     struct row row = {in, out, plan->in_steps[last], plan->out_steps[last], tile.count};
+    bool fetches = rows_need_fetching(plan);
     for (int64_t i = 0; i < tile.rows; i++) {
+        if (fetches)
+            fetch_ahead(plan, row.in);
         convert_row(work, &row);
         row.in += plan->in_steps[last - 1];
         row.out += plan->out_steps[last - 1];
     }
 }
 
-/* The last two dimensions, tile by tile, along the destination's rows. */
+/* The last two dimensions: row by row, or tile by tile along the destination's rows. */
 static void convert_plane(const struct work *work, const unsigned char *in, unsigned char *out)
 {
     const struct convert_plan *plan = work->plan;
     int last = plan->rank - 1;
-    const struct tile whole = tile_of(work);
+    const bool rows = plan->way == CONVERT_ROWS;
+    const struct tile whole =
+        rows ? (struct tile){plan->sizes[last - 1], plan->sizes[last]} : tile_of(work);
     for (int64_t a = 0; a < plan->sizes[last - 1]; a += whole.rows)
         for (int64_t b = 0; b < plan->sizes[last]; b += whole.count) {
             struct tile tile = {smaller(whole.rows, plan->sizes[last - 1] - a),
@@ -317,19 +375,6 @@ static void convert_plane(const struct work *work, const unsigned char *in, unsi
 }
 
 /* ---- all of it ---- */
-
-/* Of the next row but one, if that is too short for the machine to see where reading goes. */
-static void fetch_ahead(const struct work *work, const unsigned char *in)
-{
-    const struct convert_plan *plan = work->plan;
-    int last = plan->rank - 1;
-    int64_t size = plan->sizes[last] * work->in_size;
-    if (last == 0 || plan->in_steps[last] != work->in_size || size < 2 * LINE_BYTES || size > 1024)
-        return;
-    uintptr_t ahead = (uintptr_t)in + 2 * (uintptr_t)plan->in_steps[last - 1];
-    for (int64_t i = 0; i < size; i += LINE_BYTES)
-        __builtin_prefetch((const void *)(ahead + (uintptr_t)i)); /* anywhere: it never faults */
-}
 
 /* Moves on to the next position of the first `rank` dimensions; false after the last one. */
 static bool next(const struct convert_plan *plan, int rank, int64_t *counters,
@@ -366,12 +411,9 @@ void convert_run(const struct convert_plan *plan, const void *from, void *to)
     const unsigned char *in = (const unsigned char *)from + plan->in_offset;
     unsigned char *out = (unsigned char *)to + plan->out_offset;
     int64_t counters[RANK_MAX] = {0};
-    if (plan->way == CONVERT_ROWS)
-        do {
-            fetch_ahead(&work, in);
-            convert_row(&work, &(struct row){in, out, plan->in_steps[last], plan->out_steps[last],
-                                             plan->sizes[last]});
-        } while (next(plan, last, counters, &in, &out));
+    if (last == 0)
+        convert_row(&work,
+                    &(struct row){in, out, plan->in_steps[0], plan->out_steps[0], plan->sizes[0]});
     else
         do
             convert_plane(&work, in, out);

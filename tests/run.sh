@@ -259,16 +259,18 @@ fuzz_one() {
 stage_bench() {
   [ -f tests/bench/run.py ] || return 0
   build_release || return 1
-  local how="--smoke --build build/release"
+  local what how="--smoke --build build/release"
   [ -z "${TENSORD_TESTS_FULL:-}" ] || how=""
   # shellcheck disable=SC2086
   try "benchmarks" python3 tests/bench/run.py $how
   install_package || return 1
   # shellcheck disable=SC2086
   try "benchmarks of sharing" "$venv/bin/python" tests/bench/share/run.py ${how:+--smoke}
-  # shellcheck disable=SC2086
-  try "benchmarks of casts" env TENSORD_CAST_LIB=build/release/tests/semantics/cast_shim.so \
-    "$venv/bin/python" tests/bench/convert/kernels.py ${how:+--smoke}
+  for what in run kernels layouts; do
+    # shellcheck disable=SC2086
+    try "benchmarks of conversion: $what" \
+      "$venv/bin/python" tests/bench/convert/$what.py ${how:+--smoke}
+  done
 }
 
 # run_stage NAME: in a process of its own, so that its limit ends it and all it started

@@ -34,14 +34,16 @@ void cast_stream(void *restrict to, const void *restrict from, size_t size)
     size_t head = -(uintptr_t)out % LINE;
     if (head > size)
         head = size;
-    memcpy(out, in, head);
+    if (head > 0)
+        memcpy(out, in, head);
     for (; size - head >= LINE; head += LINE)
         for (size_t i = 0; i < LINE; i += sizeof(__m128i)) {
             __m128i part;
             memcpy(&part, in + head + i, sizeof part);
             _mm_stream_si128((__m128i *)(void *)(out + head + i), part);
         }
-    memcpy(out + head, in + head, size - head);
+    if (size > head)
+        memcpy(out + head, in + head, size - head);
 }
 
 void cast_stream_end(void)

@@ -5,6 +5,7 @@ test_cast.py's: the values here are exact in every dtype, so that only where the
 """
 
 import ctypes
+import itertools
 import os
 
 import ml_dtypes
@@ -147,6 +148,20 @@ def test_channels_last_and_first(dtype, channels):
         assert (back == first).all()
         wider = np.zeros(back.shape, np.float64)
         check(target, target.transpose(0, 3, 1, 2), wider, wider)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_rows_of_whole_lines_in_any_order(order, parts):
+    """Written past the cache, they are read in the source's order."""
+    for width, target_type in ((16, "float32"), (64, "float32"), (32, "float64"), (48, "float16")):
+        source = memory("float32", 3 * 5 * 7 * width, 6).reshape(3, 5, 7, width)
+        view = source.transpose(*order, 3)
+        room = np.zeros(view.size * np.dtype(target_type).itemsize + 64, np.uint8)
+        start = -room.ctypes.data % 64  # of a line
+        target = room[start : start + room.size - 64].view(target_type).reshape(view.shape)
+        check(source, view, target, target, STREAM, parts)
+        check(source, view[:, ::-1], target, target, STREAM, parts)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (3, 0, 4)])

@@ -57,8 +57,8 @@ static const struct row plans[] = {
      DIMS(5, 60), U32},
     {"rows of the same element", F32, F32, DIMS(5, 60), DIMS(1, 0), DIMS(60, 1), CONVERT_ROWS,
      DIMS(5, 60), U32},
-    {"heads and positions change places", F32, F32, DIMS(8, 16, 512, 64), DIMS(524288, 64, 1024, 1),
-     DIMS(524288, 32768, 64, 1), CONVERT_ROWS, DIMS(8, 16, 512, 64), U32},
+    {"heads and positions change places", F32, F32, DIMS(2, 16, 512, 64), DIMS(524288, 64, 1024, 1),
+     DIMS(524288, 32768, 64, 1), CONVERT_ROWS, DIMS(2, 16, 512, 64), U32},
     {"a transpose", F32, F32, DIMS(300, 200), DIMS(1, 300), DIMS(200, 1), CONVERT_TILES,
      DIMS(300, 200), U32},
     {"a transpose, cast", F32, F64, DIMS(300, 200), DIMS(1, 300), DIMS(200, 1), CONVERT_TILES,
@@ -138,12 +138,29 @@ static void what_is_larger_than_the_cache_is_streamed(void **state)
     assert_int_equal(plan.flags, CAST_STREAM);
 }
 
+/* Rows of whole lines that are written past the cache are read one behind the other. */
+static void long_ways_follow_the_source(void **state)
+{
+    struct dims shape = DIMS(8, 16, 512, 64), in = DIMS(524288, 64, 1024, 1);
+    struct dims out = DIMS(524288, 32768, 64, 1), wanted = DIMS(8, 512, 16, 64);
+    struct layout src = layout_of(F32, &shape, &in), dst = layout_of(F32, &shape, &out);
+    struct convert_plan plan;
+    (void)state;
+    convert_plan(&src, &dst, 0, &plan);
+    assert_same_dims("whole lines", plan.rank, plan.sizes, &wanted);
+    assert_int_equal(plan.flags, CAST_STREAM);
+    dst.offset_bytes = 4;
+    convert_plan(&src, &dst, 0, &plan);
+    assert_same_dims("not at a line's begin", plan.rank, plan.sizes, &shape);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plans_are),
         cmocka_unit_test(parts_are_the_whole),
         cmocka_unit_test(what_is_larger_than_the_cache_is_streamed),
+        cmocka_unit_test(long_ways_follow_the_source),
     };
     return cmocka_run_group_tests_name("convert", tests, NULL, NULL);
 }

@@ -7,20 +7,23 @@
     kernels.py --path avx2         one path
     kernels.py --smoke             a few seconds, no figures worth reading
 
-TENSORD_CAST_LIB is the library of tests/semantics/cast_shim.c. A line is a pair, a size and a path:
-medians in GB/s of bytes read and written, and the medians of the ratios of neighbouring calls. What
-a call of one element takes, in Python or in PyTorch's dispatch, is taken off each side's times.
+TENSORD_CAST_LIB is the library of tests/semantics/cast_shim.c (build/release's). A line is a pair,
+a size and a path: medians in GB/s of bytes read and written, and the medians of the ratios of
+neighbouring calls. What a call of one element takes, in Python or in PyTorch's dispatch, is taken
+off each side's times.
 """
 
 import argparse
 import ctypes
 import os
+import pathlib
 import statistics
-import sys
 import time
 
 import torch
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent.parent
+SHIMS = ROOT / "build/release/tests/semantics"
 NAMES = ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
          "float16", "bfloat16", "float32", "float64", "complex64", "complex128",
          "float8_e4m3fn", "float8_e5m2"]  # fmt: skip
@@ -37,10 +40,7 @@ STREAM = 2  # CAST_STREAM
 
 
 def library():
-    path = os.environ.get("TENSORD_CAST_LIB")
-    if not path:
-        sys.exit("TENSORD_CAST_LIB (path of cast_shim.so) is not set")
-    loaded = ctypes.CDLL(path)
+    loaded = ctypes.CDLL(os.environ.get("TENSORD_CAST_LIB", SHIMS / "cast_shim.so"))
     loaded.cast_run_packed.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p,
                                        ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint]  # fmt: skip
     loaded.cast_run_packed.restype = None

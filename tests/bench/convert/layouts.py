@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Transposes, permutes and gaps: core/convert beside PyTorch and NumPy, in one process.
 
-    TENSORD_CONVERT_LIB=build/release/tests/semantics/convert_shim.so \
-        tests/bench/convert/layouts.py [--smoke] [--threads N] [--only TEXT]
+    build/venv/bin/python tests/bench/convert/layouts.py [--smoke] [--threads N] [--only TEXT]
+
+TENSORD_CONVERT_LIB is the library of tests/semantics/convert_shim.c (build/release's).
 
 Each case is run by all three in turn, the order changing from round to round, and the medians are
 compared: into an existing result with PyTorch's copy_, and as np.ascontiguousarray makes it. Every
@@ -13,12 +14,15 @@ little about memory, which all share.
 import argparse
 import ctypes
 import os
+import pathlib
 import statistics
 import time
 
 import numpy as np
 import torch
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent.parent
+SHIMS = ROOT / "build/release/tests/semantics"
 NUMBERS = {"uint8": 2, "int16": 5, "float32": 12, "float64": 13}  # of TD_DTYPES
 CASES = {  # name: shape in memory, order of the dimensions
     "4096 x 4096, transposed": ((4096, 4096), (1, 0)),
@@ -58,10 +62,9 @@ def times(calls, rounds):
 def measure(shim, shape, order, dtype, rounds):
     base = (np.arange(np.prod(shape)) % 251).astype(dtype).reshape(shape)
     view = base.transpose(order)
-    out = np.empty(view.shape, dtype)
-    out[...] = 0  # its pages are there
-    source, target = packed(view, base), packed(out, out)
     theirs = torch.from_numpy(base).permute(order)
+    out = torch.zeros(view.shape, dtype=theirs.dtype).numpy()  # aligned, as storages are
+    source, target = packed(view, base), packed(out, out)
     existing = torch.zeros(view.shape, dtype=theirs.dtype)
 
     def ours():
@@ -84,7 +87,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", default="", help="cases with this in their names")
     options = parser.parse_args()
-    shim = ctypes.CDLL(os.environ["TENSORD_CONVERT_LIB"])
+    shim = ctypes.CDLL(os.environ.get("TENSORD_CONVERT_LIB", SHIMS / "convert_shim.so"))
     int64s = ctypes.POINTER(ctypes.c_int64)
     shim.convert_shim_all.argtypes = [int64s, ctypes.c_void_p, int64s, ctypes.c_void_p]
     assert shim.convert_shim_threads(options.threads) == 0
