@@ -232,11 +232,10 @@ static bool copies_nothing(const struct op_call *call)
         return false;
     bool on_cpu = device_is_cpu(input->storage->device);
     bool in_order = layout_is_contiguous(read_layout(call));
-    bool steps_back = FIELDS_HAS(in, index) && index_steps_back(&in->index);
     enum td_dtype dtype = FIELDS_HAS(in, dtype) ? in->dtype : like->layout.dtype;
     switch (call->op) {
     case OP_get:
-        return on_cpu && in_order && dtype == input->layout.dtype && !steps_back;
+        return on_cpu && in_order && dtype == input->layout.dtype;
     case OP_map:
     case OP_numpy:
         return on_cpu && (call->local ? maps_at_once(call) : in_order);
@@ -246,7 +245,7 @@ static bool copies_nothing(const struct op_call *call)
         return in_order;
     case OP_slice:
     case OP_getitem:
-        return !steps_back;
+        return !index_steps_back(&in->index);
     case OP_cpu:
         return on_cpu;
     case OP_to:

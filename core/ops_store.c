@@ -15,7 +15,7 @@ enum td_status op_check_expanded(const struct op_call *call, const struct tensor
         return TD_OK;
     return fail(TD_OUT_OF_MEMORY,
                 "%" PRIu64 " bytes of an expanded view do not fit into %" PRIu64
-                ", which is the memory limit; get parts of it by index",
+                ", which is the memory limit; take parts of it by index",
                 bytes, limit);
 }
 
