@@ -92,6 +92,7 @@ def test_load_options(ctl, client, tmp_path):
         ([], b"", 2, "load FILE|-"),
         (["-", "x"], b"", 2, "'x' is one argument too many"),
         (["x.npz", "--by-daemon"], b"", 1, "--load-dir"),
+        (["-", "--by-daemon"], b"x", 2, "not standard input"),
         (["-", "-p", "a//b"], npz_of(x=np.ones(1)), 1, "a//b"),
         (["-"], npz_of(x=np.array(["text"])), 1, "text"),
     ],
@@ -147,6 +148,7 @@ def test_save_of_names(ctl, client, tmp_path):
         (["x.safetensors", "near/name", "--metadata", "{1}"], 1, "metadata"),
         (["/dev/full", "near/name"], 1, "No space left"),
         (["x.npz", "near/name", "--by-daemon"], 1, "--save-dir"),
+        (["-", "near/name", "--by-daemon"], 2, "not standard output"),
         ([], 2, "save FILE|-"),
     ],
 )
