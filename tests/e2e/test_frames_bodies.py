@@ -285,7 +285,7 @@ def test_blocks_count_against_who_asked(daemon):
 
 def test_what_has_begun_is_not_refused_by_a_full_job_pool():
     values = np.arange(4 * MIB, dtype="u1")
-    limits = ("--job-threads", "1", "--max-queued", "1")
+    limits = ("--threads", "1", "--max-queued", "1")
     with Daemon(*SMALL, *limits) as daemon, daemon.connect() as client:
         put(client, "x", values.tobytes())
         wanted, done = values.astype("i2").tobytes(), []
