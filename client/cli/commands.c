@@ -199,9 +199,10 @@ static const char load_help[] =
 
 static const char save_help[] =
     "Writes tensors to a file or to standard output (-), as they all are at one moment: those of\n"
-    "--prefix, named without it, or those that are named ([KEY=]NAME, with KEY in the file), or\n"
-    "all. The format is --format, or that of the file's ending (.safetensors .npz .npy), else\n"
-    "safetensors. The file appears when it is complete.\n"
+    "--prefix, named without it, or those that are named ([KEY=]NAME, with KEY in the file; a\n"
+    "name with a = in it is written =NAME), or all. The format is --format, or that of the\n"
+    "file's ending (.safetensors .npz .npy), else safetensors. The file appears when it is\n"
+    "complete.\n"
     "With --by-daemon FILE is a path below a directory of the daemon's --save-dir, and not\n"
     "fetched.\n";
 

@@ -126,6 +126,8 @@ def test_save_of_names(ctl, client, tmp_path):
     client["a/b"], client["c=d"] = np.arange(3.0), np.zeros(2)
     ctl("save", tmp_path / "x.npz", "a/b", "k=a/b", "e=c=d")
     assert set(np.load(tmp_path / "x.npz")) == {"a/b", "k", "e"}
+    ctl("save", tmp_path / "x.npz", "=c=d")
+    assert list(np.load(tmp_path / "x.npz")) == ["c=d"]
     ctl("save", tmp_path / "x.npy", "a/b", "--dtype", "float16")
     assert np.load(tmp_path / "x.npy").dtype == np.float16
     ctl("save", tmp_path / "x", "a/b", "--format", "npy")

@@ -30,7 +30,7 @@ class Loaded(Mapping[str, Tensor]):
     another file.
     """
 
-    def __init__(self, client: "Files", names: "dict[str, tuple[str, int]]", metadata: dict):
+    def __init__(self, client: Any, names: "dict[str, tuple[str, int]]", metadata: dict):
         self._client = client
         self._names = names  # key -> (name, storage)
         #: what the file says of itself ("__metadata__" of safetensors): texts by name
@@ -43,7 +43,7 @@ class Loaded(Mapping[str, Tensor]):
 
     def __getitem__(self, key: str) -> Tensor:
         name, storage = self._names[key]
-        tensor = self._client.handle(self._client.session.op("as_tensor", input=name), name)
+        tensor = self._client[name]
         if tensor.storage_id != storage:
             raise Precondition(f"{name!r} is no longer the tensor that was loaded from the file")
         return tensor
