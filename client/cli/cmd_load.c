@@ -97,8 +97,9 @@ static enum td_status tell(struct cli *cli, struct td_reply *reply)
     }
     if (cli_has(cli, OPTION_JSON))
         json_list_end(&json);
-    cli_note(cli, "%s: %" PRIu64 " tensor%s, %s", cli->arguments[0], count, count == 1 ? "" : "s",
-             size_text(bytes, size));
+    bool standard = strcmp(cli->arguments[0], "-") == 0;
+    cli_note(cli, "%s: %" PRIu64 " tensor%s, %s", standard ? "standard input" : cli->arguments[0],
+             count, count == 1 ? "" : "s", size_text(bytes, size));
     return TD_OK;
 }
 

@@ -410,6 +410,11 @@ def test_errors_name_the_path_that_was_given(client, tmp_path):
     with pytest.raises(FileNotFoundError) as raised:
         client.save(tmp_path / "none/x.npz", tensors=["x"])
     assert raised.value.filename == str(tmp_path / "none/x.npz")
+    for folder in (str(tmp_path), f"{tmp_path}/", f"{tmp_path}/new/"):
+        with pytest.raises(IsADirectoryError) as raised:
+            client.save(folder, tensors=["x"])
+        assert raised.value.filename == folder
+    assert os.listdir(tmp_path) == []
 
 
 def test_save_into_a_pipe_by_its_path(client):

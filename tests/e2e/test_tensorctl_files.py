@@ -60,6 +60,8 @@ def test_load(ctl, client, model, tmp_path):
     assert [entry["name"] for entry in listed] == ["in/a", "in/b"]
     assert [entry["shape"] for entry in listed] == [[2], [3, 1]]
     assert [entry["mode"] for entry in listed] == ["frozen", "frozen"]
+    done = ctl("load", "-", data=npz_of(a=np.ones(2)))
+    assert done.stderr == b"standard input: 1 tensor, 16 B\n"
     np.save(tmp_path / "one.npy", np.arange(3))
     ctl("load", tmp_path / "one.npy", "-p", "one")
     assert client["one"].tolist() == [0, 1, 2]

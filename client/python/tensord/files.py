@@ -5,6 +5,7 @@ file's own pages, and into the file piece by piece.
 """
 
 import contextlib
+import errno
 import json
 import mmap
 import os
@@ -260,6 +261,8 @@ def _new_file(path: str) -> Iterator[int]:
         finally:
             os.close(descriptor)
         return
+    if not os.path.basename(path):  # realpath would take the / away
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     folder, name = os.path.split(os.path.realpath(path))
     shown = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
     temporary = os.path.join(folder, f".{shown}.{secrets.token_hex(4)}")
