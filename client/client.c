@@ -265,6 +265,7 @@ static bool is_repeatable(enum op op)
     case OP_leases:
     case OP_principals:
     case OP_print:
+    case OP_save:
     case OP_item:
     case OP_wait:
     case OP_watch:
@@ -344,11 +345,12 @@ enum td_status client_check_process(const struct td_client *client)
 enum td_status client_call(struct td_client *client, const struct call *call, struct td_reply **out)
 {
     TRY(client_check_process(client));
-    if (wire_fields_size(call->fields) > WIRE_META_MAX)
+    size_t length = wire_fields_size(call->fields);
+    if (length > WIRE_REQUEST_META_MAX)
         return fail(TD_INVALID,
-                    "the arguments of '%s' are longer than the %d bytes that fit in a "
-                    "request",
-                    op_infos[call->op].name, WIRE_META_MAX);
+                    "the arguments of '%s' have %zu bytes, and a request has room for %d: name "
+                    "fewer tensors at a time, or give it shorter texts",
+                    op_infos[call->op].name, length, WIRE_REQUEST_META_MAX);
     client_ref(client); /* td_close may come from another thread meanwhile */
     int64_t deadline = call_deadline(client, call);
     bool again;

@@ -217,18 +217,27 @@ static enum td_status refusal(const struct call *call, const struct wire_header 
                 op_infos[call->op].name, header->status, TEXT_ARGS(message));
 }
 
-static enum td_status write_all(int fd, const uint8_t *bytes, size_t length)
+/* A pipe may take a part, and the rest whenever somebody reads it. */
+static enum io_result write_all(const struct interrupt *interrupt, int fd, const uint8_t *bytes,
+                                size_t length)
 {
     for (size_t done = 0; done < length;) {
         ssize_t n = write(fd, bytes + done, length - done);
-        if (n >= 0)
+        if (n < 0 && errno != EINTR)
+            return IO_FAILED;
+        if (n > 0)
             done += (size_t)n;
-        else if (errno == EPIPE)
-            return fail(TD_CANCELLED, "nobody reads any more what is written");
-        else if (errno != EINTR)
-            return fail(TD_INVALID, "the file cannot be written: %s", strerror(errno));
+        if (done < length && interrupt_asked(interrupt))
+            return IO_CANCELLED;
     }
-    return TD_OK;
+    return IO_DONE;
+}
+
+static enum td_status cannot_write(void)
+{
+    if (errno == EPIPE)
+        return fail(TD_CANCELLED, "nobody reads any more what is written");
+    return fail(TD_INVALID, "the file cannot be written: %s", strerror(errno));
 }
 
 /* Few enough that they still are in the processor's cache when they are written. */
@@ -249,8 +258,11 @@ static enum td_status receive_into_file(struct reader *reader, const struct call
             return connection_fail(reader->connection, call, result);
         done += n;
         progress_tell(reader->connection->progress, done, length);
-        enum td_status status = write_all(*call->file, piece, n);
-        if (status != TD_OK) {
+        result = write_all(reader->connection->interrupt, *call->file, piece, n);
+        if (result == IO_CANCELLED)
+            return connection_fail(reader->connection, call, result);
+        if (result != IO_DONE) {
+            enum td_status status = cannot_write();
             *finished = skip(reader, length - done) == IO_DONE;
             return status;
         }

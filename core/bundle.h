@@ -68,7 +68,7 @@ struct bundle_format {
     bool has_metadata;
     bool is_numpy; /* a tensor that requires grad is saved only by force, as numpy() is */
     /* Whether a file that begins so is one: BUNDLE_SNIFF_BYTES, or all of a shorter one. */
-    bool (*recognise)(const unsigned char *bytes, size_t length);
+    bool (*recognise)(const void *bytes, size_t length);
     /* How many bytes the whole file has, by what stands at its start; 0 if that does not tell yet,
      * or never. NULL: never. */
     uint64_t (*total)(const struct bundle_file *start, struct ledger *ledger);

@@ -80,10 +80,11 @@ static enum td_status want_prefix(struct op_call *call, const struct bundle_form
     if (!complete)
         return fail(TD_TOO_LARGE, "there are more than %d tensors below '%.*s'; save them in parts",
                     BUNDLE_MAX, TEXT_SHOWN(given));
+    if (!call->bundle.count && !prefix.length)
+        return fail(TD_NOT_FOUND, "there are no tensors to save");
     if (!call->bundle.count)
         return fail(TD_NOT_FOUND,
-                    "there are no tensors below '%.*s'; list shows the names there "
-                    "are",
+                    "there are no tensors below '%.*s'; list shows the names there are",
                     TEXT_SHOWN(prefix));
     return TD_OK;
 }

@@ -14,15 +14,6 @@
  * the header, and the text is held twice. */
 #define HEADER_FACTOR 9
 
-static bool safetensors_recognise(const unsigned char *bytes, size_t length)
-{
-    size_t needed;
-    if (length <= 8)
-        return false;
-    enum td_status status = safetensors_needed(bytes, length, &needed);
-    return status == TD_OK || status == TD_TOO_LARGE; /* which says more than "unknown" */
-}
-
 static void safetensors_destroyp(struct safetensors **file)
 {
     safetensors_destroy(*file);
@@ -96,11 +87,6 @@ static enum td_status safetensors_head(struct bundle *bundle, unsigned char **ou
 /* ---- npy ---------------------------------------------------------------------------------------
  */
 
-static bool npy_recognise(const unsigned char *bytes, size_t length)
-{
-    return length >= NPY_MAGIC_BYTES && memcmp(bytes, NPY_MAGIC, NPY_MAGIC_BYTES) == 0;
-}
-
 static struct bundle_item item_of_npy(const char *name, const struct npy_header *header,
                                       uint64_t offset)
 {
@@ -158,13 +144,6 @@ static enum td_status npy_head(struct bundle *bundle, unsigned char **out, size_
 
 /* ---- npz ---------------------------------------------------------------------------------------
  */
-
-/* Also an archive without members. */
-static bool npz_recognise(const unsigned char *bytes, size_t length)
-{
-    return length >= 4 &&
-           (memcmp(bytes, "PK\x03\x04", 4) == 0 || memcmp(bytes, "PK\x05\x06", 4) == 0);
-}
 
 static enum td_status read_from_memory(void *context, uint64_t offset, void *out, size_t room,
                                        size_t *got)

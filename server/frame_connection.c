@@ -232,9 +232,9 @@ static enum td_status check_header(struct connection *connection, const struct w
     const struct frame_options *options = &connection->loop->server->options;
     if (header->flags & WIRE_REPLY)
         return fail(TD_PROTOCOL, "a client sends requests, and this frame is marked as a reply");
-    if (header->meta_length > REQUEST_META_MAX)
+    if (header->meta_length > WIRE_REQUEST_META_MAX)
         return fail(TD_TOO_LARGE, "%u bytes of meta are over the limit of %d", header->meta_length,
-                    REQUEST_META_MAX);
+                    WIRE_REQUEST_META_MAX);
     if (header->descriptors > connection->unclaimed_count)
         return fail(TD_PROTOCOL, "the header promises %u descriptors, and %d came with it",
                     header->descriptors, connection->unclaimed_count);

@@ -17,11 +17,10 @@
 
 #include <uv.h>
 
-#define REQUEST_META_MAX 65536 /* bytes of meta in a request; replies may have WIRE_META_MAX */
-#define INPUT_BYTES 16384      /* read ahead of frames */
-#define SPARE_META_BYTES 512   /* a request with more meta is not kept for reuse */
-#define SPARE_MAX 4            /* requests kept for reuse by a loop */
-#define UNCLAIMED_MAX 16       /* received descriptors that no header has claimed yet */
+#define INPUT_BYTES 16384    /* read ahead of frames */
+#define SPARE_META_BYTES 512 /* a request with more meta is not kept for reuse */
+#define SPARE_MAX 4          /* requests kept for reuse by a loop */
+#define UNCLAIMED_MAX 16     /* received descriptors that no header has claimed yet */
 #define SOCKET_BUFFER_BYTES (4 << 20)
 #define HEAD_INLINE_BYTES 640 /* of a reply's header and meta without an allocation */
 #define OUTPUT_BYTES 16384    /* of small replies that are sent together */

@@ -171,7 +171,7 @@ static enum td_status run_hello(struct request *request)
     TRY(hello_session(request));
     snprintf(limits, sizeof limits,
              "max_meta=%d max_body=%llu max_inflight=%llu max_descriptors=%d max_small_body=%d",
-             REQUEST_META_MAX, (unsigned long long)options->max_body,
+             WIRE_REQUEST_META_MAX, (unsigned long long)options->max_body,
              (unsigned long long)options->max_inflight, WIRE_DESCRIPTORS_MAX, WIRE_SMALL_BODY_MAX);
     request->call.text = strdup(limits);
     request->call.session = session_ref(connection->session);

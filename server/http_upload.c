@@ -300,12 +300,12 @@ static void take_members(struct exchange *x)
 static enum td_status recognise(struct upload *upload)
 {
     const unsigned char *head = (const unsigned char *)upload->head;
-    size_t length = upload->head_length, blanks = 0, needed;
+    size_t length = upload->head_length, blanks = 0;
     while (blanks < length && memchr(" \t\r\n", head[blanks], 4))
         blanks++;
-    if (length >= NPY_MAGIC_BYTES && memcmp(head, NPY_MAGIC, NPY_MAGIC_BYTES) == 0)
+    if (npy_recognise(head, length))
         upload->format = FORMAT_NPY;
-    else if (length >= SNIFF_BYTES && safetensors_needed(head, length, &needed) == TD_OK)
+    else if (safetensors_recognise(head, length))
         upload->format = FORMAT_SAFETENSORS; /* before JSON: its length may look like a bracket */
     else if (blanks < length && (head[blanks] == '{' || head[blanks] == '['))
         upload->format = FORMAT_JSON;

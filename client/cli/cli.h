@@ -82,6 +82,8 @@ enum completion {
     COMPLETE_FIELD, /* of the operation before it: field=value */
     COMPLETE_DTYPE,
     COMPLETE_FORMAT,
+    COMPLETE_WHOLE_FORMAT, /* of load and save */
+    COMPLETE_KEYED_NAME,   /* [KEY=]NAME */
     COMPLETE_KIND,
     COMPLETE_DEVICE,
     COMPLETE_SHELL,

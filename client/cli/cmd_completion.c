@@ -102,23 +102,31 @@ static void offer_names(const struct question *question)
     offer_entries(question, "list");
 }
 
+/* [KEY=]NAME. */
+static void offer_keyed_names(const struct question *question)
+{
+    const char *equals = strchr(question->word, '=');
+    char before[NAME_SIZE];
+    if (!equals) {
+        offer_names(question);
+        return;
+    }
+    snprintf(before, sizeof before, "%.*s", (int)(equals + 1 - question->word), question->word);
+    struct question value = {question->cli, before, equals + 1};
+    offer_names(&value);
+}
+
 /* Behind put and the queue's name stand tensors, with or without a key, or with --file files. */
 static void offer_of_queue(const struct question *question, const char *command)
 {
     const struct cli *cli = question->cli;
-    const char *equals = strchr(question->word, '=');
-    char before[NAME_SIZE];
     bool put = command && strcmp(command, "put") == 0;
     if (cli->count == 1) {
         offer_entries(question, "queues");
     } else if (put && cli_has(cli, OPTION_FILE)) {
         puts(":files");
-    } else if (put && equals) {
-        snprintf(before, sizeof before, "%.*s", (int)(equals + 1 - question->word), question->word);
-        struct question value = {question->cli, before, equals + 1};
-        offer_names(&value);
     } else if (put) {
-        offer_names(question);
+        offer_keyed_names(question);
     }
 }
 
@@ -195,8 +203,13 @@ static void answer(const struct question *question, enum completion completion, 
         offer_dtypes(question);
         break;
     case COMPLETE_FORMAT:
+    case COMPLETE_WHOLE_FORMAT:
         for (enum format format = FORMAT_NPY; format < FORMAT_END; format++)
-            offer(question, format_infos[format].name, "");
+            if (completion == COMPLETE_FORMAT || format_infos[format].whole)
+                offer(question, format_infos[format].name, "");
+        break;
+    case COMPLETE_KEYED_NAME:
+        offer_keyed_names(question);
         break;
     case COMPLETE_KIND:
         offer_words(question, "tensor variable", "");

@@ -6,6 +6,7 @@
 #include "client/cli/sizes.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 enum td_status load_flags(const struct cli *cli, struct td_args *args)
 {
@@ -44,6 +45,8 @@ static enum td_status add_options(struct cli *cli, struct td_args *args)
 /* The daemon reads the file itself. */
 static enum td_status load_path(struct cli *cli, struct td_args *args, struct td_reply **reply)
 {
+    if (strcmp(cli->arguments[0], "-") == 0)
+        return cli_misused(cli, "--by-daemon takes the path of a file, not standard input");
     TRY(td_args_text(args, "path", cli->arguments[0]));
     TRY(cli_args_patience_of_all(cli, args));
     return cli_op(cli, "load", args, NULL, reply);
@@ -94,8 +97,9 @@ static enum td_status tell(struct cli *cli, struct td_reply *reply)
     }
     if (cli_has(cli, OPTION_JSON))
         json_list_end(&json);
-    cli_note(cli, "%s: %" PRIu64 " tensor%s, %s", cli->arguments[0], count, count == 1 ? "" : "s",
-             size_text(bytes, size));
+    bool standard = strcmp(cli->arguments[0], "-") == 0;
+    cli_note(cli, "%s: %" PRIu64 " tensor%s, %s", standard ? "standard input" : cli->arguments[0],
+             count, count == 1 ? "" : "s", size_text(bytes, size));
     return TD_OK;
 }
 

@@ -60,6 +60,8 @@ static enum td_status add_options(struct cli *cli, struct td_args *args)
 /* The daemon writes the file itself. */
 static enum td_status save_path(struct cli *cli, struct td_args *args, struct td_reply **reply)
 {
+    if (strcmp(cli->arguments[0], "-") == 0)
+        return cli_misused(cli, "--by-daemon takes the path of a file, not standard output");
     TRY(td_args_text(args, "path", cli->arguments[0]));
     return td_op(cli->client, "save", args, NULL, 0, reply);
 }

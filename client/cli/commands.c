@@ -60,7 +60,7 @@ static const struct option_row get_options[] = {
 static const struct option_row load_options[] = {
     {OPTION_PREFIX, 'p', "prefix", "PREFIX", "the tensors are PREFIX/name", COMPLETE_NAME},
     {OPTION_FORMAT, 0, "format", "FORMAT", "safetensors, npz or npy; else the file tells",
-     COMPLETE_FORMAT},
+     COMPLETE_WHOLE_FORMAT},
     {OPTION_DTYPE, 0, "dtype", "DTYPE", "what elements are that NumPy calls V2 or V1",
      COMPLETE_DTYPE},
     {OPTION_MUTABLE, 0, "mutable", NULL, "whoever maps them may write", COMPLETE_NOTHING},
@@ -76,7 +76,7 @@ static const struct option_row load_options[] = {
 static const struct option_row save_options[] = {
     {OPTION_PREFIX, 'p', "prefix", "PREFIX", "the tensors PREFIX/name, as name", COMPLETE_NAME},
     {OPTION_FORMAT, 0, "format", "FORMAT", "safetensors, npz or npy; else FILE's ending tells",
-     COMPLETE_FORMAT},
+     COMPLETE_WHOLE_FORMAT},
     {OPTION_DTYPE, 0, "dtype", "DTYPE", "cast on the way", COMPLETE_DTYPE},
     {OPTION_METADATA, 0, "metadata", "JSON", "of safetensors: '{\"format\": \"pt\"}'",
      COMPLETE_NOTHING},
@@ -199,9 +199,10 @@ static const char load_help[] =
 
 static const char save_help[] =
     "Writes tensors to a file or to standard output (-), as they all are at one moment: those of\n"
-    "--prefix, named without it, or those that are named ([KEY=]NAME, with KEY in the file), or\n"
-    "all. The format is --format, or that of the file's ending (.safetensors .npz .npy), else\n"
-    "safetensors. The file appears when it is complete.\n"
+    "--prefix, named without it, or those that are named ([KEY=]NAME, with KEY in the file; a\n"
+    "name with a = in it is written =NAME), or all. The format is --format, or that of the\n"
+    "file's ending (.safetensors .npz .npy), else safetensors. The file appears when it is\n"
+    "complete.\n"
     "With --by-daemon FILE is a path below a directory of the daemon's --save-dir, and not\n"
     "fetched.\n";
 
@@ -286,7 +287,7 @@ const struct command commands[] = {
     {"load", cmd_load, "FILE|-", "store all tensors of a file", load_help, load_options, 1, 1,
      COMPLETE_FILE, COMPLETE_NOTHING},
     {"save", cmd_save, "FILE|- [[KEY=]NAME... | --prefix PREFIX]", "write all tensors to a file",
-     save_help, save_options, 1, -1, COMPLETE_FILE, COMPLETE_NAME},
+     save_help, save_options, 1, -1, COMPLETE_FILE, COMPLETE_KEYED_NAME},
     {"rm", cmd_rm, "NAME... | --prefix PREFIX", "remove names", rm_help, rm_options, 0, -1,
      COMPLETE_NAME, COMPLETE_NAME},
     {"mv", cmd_mv, "OLD NEW", "give a tensor another name", "", mv_options, 2, 2, COMPLETE_NAME,

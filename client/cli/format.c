@@ -1,18 +1,18 @@
 #include "client/cli/format.h"
 #include "client/cli/suggest.h"
-#include "proto/format/npy.h"
+#include "proto/format/npz.h"
 #include "proto/format/safetensors.h"
 
 #include <string.h>
 
 const struct format_info format_infos[FORMAT_END] = {
-    [FORMAT_NONE] = {"", {NULL}, false, false},
-    [FORMAT_NPY] = {"npy", {".npy"}, true, false},
-    [FORMAT_NPZ] = {"npz", {".npz"}, true, true},
-    [FORMAT_SAFETENSORS] = {"safetensors", {".safetensors"}, true, true},
-    [FORMAT_RAW] = {"raw", {".raw", ".bin"}, true, false},
-    [FORMAT_JSON] = {"json", {".json"}, false, true},
-    [FORMAT_TEXT] = {"text", {".txt"}, false, true},
+    [FORMAT_NONE] = {"", {NULL}, false, false, false},
+    [FORMAT_NPY] = {"npy", {".npy"}, true, false, true},
+    [FORMAT_NPZ] = {"npz", {".npz"}, true, true, true},
+    [FORMAT_SAFETENSORS] = {"safetensors", {".safetensors"}, true, true, true},
+    [FORMAT_RAW] = {"raw", {".raw", ".bin"}, true, false, false},
+    [FORMAT_JSON] = {"json", {".json"}, false, true, false},
+    [FORMAT_TEXT] = {"text", {".txt"}, false, true, false},
 };
 
 static bool has_ending(const char *path, const char *ending)
@@ -51,7 +51,7 @@ enum td_status format_of_files(struct cli *cli, const char *path, struct td_args
     TRY(format_choose(cli, path, &format));
     if (format == FORMAT_NONE)
         return TD_OK;
-    if (format != FORMAT_NPY && format != FORMAT_NPZ && format != FORMAT_SAFETENSORS)
+    if (!format_infos[format].whole)
         return cli_misused(cli, "%s takes safetensors, npz and npy, not %s; see put and get",
                            cli->command->name, format_infos[format].name);
     return td_args_text(args, "format", format_infos[format].name);
@@ -60,12 +60,12 @@ enum td_status format_of_files(struct cli *cli, const char *path, struct td_args
 enum format format_recognise(const void *bytes, size_t length)
 {
     const char *text = bytes;
-    size_t needed, blank = 0;
-    if (length >= NPY_MAGIC_BYTES && memcmp(bytes, NPY_MAGIC, NPY_MAGIC_BYTES) == 0)
+    size_t blank = 0;
+    if (npy_recognise(bytes, length))
         return FORMAT_NPY;
-    if (length >= 4 && (memcmp(bytes, "PK\x03\x04", 4) == 0 || memcmp(bytes, "PK\x05\x06", 4) == 0))
+    if (npz_recognise(bytes, length))
         return FORMAT_NPZ;
-    if (length >= 9 && safetensors_needed(bytes, length, &needed) == TD_OK)
+    if (safetensors_recognise(bytes, length))
         return FORMAT_SAFETENSORS;
     while (blank < length && strchr(" \t\r\n", text[blank]) && text[blank])
         blank++;

@@ -284,6 +284,11 @@ static enum td_status find_literal(const unsigned char *bytes, size_t length, si
     return TD_OK;
 }
 
+bool npy_recognise(const void *bytes, size_t length)
+{
+    return length >= NPY_MAGIC_BYTES && memcmp(bytes, NPY_MAGIC, NPY_MAGIC_BYTES) == 0;
+}
+
 enum td_status npy_read(const void *bytes, size_t length, enum td_dtype hint,
                         struct npy_header *out, size_t *needed)
 {

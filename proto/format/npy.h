@@ -21,6 +21,8 @@ struct npy_header {
     size_t header_bytes; /* the elements follow */
 };
 
+/* Whether a file that begins so is one. */
+bool npy_recognise(const void *bytes, size_t length);
 /* Reads the header. *needed: 0 when it was read, else how many bytes from the start there must be
  * before it can be (more than `length`; never over NPY_HEADER_MAX), and *out is as before. `hint`:
  * what void elements mean ("<V2" is bfloat16, "|V1" a float8, only if the caller says so; but "<f1"

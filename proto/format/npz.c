@@ -45,6 +45,12 @@ static void utf8_leavep(const locale_t *before)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
+bool npz_recognise(const void *bytes, size_t length)
+{
+    return length >= 4 &&
+           (memcmp(bytes, "PK\x03\x04", 4) == 0 || memcmp(bytes, "PK\x05\x06", 4) == 0);
+}
+
 struct npz_reader {
     struct archive *archive;
     const struct npz_source *source;

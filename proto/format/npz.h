@@ -14,6 +14,9 @@
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
+/* Whether a file that begins so is a zip, also one without members. */
+bool npz_recognise(const void *bytes, size_t length);
+
 struct npz_source {
     void *context;
     /* Reads 1 to `room` bytes from this offset of the archive on; *got is 0 only at its end. */

@@ -401,6 +401,15 @@ enum td_status safetensors_needed(const void *bytes, size_t length, size_t *need
     return TD_OK;
 }
 
+bool safetensors_recognise(const void *bytes, size_t length)
+{
+    size_t needed;
+    if (length <= LENGTH_BYTES)
+        return false;
+    enum td_status status = safetensors_needed(bytes, length, &needed);
+    return status == TD_OK || status == TD_TOO_LARGE;
+}
+
 static void file_destroyp(struct safetensors **file)
 {
     safetensors_destroy(*file);

@@ -31,6 +31,9 @@ struct safetensors {
     char *names;    /* holds the entries' names */
 };
 
+/* Whether a file that begins so may be one: 9 bytes tell, and fewer never do. One with too large a
+ * header is one: which is what its reader then says. */
+bool safetensors_recognise(const void *bytes, size_t length);
 /* How many bytes from the start there must be before safetensors_read can work: `length` itself
  * once it is enough. INVALID for what cannot be a header, TOO_LARGE for one over the limit; for
  * recognising the format by its first 9 bytes, too. */

@@ -13,6 +13,7 @@ import time
 
 import conftest
 import pytest
+from e2e.ready import wait_until_ready
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 ENTER = pathlib.Path(__file__).with_name("enter.py")
@@ -172,7 +173,7 @@ class Daemon:
             self.process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log,
                                             env=environment())  # fmt: skip
         try:
-            self._wait_until_ready()
+            wait_until_ready(self.process, self.log, START_S)
         except BaseException:
             self.kill()
             raise
@@ -186,15 +187,6 @@ class Daemon:
 
     def log(self):
         return self.log_file.read_text(errors="replace")
-
-    def _wait_until_ready(self):
-        deadline = time.monotonic() + START_S
-        while "is ready" not in self.log():
-            if self.process.poll() is not None:
-                pytest.fail(f"the daemon ended at its start:\n{self.log()}")
-            if time.monotonic() > deadline:
-                pytest.fail(f"the daemon is not ready after {START_S} s:\n{self.log()}")
-            time.sleep(0.01)
 
     def address(self, scheme):
         return re.search(rf"{scheme}://[^,;\s]+", self.log()).group()

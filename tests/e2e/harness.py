@@ -25,6 +25,7 @@ import attacks  # noqa: F401  for Peer, which cannot read files any more when it
 import plain_client as plain
 import pytest
 from plain_client import PlainClient
+from ready import wait_until_ready
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 MIB = 1 << 20
@@ -84,21 +85,12 @@ class Daemon:
             self.process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log,
                                             env=environment(**(env or {})))  # fmt: skip
         try:
-            self._wait_until_ready()
+            wait_until_ready(self.process, self.log, START_S)
         except BaseException:
             self.kill()
             raise
         if "--socket-mode" in options:
             self.folder.chmod(0o711)
-
-    def _wait_until_ready(self):
-        deadline = time.monotonic() + START_S
-        while "is ready" not in self.log():
-            if self.process.poll() is not None:
-                pytest.fail(f"the daemon ended at its start:\n{self.log()}")
-            if time.monotonic() > deadline:
-                pytest.fail(f"the daemon is not ready after {START_S} s:\n{self.log()}")
-            time.sleep(0.01)
 
     def __enter__(self):
         return self
@@ -262,6 +254,19 @@ def refused(reply, *statuses, text=""):
     assert text in fields["message"], fields["message"]
     assert body == b"" and not fds
     return fields["message"]
+
+
+def is_silent(peer, seconds=0.15):
+    """Whether nothing comes out of the peer's socket for so long."""
+    before = peer.socket.gettimeout()
+    peer.socket.settimeout(seconds)
+    try:
+        peer.socket.recv(1, socket.MSG_PEEK)
+    except TimeoutError:
+        return True
+    finally:
+        peer.socket.settimeout(before)
+    return False
 
 
 def put(client, name, body, dtype="uint8", shape=None, **fields):

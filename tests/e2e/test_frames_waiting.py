@@ -9,24 +9,13 @@ import time
 
 import plain_client as plain
 import pytest
-from harness import SMALL, Daemon, client, daemon, local, ok, put, refused  # noqa: F401
+from harness import (SMALL, Daemon, client, daemon, is_silent, local, ok,  # noqa: F401
+                     put, refused)
 from plain_client import PlainClient
 
 EVENTS_KEPT = 4096
 INFLIGHT = 64  # --max-inflight
 PATIENCE_S = 20  # until what must come has come, on a slow machine
-
-
-def is_silent(client, seconds=0.1):
-    """Whether nothing comes for so long."""
-    client.socket.settimeout(seconds)
-    try:
-        client.socket.recv(1, socket.MSG_PEEK)
-    except TimeoutError:
-        return True
-    finally:
-        client.socket.settimeout(PATIENCE_S)
-    return False
 
 
 def in_order(client):

@@ -10,7 +10,7 @@ import time
 from urllib.parse import quote, urlsplit
 
 import pytest
-from harness import SMALL, Daemon, ok, put
+from harness import SMALL, Daemon, is_silent, ok, put
 
 EVENTS_KEPT = 4096
 KEEP_ALIVE_S = 0.4  # a fifth of --idle-timeout-ms
@@ -61,16 +61,7 @@ class Caller:
         self.socket.sendall(body.encode())
         return self
 
-    def is_silent(self, seconds=0.15):
-        """Whether nothing comes for so long."""
-        self.socket.settimeout(seconds)
-        try:
-            self.socket.recv(1, socket.MSG_PEEK)
-        except TimeoutError:
-            return True
-        finally:
-            self.socket.settimeout(PATIENCE_S)
-        return False
+    is_silent = is_silent
 
     def answer(self):
         """Status, headers and body; interim answers are skipped."""

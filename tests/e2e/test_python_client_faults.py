@@ -14,6 +14,7 @@ import pytest
 import tensord
 
 PROMPT_S = 1
+PATIENCE_S = 20
 DELAY_S = 0.3
 
 # An array for reading of a tensor that others may write to.
@@ -102,6 +103,21 @@ def test_ctrl_c_while_the_daemon_hangs(client, daemon):
         daemon.process.send_signal(signal.SIGCONT)
     assert took_s < PROMPT_S + 1  # of which a second is for keeping the session
     assert client.ping(b"x") == b"x"
+
+
+def test_ctrl_c_while_nobody_reads_what_is_saved(client, tmp_path):
+    client["x"] = np.ones(1_000_000)
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    ends = threading.Timer(PATIENCE_S, os.close, (reader,))  # or a bug would hang here for ever
+    ends.start()
+    with interrupted_after(DELAY_S):
+        with pytest.raises(KeyboardInterrupt):
+            client.save(tmp_path / "pipe", tensors=["x"])
+    assert ends.is_alive()
+    ends.cancel()
+    os.close(reader)
+    assert client["x"].shape == (1_000_000,)
 
 
 def test_a_handler_that_raises_nothing_ends_no_call(client):

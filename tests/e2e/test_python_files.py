@@ -103,6 +103,7 @@ def test_load_makes_views_over_one_memory(client):
 def test_prefixes_of_load(client, prefix, name):
     loaded = client.load(npz_of({"x": np.ones(2)}), prefix)
     assert list(loaded) == ["x"] and loaded.names == {"x": name} and client.list() == [name]
+    assert client.load(npz_of({"x": np.ones(2)}), prefix or None).names == {"x": name}
     alone = client.load(npy_of(np.arange(3)), "alone")
     assert alone.names == {"alone": "alone"} and alone["alone"].tolist() == [0, 1, 2]
 
@@ -132,7 +133,8 @@ def test_flags_of_load(client):
     with pytest.raises(tensord.Frozen):
         frozen.fill_(2)
     loaded = client.load(data, "m", mutable=True, requires_grad=True, ttl=1000)
-    assert loaded["a"].requires_grad and 990 < client.ttl("m/b") <= 1000
+    assert loaded["a"].requires_grad and loaded["b"].mode == "mutable"
+    assert 990 < client.ttl("m/b") <= 1000
     with pytest.raises(tensord.Exists):
         client.load(npz_of({"new": np.ones(1), "b": np.ones(1)}), "m", create_only=True)
     assert client.list() == ["m/a", "m/b"] and client["m/b"].shape == (2,)
@@ -298,10 +300,20 @@ def test_save_of_named_tensors(client, tmp_path):
     client.save(tmp_path / "a.npy", tensors=["a"])
     assert np.load(tmp_path / "a.npy").tolist() == [0, 1, 2]
     for bad, error in ((["none"], tensord.NotFound), ("a", TypeError), ({"a=": x}, ValueError),
-                       ({"a\n": x}, ValueError), ({}, tensord.Error)):  # fmt: skip
-        with pytest.raises(error):
+                       ({"a\n": x}, ValueError), ({}, tensord.Error), ({"": x}, ValueError),
+                       (x, TypeError), ([x], TypeError), ({1: x}, TypeError)):  # fmt: skip
+        with pytest.raises(error) as raised:
             client.save(tmp_path / "bad", tensors=bad)
+        assert error is not TypeError or "tensors are names" in str(raised.value)
     assert sorted(os.listdir(tmp_path)) == ["a.npy", "x.npz"]
+
+
+def test_save_of_names_with_an_equals_sign(client, tmp_path):
+    client["a=b"] = np.arange(3)
+    client.save(tmp_path / "x.npz", tensors=["a=b"])
+    assert np.load(tmp_path / "x.npz")["a=b"].tolist() == [0, 1, 2]
+    client.save(tmp_path / "x.npz", tensors={"a": "a=b"})
+    assert list(np.load(tmp_path / "x.npz")) == ["a"]
 
 
 def test_save_of_views(client, tmp_path):
@@ -314,11 +326,13 @@ def test_save_of_views(client, tmp_path):
 
 
 def test_save_casts(client, tmp_path):
-    client["x"] = np.array([1.5, 300.0, np.nan])
+    client["x"] = np.array([1.5, 1000.0, np.nan])
     client.save(tmp_path / "x.npy", tensors=["x"], dtype="float16")
     assert np.load(tmp_path / "x.npy").dtype == np.float16
-    client.save(tmp_path / "x", tensors=["x"], dtype="float8_e4m3fn", saturate=True)
-    assert safetensors.torch.load_file(tmp_path / "x")["x"].float().tolist()[:2] == [1.5, 288]
+    for saturate, largest in ((True, 448.0), (False, np.nan)):
+        client.save(tmp_path / "x", tensors=["x"], dtype="float8_e4m3fn", saturate=saturate)
+        found = safetensors.torch.load_file(tmp_path / "x")["x"].float().numpy()
+        assert np.array_equal(found, [1.5, largest, np.nan], equal_nan=True)
     with pytest.raises(tensord.BadDtype):
         client.save(tmp_path / "y", tensors=["x"], dtype="int8", casting="safe")
     assert "y" not in os.listdir(tmp_path)
@@ -337,10 +351,23 @@ def test_metadata_are_texts(client, tmp_path):
     client["x"] = np.ones(1)
     with pytest.raises(TypeError):
         client.save(tmp_path / "x", tensors=["x"], metadata={"a": 1})
+    with pytest.raises(TypeError, match="metadata are texts by name, not list"):
+        client.save(tmp_path / "x", tensors=["x"], metadata=["a"])
     odd = {"ü€😀": '"\\\n\x01', "": ""}
     client.save(tmp_path / "x", tensors=["x"], metadata=odd)
     with safetensors.safe_open(tmp_path / "x", "np") as file:
         assert file.metadata() == odd
+
+
+def test_what_a_request_has_no_room_for(client, tmp_path):
+    """It is refused here: for the daemon it is no request, and the session would end."""
+    x, session = client.ones(1), client.session.count()
+    parts = {"metadata": {"k": "v" * 33_000}, "tensors": {"n" * 33_000: x}}
+    for more in ({"metadata": {"k": "v" * 66_000}}, {"tensors": {"n" * 66_000: x}}, parts):
+        with pytest.raises(tensord.Invalid, match="a request has room for 65536"):
+            client.save(tmp_path / "x", **{"tensors": {"x": x}, **more})
+    assert x.tolist() == [1] and client.session.count() == session
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_saved_file_is_there_whole_or_not_at_all(client, tmp_path):
@@ -348,7 +375,7 @@ def test_a_saved_file_is_there_whole_or_not_at_all(client, tmp_path):
     path = tmp_path / "x.npz"
     path.write_bytes(b"before")
     path.chmod(0o640)
-    with pytest.raises(tensord.NotFound):
+    with pytest.raises(tensord.NotFound, match="no tensors below 'none/'"):
         client.save(path, "none")
     assert path.read_bytes() == b"before" and os.listdir(tmp_path) == ["x.npz"]
     client.save(path, tensors=["x"])
@@ -364,11 +391,75 @@ def test_a_saved_file_is_there_whole_or_not_at_all(client, tmp_path):
     assert client["x"].tolist() == [1, 1, 1]  # the session is the same
 
 
+def test_save_of_nothing(client, tmp_path):
+    with pytest.raises(tensord.NotFound, match="there are no tensors to save"):
+        client.save(tmp_path / "x.npz")
+    assert os.listdir(tmp_path) == []
+
+
+def test_save_to_paths_with_long_names(client, tmp_path):
+    client["x"] = np.ones(3)
+    for name in ("ü" * 125 + ".npz", "x" * 255, "€" * 85):
+        client.save(tmp_path / name, tensors=["x"])
+        assert os.listdir(tmp_path) == [name]
+        (tmp_path / name).unlink()
+
+
+def test_errors_name_the_path_that_was_given(client, tmp_path):
+    client["x"] = np.ones(3)
+    with pytest.raises(FileNotFoundError) as raised:
+        client.save(tmp_path / "none/x.npz", tensors=["x"])
+    assert raised.value.filename == str(tmp_path / "none/x.npz")
+    for folder in (str(tmp_path), f"{tmp_path}/", f"{tmp_path}/new/"):
+        with pytest.raises(IsADirectoryError) as raised:
+            client.save(folder, tensors=["x"])
+        assert raised.value.filename == folder
+    assert os.listdir(tmp_path) == []
+
+
+def test_save_into_a_pipe_by_its_path(client):
+    """As bash names one in `python script.py >(gzip > x)`."""
+    client["x"] = np.ones(3)
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as reader:
+        client.save(f"/dev/fd/{write_end}", tensors=["x"], format="npy")
+        os.close(write_end)
+        assert np.load(io.BytesIO(reader.read())).tolist() == [1, 1, 1]
+
+
 def test_save_into_open_files(any_client):
     any_client["x"] = np.ones(3)
     out = io.BytesIO()
     any_client.save(out, tensors=["x"], format="npz")
     assert np.load(io.BytesIO(out.getvalue()))["x"].tolist() == [1, 1, 1]
+
+
+class Drop(io.RawIOBase):
+    """A file that takes 1000 bytes at a time, as those without a buffer may."""
+
+    def __init__(self):
+        self.data = b""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.data += bytes(data[:1000])
+        return min(len(data), 1000)
+
+
+def test_save_into_files_that_take_a_part(client):
+    client["x"] = np.arange(1000)
+    drop = Drop()
+    client.save(drop, tensors=["x"], format="npy")
+    assert np.array_equal(np.load(io.BytesIO(drop.data)), np.arange(1000))
+
+
+@pytest.mark.parametrize("target", [b"x.npz", 5, None])
+def test_save_into_what_is_no_file(client, target):
+    client["x"] = np.ones(3)
+    with pytest.raises(TypeError, match="expected a path or an open binary file, not"):
+        client.save(target, tensors=["x"])
 
 
 # ---- the daemon's own files ----------------------------------------------------------------------
@@ -428,10 +519,9 @@ def test_a_model_there_and_back(any_client, weights, tmp_path):
         got = loaded[key].fetch() if array.nbytes < 65536 else loaded[key].numpy()
         assert got.dtype == array.dtype and got.tobytes() == array.tobytes(), key
     any_client.save(tmp_path / "back.safetensors", "model", metadata=loaded.metadata)
-    again = safetensors.torch.save_file(
+    safetensors.torch.save_file(
         safetensors.torch.load_file(weights), tmp_path / "theirs.safetensors", loaded.metadata
     )
-    assert again is None
     ours, reference = tmp_path / "back.safetensors", tmp_path / "theirs.safetensors"
     assert ours.read_bytes() == reference.read_bytes()
 

@@ -41,6 +41,7 @@ def reached(monkeypatch):
         monkeypatch.setattr(Session, method, call)
 
     record("op", lambda name, *_rest: name)
+    record("op_to_file", lambda name, *_rest: name)
     record("put", lambda *_args: "put")
     record("get", lambda *_args: "get")
     record("get_into", lambda *_args: "get")
@@ -115,6 +116,8 @@ def use(c):
         memory.array[:] = 7
         assert memory.publish("ops/filled").tolist() == [[7] * 3] * 2
     assert c.zeros(3).seal().mode == "frozen" and c.seal("ops/v", wait=0).mode == "frozen"
+    c.save(file := io.BytesIO(), "ops")
+    assert c.load(file.getvalue(), "again").keys() == {"filled", "v"}
     assert c.leases() == [] and c.principals()
     assert repr(v).startswith("tensor(") and repr(v).endswith("requires_grad=True)")
 

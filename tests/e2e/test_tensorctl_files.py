@@ -60,6 +60,8 @@ def test_load(ctl, client, model, tmp_path):
     assert [entry["name"] for entry in listed] == ["in/a", "in/b"]
     assert [entry["shape"] for entry in listed] == [[2], [3, 1]]
     assert [entry["mode"] for entry in listed] == ["frozen", "frozen"]
+    done = ctl("load", "-", data=npz_of(a=np.ones(2)))
+    assert done.stderr == b"standard input: 1 tensor, 16 B\n"
     np.save(tmp_path / "one.npy", np.arange(3))
     ctl("load", tmp_path / "one.npy", "-p", "one")
     assert client["one"].tolist() == [0, 1, 2]
@@ -92,6 +94,7 @@ def test_load_options(ctl, client, tmp_path):
         ([], b"", 2, "load FILE|-"),
         (["-", "x"], b"", 2, "'x' is one argument too many"),
         (["x.npz", "--by-daemon"], b"", 1, "--load-dir"),
+        (["-", "--by-daemon"], b"x", 2, "not standard input"),
         (["-", "-p", "a//b"], npz_of(x=np.ones(1)), 1, "a//b"),
         (["-"], npz_of(x=np.array(["text"])), 1, "text"),
     ],
@@ -125,6 +128,8 @@ def test_save_of_names(ctl, client, tmp_path):
     client["a/b"], client["c=d"] = np.arange(3.0), np.zeros(2)
     ctl("save", tmp_path / "x.npz", "a/b", "k=a/b", "e=c=d")
     assert set(np.load(tmp_path / "x.npz")) == {"a/b", "k", "e"}
+    ctl("save", tmp_path / "x.npz", "=c=d")
+    assert list(np.load(tmp_path / "x.npz")) == ["c=d"]
     ctl("save", tmp_path / "x.npy", "a/b", "--dtype", "float16")
     assert np.load(tmp_path / "x.npy").dtype == np.float16
     ctl("save", tmp_path / "x", "a/b", "--format", "npy")
@@ -147,6 +152,7 @@ def test_save_of_names(ctl, client, tmp_path):
         (["x.safetensors", "near/name", "--metadata", "{1}"], 1, "metadata"),
         (["/dev/full", "near/name"], 1, "No space left"),
         (["x.npz", "near/name", "--by-daemon"], 1, "--save-dir"),
+        (["-", "near/name", "--by-daemon"], 2, "not standard output"),
         ([], 2, "save FILE|-"),
     ],
 )

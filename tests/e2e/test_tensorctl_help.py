@@ -141,6 +141,9 @@ OFFERS = {
     "tensorctl load x --prefix mo": ["model/a", "model/b"],
     "tensorctl load x --b": ["--by-daemon"],
     "tensorctl save x mo": ["model/a", "model/b"],
+    "tensorctl save x key=mo": ["model/a", "model/b"],
+    "tensorctl save x --format ": ["npy", "npz", "safetensors"],
+    "tensorctl put x y --format r": ["raw"],
     "tensorctl completion ": ["bash", "zsh"],
     "tensorctl nonsense x": [],
 }

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -151,6 +153,15 @@ def test_several_tensors_are_cast_together(ctl, client, tmp_path, dtype):
     for words in ([], ["--dtype", dtype]):
         said = ctl("put", "n", tmp_path / "none.npz", *words).stderr
         assert said == b"the file holds no tensors\n" and client.list("n") == []
+
+
+def test_a_file_with_too_large_a_header_is_recognised(ctl, daemon):
+    data = (20 << 20).to_bytes(8, "little") + b"{" + b" " * 99
+    said = ctl.refuses("put", "x", "-", data=data, code=6)
+    assert "the safetensors header has 20971520 bytes; at most 16777216 are read" in said
+    request = urllib.request.Request(f"{daemon.http_url}/v1/tensors/x", data, method="PUT")
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(request)
 
 
 def test_a_document_says_what_its_tensor_is(ctl, client):

@@ -298,9 +298,9 @@ static void test_args(void **state)
     assert_int_equal(td_args_bool(NULL, "force", true), TD_OUT_OF_MEMORY);
 
     args = td_args_new();
-    char *long_text = malloc(WIRE_META_MAX + 1);
-    memset(long_text, 'a', WIRE_META_MAX);
-    long_text[WIRE_META_MAX] = '\0';
+    char *long_text = malloc(WIRE_REQUEST_META_MAX + 1);
+    memset(long_text, 'a', WIRE_REQUEST_META_MAX);
+    long_text[WIRE_REQUEST_META_MAX] = '\0';
     assert_int_equal(td_args_text(args, "input", long_text), TD_OK);
     assert_int_equal(td_op(client, "info", args, NULL, 0, NULL), TD_INVALID);
     free(long_text);
@@ -539,12 +539,15 @@ static void test_lost_after_sending(void **state)
     assert_int_equal(atomic_load(&mock.requests), requests + 1);
     set_fault(FAULT_NONE);
     ping_works();
-    set_fault(FAULT_CLOSE);
-    requests = atomic_load(&mock.requests);
-    assert_int_equal(td_op(client, "ping", NULL, NULL, 0, NULL), TD_CONNECTION);
-    assert_int_equal(atomic_load(&mock.requests), requests + 2); /* once more, on a new one */
-    set_fault(FAULT_NONE);
-    ping_works();
+    static const char *const repeated[] = {"ping", "save"};
+    for (size_t i = 0; i < sizeof repeated / sizeof *repeated; i++) {
+        set_fault(FAULT_CLOSE);
+        requests = atomic_load(&mock.requests);
+        assert_int_equal(td_op(client, repeated[i], NULL, NULL, 0, NULL), TD_CONNECTION);
+        assert_int_equal(atomic_load(&mock.requests), requests + 2); /* once more, on a new one */
+        set_fault(FAULT_NONE);
+        ping_works();
+    }
 }
 
 #define MOCKED(test) cmocka_unit_test_setup_teardown(test, start, stop)

@@ -74,12 +74,12 @@ static enum td_status packed_unpack(const struct bundle_file *file, enum td_dtyp
     return TD_OK;
 }
 
-static bool is_plain(const unsigned char *bytes, size_t length)
+static bool is_plain(const void *bytes, size_t length)
 {
     return length >= 4 && memcmp(bytes, "FAKE", 4) == 0;
 }
 
-static bool is_packed(const unsigned char *bytes, size_t length)
+static bool is_packed(const void *bytes, size_t length)
 {
     return length >= 4 && memcmp(bytes, "PACK", 4) == 0;
 }

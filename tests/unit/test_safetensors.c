@@ -256,6 +256,8 @@ static void recognises_by_the_first_bytes(void **state)
             assert_failure(status, rows[i].status, rows[i].detail);
         else
             assert_int_equal(status, TD_OK);
+        assert_int_equal(safetensors_recognise(rows[i].bytes, rows[i].length),
+                         rows[i].length > 8 && rows[i].status != TD_INVALID);
     }
 }
 

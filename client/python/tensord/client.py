@@ -4,13 +4,13 @@ from collections import OrderedDict
 from typing import Any, Iterable, Iterator, Mapping, NamedTuple
 from weakref import WeakValueDictionary
 
-from tensord import _shapes, convert, files, mapping, waiting
+from tensord import _shapes, convert, mapping, waiting
 from tensord._session import Info, Reply, Session, ttl_argument, wait_argument
 from tensord._tensord import lib
-from tensord.creation import Creation
 from tensord.allocation import Allocation
 from tensord.dtypes import dtype as find_dtype
 from tensord.errors import ConnectionError, NotFound
+from tensord.files import Files
 from tensord.queues import Queue
 from tensord.tensor import Tensor
 from tensord.waiting import Event
@@ -35,7 +35,7 @@ class Lease(NamedTuple):
     deleted: bool  #: no name leads to the memory any more
 
 
-class Client(Creation):
+class Client(Files):
     """A connection to a daemon, used like a dict of tensors.
 
         c["x"] = np.eye(3)      # stored, frozen
@@ -374,18 +374,6 @@ class Client(Creation):
             found = mapping.Mapping(self.session.map(name, flags | mapping.WRITE))
         return mapping.to_numpy(found)
 
-    def operand(self, value: Any) -> Tensor:
-        """A handle of this client on a value: itself if it is one, else an anonymous copy.
-
-        TypeError for texts: c["a"] is the tensor of that name, and "a" is no tensor.
-        """
-        if isinstance(value, Tensor) and value._client is self:
-            value._check_session()
-            return value
-        if isinstance(value, str):
-            raise TypeError("a tensor, an array or a number was expected, not str")
-        return self._upload(value)
-
     def variable(self, *arguments: Any, requires_grad: bool = False) -> Tensor:
         """variable(data) or variable(name, data): a variable over a tensor's memory.
 
@@ -398,91 +386,6 @@ class Client(Creation):
         operand = self[data] if isinstance(data, str) else self.operand(data)
         made = operand._make("variable", requires_grad=requires_grad)
         return made.save(name) if name is not None else made
-
-    # ---- files ----
-
-    def load(
-        self,
-        source: Any,
-        prefix: str = "",
-        *,
-        format: "str | None" = None,
-        dtype: Any = None,
-        mutable: bool = False,
-        requires_grad: bool = False,
-        create_only: bool = False,
-        ttl: "float | None" = None,
-        by_daemon: bool = False,
-        timeout: "float | None" = None,
-    ) -> files.Loaded:
-        """Stores all tensors of a file, all of them or none, in one request.
-
-            model = c.load("model.safetensors", "model")
-            model["layer.0.weight"]     # a handle; its name is "model/layer.0.weight"
-            model.metadata              # {"format": "pt"}
-
-        source: the path of a safetensors, npz or npy file, an open binary file (what is left of
-        it), or its bytes. The names are prefix, "/" and the name in the file; that of an npy file
-        is the prefix alone. The tensors are views over one memory in the daemon.
-
-        format: "safetensors", "npz" or "npy", where the first bytes shall not tell. dtype: what
-        NumPy's void elements mean, as which it saves bfloat16 and float8. mutable, requires_grad,
-        ttl (seconds): as put, of all of them; create_only: Exists if any of the names is taken.
-        by_daemon: the daemon reads the file itself, from the path that it has for it below one of
-        the directories of --load-dir; nothing is sent. timeout: seconds that it may take, where the
-        client's own are too few.
-
-        OSError for a file that cannot be read, Invalid for a malformed one, BadDtype for dtypes
-        that tensord has not, TooLarge and OutOfMemory for more than the daemon takes, Forbidden
-        for a path where it may not read.
-        """
-        return files.load(
-            self, source, prefix, by_daemon=by_daemon, ttl=ttl, format=format, dtype=dtype,
-            mutable=mutable or None, requires_grad=requires_grad or None,
-            create_only=create_only or None, timeout_ms=wait_argument(timeout, "timeout"),
-        )  # fmt: skip
-
-    def save(
-        self,
-        target: Any,
-        prefix: str = "",
-        *,
-        tensors: "Mapping[str, Any] | Iterable[str] | None" = None,
-        format: "str | None" = None,
-        metadata: "Mapping[str, str] | None" = None,
-        dtype: Any = None,
-        casting: "str | None" = None,
-        saturate: "bool | None" = None,
-        force: bool = False,
-        by_daemon: bool = False,
-        timeout: "float | None" = None,
-    ) -> None:
-        """Writes tensors to a file, as they all are at one moment.
-
-            c.save("model.safetensors", "model", metadata={"format": "pt"})
-            c.save("some.npz", tensors={"a": c["x"], "b": "other/name", "c": np.eye(3)})
-
-        The tensors are those whose names begin with the prefix and "/", by the rest of their names,
-        or those of `tensors`: handles, names and arrays by their names in the file, or names alone.
-        target: a path, where the file appears when it is complete, or not at all, or an open binary
-        file.
-
-        format: "safetensors", "npz" or "npy" (of one tensor); else the path's ending tells, and
-        safetensors is what it is without. metadata: texts by name, for safetensors. dtype, casting,
-        saturate: cast on the way, as to(). force: npz and npy of tensors that require grad, for
-        which numpy() has an error. by_daemon: the daemon writes the file itself, to the path that
-        it has for it below one of the directories of --save-dir; nothing comes here. timeout:
-        seconds that it may take, where the client's own are too few.
-
-        NotFound if there are no such tensors, OSError for a path that cannot be opened, Invalid
-        when writing fails (the disk is full), RequiresGrad, Unsupported for a dtype that the format
-        has not (complex128 of safetensors), Forbidden for a path where the daemon may not write.
-        """
-        files.save(
-            self, target, prefix, tensors=tensors, format=format, metadata=metadata,
-            by_daemon=by_daemon, dtype=dtype, casting=casting, saturate=saturate,
-            force=force or None, timeout_ms=wait_argument(timeout, "timeout"),
-        )  # fmt: skip
 
     # ---- state dicts ----
 

@@ -145,6 +145,18 @@ class Creation:
             made = self._upload(data, want)
         return self._finish(made, want, device, requires_grad, name)
 
+    def operand(self, value: Any) -> Tensor:
+        """A handle of this client on a value: itself if it is one, else an anonymous copy.
+
+        TypeError for texts: c["a"] is the tensor of that name, and "a" is no tensor.
+        """
+        if isinstance(value, Tensor) and value._client is self:
+            value._check_session()
+            return value
+        if isinstance(value, str):
+            raise TypeError("a tensor, an array or a number was expected, not str")
+        return self._upload(value)
+
     def _upload(self, data: Any, want: Any = None) -> Tensor:
         """An anonymous, mutable copy of a value's elements."""
         source = convert.source(data.detach() if isinstance(data, Tensor) else data, want)
