@@ -58,9 +58,10 @@ def requests(draw):
     for size in [shape[d] for d in order][: draw(st.integers(0, len(shape)))]:
         first = draw(st.integers(0, size // 3))
         last = draw(st.none() | st.integers(size - size // 3, size))
-        part = slice(first, last, draw(st.integers(1, 3)))
+        step = draw(st.integers(1, 3))
         one = draw(st.integers(0, size - 1))
-        index.append(draw(st.sampled_from([slice(None), part, one])))
+        index.append(draw(st.sampled_from([slice(None), slice(first, last, step), one,
+                                           slice(last, first, -step)])))  # fmt: skip
     return shape, draw(names), order, index, draw(st.none() | names)
 
 
@@ -254,6 +255,8 @@ def test_no_copy_of_the_whole_is_in_memory():
                         "out_of_memory")  # fmt: skip
                 size = {"float16": 2, "float64": 8}.get(fields.get("dtype"), 4) * 10 * MIB
                 assert client.request("get", fields)[2] == bytes(size)
+            backwards = [slice(None), slice(None, None, -1)]
+            assert get(client, "x", index=backwards, dtype="float16") == bytes(20 * MIB)
             more = daemon.stats()["memory_peak_bytes"] - used
             assert BLOCK <= more <= BLOCK + BLOCK // 4, "one block"
 
@@ -285,7 +288,7 @@ def test_blocks_count_against_who_asked(daemon):
 
 def test_what_has_begun_is_not_refused_by_a_full_job_pool():
     values = np.arange(4 * MIB, dtype="u1")
-    limits = ("--job-threads", "1", "--max-queued", "1")
+    limits = ("--threads", "1", "--max-queued", "1")
     with Daemon(*SMALL, *limits) as daemon, daemon.connect() as client:
         put(client, "x", values.tobytes())
         wanted, done = values.astype("i2").tobytes(), []
@@ -299,6 +302,22 @@ def test_what_has_begun_is_not_refused_by_a_full_job_pool():
 
         run_all([fetch] * 8)
         assert len(done) >= 40
+
+
+def test_a_deadline_behind_a_large_reply():
+    """The job that makes a body goes on when its request is answered: nothing of it is sent."""
+    limits = ("--memory-limit", "512MiB", "--pool-limit", "0", "--threads", "1")
+    with Daemon(*limits) as daemon, daemon.connect() as client, daemon.connect() as other:
+        ok(client.request("zeros", {"shape": [96 * MIB], "dtype": "uint8", "output": "m/x"}))
+        first = start(client, "m/x")  # which nobody reads yet
+        late = client.send("save", {"prefix": "m", "format": "npz", "timeout_ms": 20})
+        behind = client.send("ping", {}, b"behind it")
+        eventually(lambda: daemon.stats()["errors"] > 0, "it is answered")
+        get(other, "m/x", dtype="int16", index=[slice(0, MIB)])  # the job's thread is through
+        assert client.wait(first)[2] == bytes(96 * MIB)
+        refused(client.wait(late), "deadline")
+        assert client.wait(behind)[2] == b"behind it"
+        assert client.request("ping", {}, b"nothing else came")[2] == b"nothing else came"
 
 
 @pytest.mark.threads
