@@ -15,6 +15,7 @@
 
 enum option_kind {
     KIND_TEXT,
+    KIND_LIST, /* each one is added to those of the same source, by colons */
     KIND_SIZE,
     KIND_QUOTA,
     KIND_COUNT,
@@ -47,9 +48,9 @@ struct option_row {
       "web pages that browsers may call HTTP from, by commas")                                     \
     X("token-file", token_file, TEXT, "", "FILE",                                                  \
       "clients must give the secret in FILE's first line")                                         \
-    X("load-dir", load_dirs, TEXT, "", "DIRS",                                                     \
-      "whoever may connect may load files below DIRS, by colons, by their path")                   \
-    X("save-dir", save_dirs, TEXT, "", "DIRS", "the same for saving files there")                  \
+    X("load-dir", load_dirs, LIST, "", "DIRS",                                                     \
+      "whoever may connect may load files below these by their path; by colons, or repeated")      \
+    X("save-dir", save_dirs, LIST, "", "DIRS", "the same for saving files there")                  \
     X("log-format", log_format, TEXT, "plain", "FORMAT", "plain or json")                          \
     X("memory-limit", memory_limit, SIZE, NULL, "BYTES", "of all tensors, with the pool")          \
     X("pool-limit", pool_limit, SIZE, NULL, "BYTES", "of memory kept for reuse")                   \
@@ -111,7 +112,8 @@ static const struct option_row rows[] = {
 /* Where settings come from, the strongest first. */
 enum source { SOURCE_NONE, SOURCE_FLAG, SOURCE_ENVIRONMENT, SOURCE_FILE, SOURCE_DEFAULT };
 
-/* By whom each is set. A weaker source changes nothing; of the same one the last word counts. */
+/* By whom each is set. A weaker source changes nothing; of the same one the last word counts, but
+ * for lists. */
 static enum source set_by[ROWS];
 /* Texts, which live as long as the process. */
 static char *texts[ROWS];
@@ -191,6 +193,17 @@ static bool parse_number(const char *text, int base, uint64_t *out)
     return !errno && *end == '\0';
 }
 
+/* Keeps a text; a list's goes on where `before`, of the same source, ends. */
+static enum td_status set_text(size_t i, const char *given, const char *before, const char **slot)
+{
+    char *text = NULL;
+    if (asprintf(&text, "%s%s%s", before, *before ? ":" : "", given) < 0)
+        return fail(TD_OUT_OF_MEMORY, "no memory for the settings");
+    free(texts[i]);
+    *slot = texts[i] = text;
+    return TD_OK;
+}
+
 /* `where` is the source in words, for the error. */
 static enum td_status set(struct options *options, size_t i, const char *given, enum source source,
                           const char *where)
@@ -204,17 +217,16 @@ static enum td_status set(struct options *options, size_t i, const char *given, 
     };
     const struct option_row *row = &rows[i];
     void *slot = (char *)options + row->offset;
-    if (set_by[i] != SOURCE_NONE && set_by[i] != source)
+    bool again = set_by[i] == source;
+    if (set_by[i] != SOURCE_NONE && !again)
         return TD_OK;
     set_by[i] = source;
     bool good = true;
     switch (row->kind) {
     case KIND_TEXT:
-        free(texts[i]);
-        *(const char **)slot = texts[i] = strdup(given);
-        if (!texts[i])
-            return fail(TD_OUT_OF_MEMORY, "no memory for the settings");
-        break;
+        return set_text(i, given, "", slot);
+    case KIND_LIST:
+        return set_text(i, given, again ? texts[i] : "", slot);
     case KIND_SIZE:
     case KIND_QUOTA:
         good = parse_size(given, slot);
