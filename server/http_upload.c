@@ -170,8 +170,8 @@ static enum td_status safetensors_begin(struct exchange *x, size_t *needed)
     safetensors_destroy(file);
     if (count != 1)
         return fail(TD_UNSUPPORTED,
-                    "the file has %zu tensors; here it must have one: store them one by one "
-                    "(tensorctl put does)",
+                    "the file has %zu tensors; here it must have one. PUT /v1/bundle stores all "
+                    "that a file has",
                     count);
     TRY(agree_on_dtype(x, entry.dtype));
     return agree_on_shape(x, &entry.shape);
