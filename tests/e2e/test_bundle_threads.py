@@ -19,7 +19,7 @@ def model_of(value, layers=40):
 
 @pytest.fixture(scope="module")
 def daemon():
-    with Daemon(*SMALL, "--job-threads", "4") as running:
+    with Daemon(*SMALL, "--threads", "4") as running:
         yield running
 
 
