@@ -126,6 +126,23 @@ def test_query(http, client):
     assert (refused.status, refused.code) == (409, "exists")
 
 
+def test_preconditions(http, client):
+    """A header that would keep what is there is not passed over."""
+    put(http, save({"x": np.zeros(3)}), {"If-None-Match": "*"}, prefix="m")
+    for headers, status in [({"If-None-Match": "*"}, 412), ({"If-None-Match": '"5"'}, 400),
+                            ({"If-Match": "*"}, 400), ({"If-Match": '"5"'}, 400)]:  # fmt: skip
+        refused = http.send("PUT", "/v1/bundle", save({"x": np.ones(3)}), headers, prefix="m")
+        assert refused.status == status and refused.code, refused.body
+    assert_stored(client, "m/", {"x": np.zeros(3)})
+
+
+def test_load_as_an_operation(http):
+    for refused in (http.op("load", prefix="m"),
+                    http.send("POST", "/v1/ops/load", save(model()),
+                              {"Content-Type": "application/octet-stream"})):  # fmt: skip
+        assert refused.status in (400, 415) and "PUT /v1/bundle" in refused.json["detail"]
+
+
 def test_void_elements(http, client):
     file = npz_file({"w": np.arange(6, dtype=np.uint16).view("V2")})
     assert http.send("PUT", "/v1/bundle", file).status == 422
