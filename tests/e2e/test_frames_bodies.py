@@ -11,11 +11,13 @@ import ml_dtypes
 import numpy as np
 import plain_client as plain
 import pytest
+from bundle_files import load
 from harness import (MIB, SMALL, Daemon, abort, client, daemon, eventually, get,  # noqa: F401
                      ok, put, refused, used)  # fmt: skip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_client import PlainClient
+from safetensors.numpy import save
 
 BLOCK = MIB
 INLINE = 256 << 10  # so much is computed at once, before the reply begins
@@ -318,6 +320,27 @@ def test_a_deadline_behind_a_large_reply():
         refused(client.wait(late), "deadline")
         assert client.wait(behind)[2] == b"behind it"
         assert client.request("ping", {}, b"nothing else came")[2] == b"nothing else came"
+
+
+def test_many_small_parts_leave_others_their_turn():
+    """Each is a send of its own; while they go out, others of the same loop are answered."""
+    file = save({f"t{i}": np.zeros(1, "f4") for i in range(60_000)})
+    with Daemon(*SMALL, "--io-threads", "1") as daemon:
+        with daemon.connect() as client, daemon.connect() as other:
+            load(client, file, prefix="m")
+            for _ in range(3):
+                length, over, pings = begun(client, client.send("save", {"prefix": "m"})), [], []
+
+                def ping():
+                    while not over:
+                        pings.append(other.request("ping", {}, b"x")[2])
+
+                thread = threading.Thread(target=ping)
+                thread.start()
+                body = client.receive_exactly(length)
+                over.append(True)
+                thread.join()
+                assert len(body) == length and len(pings) > 20
 
 
 @pytest.mark.threads
