@@ -78,7 +78,7 @@ static enum td_status json_begin(struct exchange *x)
                               FIELDS_HAS(&x->in, shape) ? &x->in.shape : NULL, &upload->json);
 }
 
-/* Room for all of a body of known length; else twice as much as before. */
+/* Room for all of a body of known length; else twice as much as before, up to the limit. */
 static uint64_t next_spool_room(const struct exchange *x)
 {
     const struct upload *upload = x->upload;
@@ -88,7 +88,7 @@ static uint64_t next_spool_room(const struct exchange *x)
     uint64_t total = known ? x->declared_length - upload->consumed
                            : bundle_told_total(x, upload->op, upload->spool, upload->spooled);
     if (known || total > upload->spool_room) /* else what trails it is to be refused */
-        room = total;
+        return total;
     return room < limit ? room : limit;
 }
 
@@ -96,10 +96,10 @@ static enum td_status spool_grow(struct exchange *x)
 {
     struct upload *upload = x->upload;
     _cleanup_(storage_unrefp) struct storage *larger = NULL;
-    uint64_t room = next_spool_room(x);
-    if (room <= upload->spool_room)
+    uint64_t room = next_spool_room(x), limit = x->server->options.max_body;
+    if (room <= upload->spool_room || room > limit)
         return fail(TD_TOO_LARGE, "the body is over the limit of %" PRIu64 " bytes (--max-body)",
-                    x->server->options.max_body);
+                    limit);
     TRY(storage_create(cpu_of(x), x->server->options.account, room, false, &larger));
     if (upload->spooled)
         memcpy(larger->memory.data, upload->spool->memory.data, upload->spooled);

@@ -115,6 +115,17 @@ def test_the_head_of_a_file_tells_its_length(kind):
             assert answer.status == 400, answer.body
 
 
+def test_a_head_that_tells_too_much_is_refused_at_once():
+    """Before memory is made for what would not be taken."""
+    head = json.dumps({"x": {"dtype": "U8", "shape": [1 << 32], "data_offsets": [0, 1 << 32]}})
+    file = len(head).to_bytes(8, "little") + head.encode() + bytes(1 << 20)
+    with Daemon(*SMALL) as daemon, Http(daemon.http_url) as http:
+        pieces = (file[i : i + 65536] for i in range(0, len(file), 65536))
+        answer = http.send("PUT", "/v1/bundle", pieces)
+        assert (answer.status, answer.code) == (413, "too_large"), answer.body
+        assert daemon.stats()["memory_peak_bytes"] < 8 << 20
+
+
 def test_query(http, client):
     file = save({"x": np.zeros(3), "y": np.ones(2)}, {"format": "np"})
     answer = put(http, file, prefix="a b/ä", mutable="true", requires_grad="true", ttl="1h")
