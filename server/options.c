@@ -13,12 +13,15 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#define THREADS_MAX 1024
+
 enum option_kind {
     KIND_TEXT,
     KIND_LIST, /* each one is added to those of the same source, by colons */
     KIND_SIZE,
     KIND_QUOTA,
     KIND_COUNT,
+    KIND_THREADS,
     KIND_OCTAL,
     KIND_MILLISECONDS,
     KIND_SWITCH
@@ -80,9 +83,9 @@ struct option_row {
     X("max-queued", max_queued, COUNT, "4096", "N", "operations that wait for a job thread")       \
     X("max-watches", max_watches, COUNT, "4096", "N",                                              \
       "requests that wait for names, or watch them, at a time")                                    \
-    X("io-threads", io_threads, COUNT, "2", "N", "threads that serve connections")                 \
-    X("http-threads", http_threads, COUNT, "1", "N", "threads that serve HTTP")                    \
-    X("threads", threads, COUNT, NULL, "N", "for casts and copies: one for each CPU, 2 to 16")     \
+    X("io-threads", io_threads, THREADS, "2", "N", "threads that serve connections")               \
+    X("http-threads", http_threads, THREADS, "1", "N", "threads that serve HTTP")                  \
+    X("threads", threads, THREADS, NULL, "N", "for casts and copies: one for each CPU, 2 to 16")   \
     X("hello-timeout-ms", hello_timeout_ms, MILLISECONDS, "10000", "MS",                           \
       "for a new connection to say hello")                                                         \
     X("io-timeout-ms", io_timeout_ms, MILLISECONDS, "30000", "MS",                                 \
@@ -212,6 +215,7 @@ static enum td_status set(struct options *options, size_t i, const char *given, 
         [KIND_SIZE] = "a size such as 4096, 64MiB or 1GiB",
         [KIND_QUOTA] = "a number or a size such as 64MiB; 0 for the default",
         [KIND_COUNT] = "a number, 1 or more",
+        [KIND_THREADS] = "a number of threads, 1 to 1024",
         [KIND_OCTAL] = "an octal mode such as 0600",
         [KIND_MILLISECONDS] = "a number of milliseconds, 1 or more",
     };
@@ -234,10 +238,11 @@ static enum td_status set(struct options *options, size_t i, const char *given, 
     case KIND_OCTAL:
         good = parse_number(given, 8, slot) && *(uint64_t *)slot <= 0777;
         break;
+    case KIND_THREADS:
     case KIND_COUNT:
     case KIND_MILLISECONDS:
         good = parse_number(given, 10, slot) && *(uint64_t *)slot > 0 &&
-               *(uint64_t *)slot <= UINT32_MAX;
+               *(uint64_t *)slot <= (row->kind == KIND_THREADS ? THREADS_MAX : UINT32_MAX);
         break;
     case KIND_SWITCH:
         *(bool *)slot = true;
