@@ -373,6 +373,19 @@ void op_describe_name(struct fields *out, struct text name, uint64_t generation,
         FIELDS_SET(out, ttl_ms, ttl_ms);
 }
 
+/* Backwards no tensor lies: only the elements go that way. */
+void op_describe_read(const struct op_call *call, struct fields *out)
+{
+    int64_t stride = 1;
+    if (!FIELDS_HAS(call->in, index) || !index_steps_back(&call->in->index))
+        return;
+    for (int d = out->strides.rank - 1; d >= 0; d--) {
+        out->strides.v[d] = stride;
+        stride *= out->shape.v[d] ? out->shape.v[d] : 1;
+    }
+    FIELDS_SET(out, offset_bytes, 0);
+}
+
 /* What the input's name has left now, after the operation has waited. */
 static uint64_t ttl_left(const struct op_call *call)
 {
@@ -422,6 +435,8 @@ enum td_status op_commit(struct op_call *call)
     if (!FIELDS_HAS(out, name) && call->input_generation && of_input)
         op_describe_name(out, call->in->input, call->input_generation, call->input_ttl_ms);
     tensor_describe(call->result, out);
+    if (call->op == OP_get)
+        op_describe_read(call, out);
     return TD_OK;
 }
 

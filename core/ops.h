@@ -134,6 +134,9 @@ uint64_t op_cost_bytes(const struct op_call *call);
 /* The fields that tell of a name: with ttl_ms unless that is 0. */
 void op_describe_name(struct fields *out, struct text name, uint64_t generation, uint64_t ttl_ms);
 
+/* After tensor_describe of what `get` reads: in C order where the index steps backwards. */
+void op_describe_read(const struct op_call *call, struct fields *out);
+
 /* Whether the cast is allowed by the field `casting`; for a door that casts on the way out. */
 NODISCARD enum td_status op_check_cast(const struct op_call *call, enum td_dtype from,
                                        enum td_dtype to);

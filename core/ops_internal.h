@@ -84,6 +84,9 @@ NODISCARD enum td_status op_host_contiguous(struct op_call *call, struct tensor 
 /* load: what can be refused before its body comes; and op_commit. */
 NODISCARD enum td_status op_begin_load(const struct op_call *call);
 NODISCARD enum td_status op_commit_load(struct op_call *call);
+/* call->layout of the input as the result, for `get`: it may lie backwards, as no tensor may that
+ * is kept. */
+NODISCARD enum td_status op_result_to_read(struct op_call *call);
 /* A view of the input as the result; records grad_fn. */
 NODISCARD enum td_status op_result_view(struct op_call *call, const struct layout *layout,
                                         const char *grad_fn);

@@ -43,7 +43,7 @@ enum td_status op_run_get(struct op_call *call)
     enum td_dtype dtype = FIELDS_HAS(call->in, dtype) ? call->in->dtype : have;
     TRY(op_check_cast(call, have, dtype));
     if (FIELDS_HAS(call->in, index)) {
-        TRY(op_run_getitem(call));
+        TRY(op_result_to_read(call));
         part = take(&call->result);
     } else {
         part = tensor_ref(call->input);

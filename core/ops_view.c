@@ -111,6 +111,11 @@ enum td_status op_run_getitem(struct op_call *call)
     return result_indexed(call, &layout, index_grad_fn(&call->in->index));
 }
 
+enum td_status op_result_to_read(struct op_call *call)
+{
+    return op_result_view(call, &call->layout, index_grad_fn(&call->in->index));
+}
+
 enum td_status op_run_squeeze(struct op_call *call)
 {
     struct layout layout;

@@ -230,7 +230,7 @@ PARAMETERS = {
 REQUEST_HEADERS = {
     "If-Match": ("Only if the ETag is one of these, or for * if there is one.", TEXT),
     "If-None-Match": ("Only if the ETag is none of these.", TEXT),
-    "If-None-Match-Any": ("Only if the name is not taken.", {"const": "*"}),
+    "If-None-Match-Any": ("Only if no name that is stored is taken.", {"const": "*"}),
     "Range": ("One range of bytes, such as bytes=0-99, of raw or npy that need no conversion.",
               TEXT),
     "If-Range": ("The Range if the ETag is this one, else everything.", TEXT),
@@ -263,7 +263,12 @@ def parameters(tables):
         names.update(op["required"] + op["optional"] if takes_body(op) else ())
     made = {"query." + name: query(name, tables) for name in sorted(names)}
     made["query.format.text"] = {**made["query.format"], "schema": one_of(*FORMATS, "text")}
-    made["query.format.bundle"] = {**made["query.format"], "schema": one_of(*BUNDLE_FORMATS)}
+    made["query.format.bundle"] = {
+        **made["query.format"],
+        "description": "What is sent; otherwise its first bytes or Content-Type tell. What is "
+        "wanted, instead of safetensors.",
+        "schema": one_of(*BUNDLE_FORMATS),
+    }
     for name, (meaning, schema) in REQUEST_HEADERS.items():
         made[name] = {"name": name.removesuffix("-Any"), "in": "header", "description": meaning,
                       "schema": schema}  # fmt: skip
@@ -333,7 +338,8 @@ ROUTES = {
                                   ("If-Match",)),
     "GET /v1/tensors": ("listTensors", "tensors", {200: "TensorList"}, (404,), ()),
     "GET /v1/bundle": ("getBundle", "tensors", {200: "Bundle"}, (404, 409, 413, 422, 503), ()),
-    "PUT /v1/bundle": ("putBundle", "tensors", {200: "Loaded"}, (404, 409, 413, 422, 503, 504), ()),
+    "PUT /v1/bundle": ("putBundle", "tensors", {200: "Loaded"},
+                       (404, 409, 412, 413, 422, 503, 504), ("If-None-Match-Any",)),
     "GET /v1/ops": ("listOps", "operations", {200: "OpList"}, (), ()),
     "POST /v1/batch": ("batch", "operations", {200: "BatchResults"}, (404, 413, 503), ()),
     "GET /v1/devices": ("listDevices", "daemon", {200: "DeviceList"}, (404,), ()),

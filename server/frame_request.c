@@ -484,11 +484,12 @@ static enum td_status run_in_job(struct parked *parked)
     TRY(op_run(call));
     if (call->waits)
         return TD_OK;
-    enum td_status status = open_body(request);
+    /* Until then a deadline may answer the request, and nothing is written of a reply. */
+    enum td_status status = late ? parked_commit(parked) : TD_OK;
+    if (status == TD_OK)
+        status = open_body(request);
     if (status == TD_OK && call->body_made) /* the head and the first piece go together */
         status = next_piece(request);
-    if (status == TD_OK && late)
-        status = parked_commit(parked);
     if (status != TD_OK)
         op_undo(call);
     return status == TD_OK ? op_commit(call) : status;

@@ -6,7 +6,8 @@
 #include <sys/socket.h>
 
 #define PARTS 32
-#define TURN_BYTES ((size_t)8 << 20) /* sent before other connections get their turn */
+#define TURN_BYTES ((size_t)8 << 20) /* sent before other connections get their turn, */
+#define TURN_SENDS 64                /* and so often: a file may have many small tensors */
 
 /* What the reply says, with the size of that as meta: the result, or what is written to *error. */
 static const struct fields *reply_fields(struct request *request, struct fields *error,
@@ -241,7 +242,8 @@ static void refuse_descriptor(struct request *request)
 bool replies_flush(struct connection *connection)
 {
     size_t turn = 0;
-    while (replies_pending(connection) && turn < TURN_BYTES) {
+    for (int sends = 0; replies_pending(connection) && turn < TURN_BYTES && sends < TURN_SENDS;
+         sends++) {
         struct iovec parts[PARTS];
         size_t total;
         const struct request *with_descriptor;

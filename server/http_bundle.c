@@ -45,8 +45,21 @@ uint64_t bundle_told_total(const struct exchange *x, enum op op, const struct st
     return bundle_file_total(engine->formats, &start, &engine->ledger);
 }
 
+/* A bundle has no tag of its own; one that is there is any of its names. */
+static enum td_status take_conditions(struct exchange *x)
+{
+    struct text none = x->headers.if_none_match;
+    if (x->headers.if_match.data || (none.data && !text_equal(none, "*")))
+        return fail(TD_INVALID, "a bundle has no ETag; If-None-Match: * stores it only if none of "
+                                "its names is taken");
+    if (none.data)
+        FIELDS_SET(&x->in, create_only, true);
+    return TD_OK;
+}
+
 enum td_status bundle_put_begin(struct exchange *x)
 {
+    TRY(take_conditions(x));
     TRY(exchange_take_ttl(x));
     TRY(format_of_type(x));
     return upload_begin(x, OP_load);

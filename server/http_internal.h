@@ -12,7 +12,7 @@
  *   http_tensors.c   /v1/tensors
  *   http_bundle.c    /v1/bundle
  *   http_upload.c    bodies: npy, safetensors, JSON, raw and whole files, into the storage that is
- *                    published
+ *                    published; http_upload_head.c what stands before the elements
  *   http_ops.c       /v1/ops and the operations that answer with lists
  *   http_batch.c     /v1/batch
  *   http_queues.c    /v1/queues

@@ -24,8 +24,9 @@ enum td_status document_begin(struct exchange *x)
     struct text type = x->headers.content_type;
     if (type.length && !content_type_is(type, "application/json") &&
         !content_type_is(type, "application/x-www-form-urlencoded")) /* what curl -d sends */
-        return fail(TD_UNSUPPORTED, "this takes application/json, not %.*s",
-                    (int)(type.length < 100 ? type.length : 100), type.data);
+        return fail(TD_UNSUPPORTED, "this takes application/json, not %.*s%s",
+                    (int)(type.length < 100 ? type.length : 100), type.data,
+                    x->op == OP_load ? "; a file of tensors goes to PUT /v1/bundle" : "");
     return x->declared_length == UINT64_MAX ? TD_OK : check_length(x, x->declared_length);
 }
 
@@ -184,6 +185,9 @@ enum td_status ops_post_end(struct exchange *x)
     TRY(take_document(x));
     if (x->op == OP_hello)
         return answer_hello(x);
+    if (x->op == OP_load && !FIELDS_HAS(&x->in, path))
+        return fail(TD_INVALID, "load needs a file: here the path of one that the daemon may read; "
+                                "its bytes go to PUT /v1/bundle");
     TRY(exchange_call(x, x->op));
     TRY(op_begin(&x->call));
     return exchange_run(x, answer_made);

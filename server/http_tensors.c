@@ -65,17 +65,6 @@ static enum td_status get_text(struct exchange *x, struct tensor *view)
     return exchange_run(x, answer_print);
 }
 
-/* Backwards no tensor lies: only the elements go that way. */
-static void describe_in_c_order(const struct layout *view, struct fields *out)
-{
-    int64_t stride = 1;
-    for (int d = view->rank - 1; d >= 0; d--) {
-        out->strides.v[d] = stride;
-        stride *= view->shape[d] ? view->shape[d] : 1;
-    }
-    FIELDS_SET(out, offset_bytes, 0);
-}
-
 static void describe(struct exchange *x, const struct tensor *view, enum td_dtype dtype,
                      struct fields *out)
 {
@@ -85,8 +74,7 @@ static void describe(struct exchange *x, const struct tensor *view, enum td_dtyp
         out->present &= ~FIELD_BIT(id);
     if (x->call.input_generation)
         op_describe_name(out, x->in.input, x->call.input_generation, x->call.input_ttl_ms);
-    if (FIELDS_HAS(&x->in, index) && index_steps_back(&x->in.index))
-        describe_in_c_order(&view->layout, out);
+    op_describe_read(&x->call, out);
     if (dtype != view->layout.dtype) {
         FIELDS_SET(out, dtype, dtype);
         FIELDS_SET(out, nbytes, (uint64_t)view->layout.elements * dtype_infos[dtype].size_bytes);

@@ -1,46 +1,15 @@
-/* Bodies of elements: recognised, and received straight into the storage that will be published.
+/* Bodies of elements, received straight into the storage that will be published.
  *
  * The operation itself begins when all has come: JSON may name it last. What can be refused earlier
  * is: the format, sizes, memory. */
+#include "server/http_upload.h"
 #include "core/byte_order.h"
 #include "proto/format/json_tensor.h"
-#include "proto/format/npy.h"
-#include "proto/format/safetensors.h"
-#include "server/http_internal.h"
 
 #include <inttypes.h>
 #include <string.h>
 
-#define HEAD_MAX ((size_t)1 << 20)           /* bytes before the elements of a file */
-#define SNIFF_BYTES 9                        /* tell the formats apart */
 #define JSON_INLINE_BYTES ((size_t)64 << 10) /* of text are read without a job */
-
-enum stage {
-    STAGE_HEAD,     /* gathering what stands before the elements */
-    STAGE_ALLOCATE, /* a job makes the storage */
-    STAGE_ELEMENTS,
-    STAGE_JSON,  /* a document, up to its data */
-    STAGE_SPOOL, /* what can only be read when all of it is there: some JSON, a file for load */
-};
-
-struct upload {
-    enum op op;
-    enum stage stage;
-    enum format format; /* NONE: the first bytes tell */
-    char *head;
-    size_t head_length, head_room, head_needed;
-    size_t head_used;  /* JSON: of the bytes that told what it is */
-    uint64_t consumed; /* of the body, before the elements */
-    struct storage *storage;
-    uint64_t length;   /* of the elements */
-    uint64_t received; /* of them */
-    size_t swap_bytes; /* numbers of so many bytes come the other way round; 0: none do */
-    uint64_t swapped;
-    struct json_tensor *json;
-    struct storage *spool;
-    uint64_t spooled, spool_room;
-    enum td_status (*then)(struct exchange *x);
-};
 
 void upload_destroy(struct upload *upload)
 {
@@ -98,85 +67,6 @@ static enum td_status elements_begin(struct exchange *x)
     return exchange_park(x, allocate_in_job, PARKED_AHEAD);
 }
 
-/* ---- files: npy, safetensors -------------------------------------------------------------------
- */
-
-static enum td_status agree_on_dtype(struct exchange *x, enum td_dtype dtype)
-{
-    if (FIELDS_HAS(&x->in, dtype) && x->in.dtype != dtype)
-        return fail(TD_BAD_DTYPE,
-                    "the file holds %s, not %s; store it as it is and cast it with "
-                    "/v1/ops/type, or when you get it (?dtype=)",
-                    td_dtype_name((int)dtype), td_dtype_name((int)x->in.dtype));
-    FIELDS_SET(&x->in, dtype, dtype);
-    return TD_OK;
-}
-
-static enum td_status agree_on_shape(struct exchange *x, const struct dims *shape)
-{
-    const struct dims *asked = &x->in.shape;
-    if (FIELDS_HAS(&x->in, shape) &&
-        (asked->rank != shape->rank ||
-         memcmp(asked->v, shape->v, (size_t)shape->rank * sizeof shape->v[0]) != 0))
-        return fail(TD_BAD_SHAPE, "the file has another shape than shape= says; leave shape= out");
-    FIELDS_SET(&x->in, shape, *shape);
-    return TD_OK;
-}
-
-static enum td_status npy_begin(struct exchange *x, size_t *needed)
-{
-    struct upload *upload = x->upload;
-    struct npy_header header;
-    enum td_dtype hint = FIELDS_HAS(&x->in, dtype) ? x->in.dtype : TD_DTYPE_NONE;
-    TRY(npy_read(upload->head, upload->head_length, hint, &header, needed));
-    if (*needed)
-        return TD_OK;
-    TRY(agree_on_dtype(x, header.dtype));
-    TRY(agree_on_shape(x, &header.shape));
-    if (header.big_endian)
-        upload->swap_bytes = byte_order_unit(header.dtype);
-    if (header.fortran_order && header.shape.rank > 1) {
-        if (upload->op != OP_put)
-            return fail(TD_UNSUPPORTED,
-                        "%s takes elements in C order; this file is in Fortran order",
-                        op_infos[upload->op].name);
-        struct dims strides = {.rank = header.shape.rank};
-        int64_t step = 1;
-        for (int i = 0; i < strides.rank; i++) {
-            strides.v[i] = step;
-            if (header.shape.v[i] && __builtin_mul_overflow(step, header.shape.v[i], &step))
-                return fail(TD_BAD_SHAPE, "the shape has too many elements");
-        }
-        FIELDS_SET(&x->in, strides, strides);
-    }
-    upload->consumed = header.header_bytes;
-    return TD_OK;
-}
-
-static enum td_status safetensors_begin(struct exchange *x, size_t *needed)
-{
-    struct upload *upload = x->upload;
-    struct safetensors *file = NULL;
-    TRY(safetensors_needed(upload->head, upload->head_length, needed));
-    if (*needed > upload->head_length)
-        return TD_OK;
-    *needed = 0;
-    TRY(safetensors_read(upload->head, upload->head_length, x->declared_length, &file));
-    struct safetensors_entry entry = {0};
-    size_t count = file->count;
-    if (count == 1)
-        entry = file->entries[0];
-    upload->consumed = file->header_bytes;
-    safetensors_destroy(file);
-    if (count != 1)
-        return fail(TD_UNSUPPORTED,
-                    "the file has %zu tensors; here it must have one: store them one by one "
-                    "(tensorctl put does)",
-                    count);
-    TRY(agree_on_dtype(x, entry.dtype));
-    return agree_on_shape(x, &entry.shape);
-}
-
 /* ---- JSON --------------------------------------------------------------------------------------
  */
 
@@ -188,7 +78,7 @@ static enum td_status json_begin(struct exchange *x)
                               FIELDS_HAS(&x->in, shape) ? &x->in.shape : NULL, &upload->json);
 }
 
-/* Room for all of a body of known length; else twice as much as before. */
+/* Room for all of a body of known length; else twice as much as before, up to the limit. */
 static uint64_t next_spool_room(const struct exchange *x)
 {
     const struct upload *upload = x->upload;
@@ -198,7 +88,7 @@ static uint64_t next_spool_room(const struct exchange *x)
     uint64_t total = known ? x->declared_length - upload->consumed
                            : bundle_told_total(x, upload->op, upload->spool, upload->spooled);
     if (known || total > upload->spool_room) /* else what trails it is to be refused */
-        room = total;
+        return total;
     return room < limit ? room : limit;
 }
 
@@ -206,10 +96,10 @@ static enum td_status spool_grow(struct exchange *x)
 {
     struct upload *upload = x->upload;
     _cleanup_(storage_unrefp) struct storage *larger = NULL;
-    uint64_t room = next_spool_room(x);
-    if (room <= upload->spool_room)
+    uint64_t room = next_spool_room(x), limit = x->server->options.max_body;
+    if (room <= upload->spool_room || room > limit)
         return fail(TD_TOO_LARGE, "the body is over the limit of %" PRIu64 " bytes (--max-body)",
-                    x->server->options.max_body);
+                    limit);
     TRY(storage_create(cpu_of(x), x->server->options.account, room, false, &larger));
     if (upload->spooled)
         memcpy(larger->memory.data, upload->spool->memory.data, upload->spooled);
@@ -270,8 +160,8 @@ static enum td_status json_body(struct exchange *x, const char *data, size_t *le
         }
         if (want == JSON_WANT_MORE)
             continue;
-        TRY(agree_on_dtype(x, json_tensor_dtype(upload->json)));
-        TRY(agree_on_shape(x, json_tensor_shape(upload->json)));
+        TRY(upload_agree_on_dtype(x, json_tensor_dtype(upload->json)));
+        TRY(upload_agree_on_shape(x, json_tensor_shape(upload->json)));
         TRY(check_text(x));
         TRY(elements_begin(x));
         if (x->suspended_now)
@@ -297,64 +187,14 @@ static void take_members(struct exchange *x)
 /* ---- pieces ------------------------------------------------------------------------------------
  */
 
-static enum td_status recognise(struct upload *upload)
-{
-    const unsigned char *head = (const unsigned char *)upload->head;
-    size_t length = upload->head_length, blanks = 0;
-    while (blanks < length && memchr(" \t\r\n", head[blanks], 4))
-        blanks++;
-    if (npy_recognise(head, length))
-        upload->format = FORMAT_NPY;
-    else if (safetensors_recognise(head, length))
-        upload->format = FORMAT_SAFETENSORS; /* before JSON: its length may look like a bracket */
-    else if (blanks < length && (head[blanks] == '{' || head[blanks] == '['))
-        upload->format = FORMAT_JSON;
-    else
-        return fail(TD_UNSUPPORTED,
-                    "the body is not recognised as npy, safetensors or JSON; raw bytes need "
-                    "dtype= and shape=");
-    return TD_OK;
-}
-
-static enum td_status head_reserve(struct exchange *x, size_t room)
-{
-    struct upload *upload = x->upload;
-    if (room <= upload->head_room)
-        return TD_OK;
-    if (room > HEAD_MAX)
-        return fail(TD_TOO_LARGE, "the file's header has over %zu bytes", HEAD_MAX);
-    TRY(exchange_charge(x, room - upload->head_room));
-    char *larger = realloc(upload->head, room);
-    if (!larger)
-        return fail(TD_OUT_OF_MEMORY, "no memory for the file's header");
-    upload->head = larger;
-    upload->head_room = room;
-    return TD_OK;
-}
-
-static enum td_status head_begin(struct exchange *x, size_t *needed)
-{
-    return x->upload->format == FORMAT_NPY ? npy_begin(x, needed) : safetensors_begin(x, needed);
-}
-
-/* Gathers exactly the bytes that are needed, so that the elements' first byte stays in `data`. */
+/* What stands before the elements; then their memory is made. */
 static enum td_status head_body(struct exchange *x, const char *data, size_t *length)
 {
-    struct upload *upload = x->upload;
-    size_t missing = upload->head_needed - upload->head_length;
-    size_t part = *length < missing ? *length : missing;
-    TRY(head_reserve(x, upload->head_needed));
-    memcpy(upload->head + upload->head_length, data, part);
-    upload->head_length += part;
-    *length -= part;
-    if (upload->head_length < upload->head_needed)
+    bool complete;
+    TRY(upload_head_body(x, data, length, &complete));
+    if (!complete)
         return TD_OK;
-    if (upload->format == FORMAT_NONE)
-        TRY(recognise(upload));
-    if (upload->format == FORMAT_JSON)
-        return json_begin(x);
-    TRY(head_begin(x, &upload->head_needed));
-    return upload->head_needed ? TD_OK : elements_begin(x);
+    return x->upload->format == FORMAT_JSON ? json_begin(x) : elements_begin(x);
 }
 
 /* Turns round whole numbers that have come. */
@@ -407,9 +247,7 @@ enum td_status upload_begin(struct exchange *x, enum op op)
     if (FIELDS_HAS(&x->in, strides) && upload->format != FORMAT_RAW)
         return fail(TD_INVALID, "strides= is for raw bytes; files and documents have an order of "
                                 "their own");
-    upload->head_needed = upload->format == FORMAT_NONE ? SNIFF_BYTES : NPY_MAGIC_BYTES + 4;
-    if (upload->format == FORMAT_NONE && x->declared_length < SNIFF_BYTES)
-        upload->head_needed = (size_t)x->declared_length; /* such as [1, 2] */
+    upload_head_begin(x);
     if (upload->format == FORMAT_JSON)
         return json_begin(x);
     if (upload->format == FORMAT_RAW) {
@@ -504,8 +342,8 @@ static enum td_status read_spooled(struct exchange *x)
     const char *text = (const char *)upload->spool->memory.data;
     struct layout layout;
     TRY(json_tensor_measure(upload->json, text, upload->spooled));
-    TRY(agree_on_dtype(x, json_tensor_dtype(upload->json)));
-    TRY(agree_on_shape(x, json_tensor_shape(upload->json)));
+    TRY(upload_agree_on_dtype(x, json_tensor_dtype(upload->json)));
+    TRY(upload_agree_on_shape(x, json_tensor_shape(upload->json)));
     TRY(layout_contiguous(x->in.dtype, &x->in.shape, &layout));
     upload->length = (uint64_t)layout_nbytes(&layout);
     TRY(allocate(x));
@@ -561,7 +399,7 @@ static enum td_status head_end(struct exchange *x)
     struct upload *upload = x->upload;
     if (upload->stage != STAGE_HEAD || upload->format != FORMAT_NONE || !upload->head_length)
         return TD_OK;
-    TRY(recognise(upload));
+    TRY(upload_recognise(upload));
     return upload->format == FORMAT_JSON ? json_begin(x) : TD_OK;
 }
 

@@ -13,11 +13,15 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#define THREADS_MAX 1024
+
 enum option_kind {
     KIND_TEXT,
+    KIND_LIST, /* each one is added to those of the same source, by colons */
     KIND_SIZE,
     KIND_QUOTA,
     KIND_COUNT,
+    KIND_THREADS,
     KIND_OCTAL,
     KIND_MILLISECONDS,
     KIND_SWITCH
@@ -47,9 +51,9 @@ struct option_row {
       "web pages that browsers may call HTTP from, by commas")                                     \
     X("token-file", token_file, TEXT, "", "FILE",                                                  \
       "clients must give the secret in FILE's first line")                                         \
-    X("load-dir", load_dirs, TEXT, "", "DIRS",                                                     \
-      "whoever may connect may load files below DIRS, by colons, by their path")                   \
-    X("save-dir", save_dirs, TEXT, "", "DIRS", "the same for saving files there")                  \
+    X("load-dir", load_dirs, LIST, "", "DIRS",                                                     \
+      "whoever may connect may load files below these by their path; by colons, or repeated")      \
+    X("save-dir", save_dirs, LIST, "", "DIRS", "the same for saving files there")                  \
     X("log-format", log_format, TEXT, "plain", "FORMAT", "plain or json")                          \
     X("memory-limit", memory_limit, SIZE, NULL, "BYTES", "of all tensors, with the pool")          \
     X("pool-limit", pool_limit, SIZE, NULL, "BYTES", "of memory kept for reuse")                   \
@@ -79,9 +83,9 @@ struct option_row {
     X("max-queued", max_queued, COUNT, "4096", "N", "operations that wait for a job thread")       \
     X("max-watches", max_watches, COUNT, "4096", "N",                                              \
       "requests that wait for names, or watch them, at a time")                                    \
-    X("io-threads", io_threads, COUNT, "2", "N", "threads that serve connections")                 \
-    X("http-threads", http_threads, COUNT, "1", "N", "threads that serve HTTP")                    \
-    X("threads", threads, COUNT, NULL, "N", "for casts and copies: one for each CPU, 2 to 16")     \
+    X("io-threads", io_threads, THREADS, "2", "N", "threads that serve connections")               \
+    X("http-threads", http_threads, THREADS, "1", "N", "threads that serve HTTP")                  \
+    X("threads", threads, THREADS, NULL, "N", "for casts and copies: one for each CPU, 2 to 16")   \
     X("hello-timeout-ms", hello_timeout_ms, MILLISECONDS, "10000", "MS",                           \
       "for a new connection to say hello")                                                         \
     X("io-timeout-ms", io_timeout_ms, MILLISECONDS, "30000", "MS",                                 \
@@ -111,7 +115,8 @@ static const struct option_row rows[] = {
 /* Where settings come from, the strongest first. */
 enum source { SOURCE_NONE, SOURCE_FLAG, SOURCE_ENVIRONMENT, SOURCE_FILE, SOURCE_DEFAULT };
 
-/* By whom each is set. A weaker source changes nothing; of the same one the last word counts. */
+/* By whom each is set. A weaker source changes nothing; of the same one the last word counts, but
+ * for lists. */
 static enum source set_by[ROWS];
 /* Texts, which live as long as the process. */
 static char *texts[ROWS];
@@ -191,6 +196,17 @@ static bool parse_number(const char *text, int base, uint64_t *out)
     return !errno && *end == '\0';
 }
 
+/* Keeps a text; a list's goes on where `before`, of the same source, ends. */
+static enum td_status set_text(size_t i, const char *given, const char *before, const char **slot)
+{
+    char *text = NULL;
+    if (asprintf(&text, "%s%s%s", before, *before ? ":" : "", given) < 0)
+        return fail(TD_OUT_OF_MEMORY, "no memory for the settings");
+    free(texts[i]);
+    *slot = texts[i] = text;
+    return TD_OK;
+}
+
 /* `where` is the source in words, for the error. */
 static enum td_status set(struct options *options, size_t i, const char *given, enum source source,
                           const char *where)
@@ -199,22 +215,22 @@ static enum td_status set(struct options *options, size_t i, const char *given, 
         [KIND_SIZE] = "a size such as 4096, 64MiB or 1GiB",
         [KIND_QUOTA] = "a number or a size such as 64MiB; 0 for the default",
         [KIND_COUNT] = "a number, 1 or more",
+        [KIND_THREADS] = "a number of threads, 1 to 1024",
         [KIND_OCTAL] = "an octal mode such as 0600",
         [KIND_MILLISECONDS] = "a number of milliseconds, 1 or more",
     };
     const struct option_row *row = &rows[i];
     void *slot = (char *)options + row->offset;
-    if (set_by[i] != SOURCE_NONE && set_by[i] != source)
+    bool again = set_by[i] == source;
+    if (set_by[i] != SOURCE_NONE && !again)
         return TD_OK;
     set_by[i] = source;
     bool good = true;
     switch (row->kind) {
     case KIND_TEXT:
-        free(texts[i]);
-        *(const char **)slot = texts[i] = strdup(given);
-        if (!texts[i])
-            return fail(TD_OUT_OF_MEMORY, "no memory for the settings");
-        break;
+        return set_text(i, given, "", slot);
+    case KIND_LIST:
+        return set_text(i, given, again ? texts[i] : "", slot);
     case KIND_SIZE:
     case KIND_QUOTA:
         good = parse_size(given, slot);
@@ -222,10 +238,11 @@ static enum td_status set(struct options *options, size_t i, const char *given, 
     case KIND_OCTAL:
         good = parse_number(given, 8, slot) && *(uint64_t *)slot <= 0777;
         break;
+    case KIND_THREADS:
     case KIND_COUNT:
     case KIND_MILLISECONDS:
         good = parse_number(given, 10, slot) && *(uint64_t *)slot > 0 &&
-               *(uint64_t *)slot <= UINT32_MAX;
+               *(uint64_t *)slot <= (row->kind == KIND_THREADS ? THREADS_MAX : UINT32_MAX);
         break;
     case KIND_SWITCH:
         *(bool *)slot = true;

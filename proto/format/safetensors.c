@@ -528,9 +528,9 @@ static enum td_status place_entries(struct safetensors_entry *entries, size_t co
         TRY(check_name(entries[i].name));
         json_excerpt(entries[i].name, strlen(entries[i].name), tensor);
         if (!dtype_valid((int)entries[i].dtype) || !*dtype_infos[entries[i].dtype].safetensors)
-            return fail(TD_UNSUPPORTED,
-                        "tensor '%s' has dtype %s, which safetensors has not; convert it first, or "
-                        "save it as .npy",
+            return fail(TD_BAD_DTYPE,
+                        "tensor '%s' has dtype %s, which safetensors has not; npz and npy have it, "
+                        "or cast it",
                         tensor, td_dtype_name((int)entries[i].dtype));
         TRY(entry_bytes(&entries[i], &bytes));
         entries[i].begin = at;

@@ -49,7 +49,7 @@ void safetensors_destroy(struct safetensors *file);
 /* Writes the header of a file with these tensors (name, dtype and shape of each; begin and end are
  * filled in, in the given order) and metadata (JSON text of an object of strings, or NULL), padded
  * with spaces to 8 bytes as the reference does; in the reference's order it is the same, byte for
- * byte. The caller frees *out. UNSUPPORTED for complex128, which the format has not; INVALID for
+ * byte. The caller frees *out. BAD_DTYPE for complex128, which the format has not; INVALID for
  * names that are no UTF-8 or not unique, and for bad metadata; BAD_SHAPE; TOO_LARGE, OUT_OF_MEMORY.
  */
 NODISCARD enum td_status safetensors_write(struct safetensors_entry *entries, size_t count,

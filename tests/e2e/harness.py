@@ -205,9 +205,9 @@ class Daemon:
         """Asserts that what happens inside leaves nothing behind, and the daemon well."""
         before = self.state()
         yield
-        self.settle(before, seconds)
         with self.connect() as client:
             assert client.request("ping", {}, b"alive")[2] == b"alive"
+        self.settle(before, seconds)
 
 
 def read_stats(client):

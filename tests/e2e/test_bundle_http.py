@@ -115,6 +115,17 @@ def test_the_head_of_a_file_tells_its_length(kind):
             assert answer.status == 400, answer.body
 
 
+def test_a_head_that_tells_too_much_is_refused_at_once():
+    """Before memory is made for what would not be taken."""
+    head = json.dumps({"x": {"dtype": "U8", "shape": [1 << 32], "data_offsets": [0, 1 << 32]}})
+    file = len(head).to_bytes(8, "little") + head.encode() + bytes(1 << 20)
+    with Daemon(*SMALL) as daemon, Http(daemon.http_url) as http:
+        pieces = (file[i : i + 65536] for i in range(0, len(file), 65536))
+        answer = http.send("PUT", "/v1/bundle", pieces)
+        assert (answer.status, answer.code) == (413, "too_large"), answer.body
+        assert daemon.stats()["memory_peak_bytes"] < 8 << 20
+
+
 def test_query(http, client):
     file = save({"x": np.zeros(3), "y": np.ones(2)}, {"format": "np"})
     answer = put(http, file, prefix="a b/ä", mutable="true", requires_grad="true", ttl="1h")
@@ -124,6 +135,23 @@ def test_query(http, client):
         assert entry["mode"] == "mutable" and entry["requires_grad"] and entry["ttl_ms"] == 3600000
     refused = http.send("PUT", "/v1/bundle", file, prefix="a b/ä", create_only="true")
     assert (refused.status, refused.code) == (409, "exists")
+
+
+def test_preconditions(http, client):
+    """A header that would keep what is there is not passed over."""
+    put(http, save({"x": np.zeros(3)}), {"If-None-Match": "*"}, prefix="m")
+    for headers, status in [({"If-None-Match": "*"}, 412), ({"If-None-Match": '"5"'}, 400),
+                            ({"If-Match": "*"}, 400), ({"If-Match": '"5"'}, 400)]:  # fmt: skip
+        refused = http.send("PUT", "/v1/bundle", save({"x": np.ones(3)}), headers, prefix="m")
+        assert refused.status == status and refused.code, refused.body
+    assert_stored(client, "m/", {"x": np.zeros(3)})
+
+
+def test_load_as_an_operation(http):
+    for refused in (http.op("load", prefix="m"),
+                    http.send("POST", "/v1/ops/load", save(model()),
+                              {"Content-Type": "application/octet-stream"})):  # fmt: skip
+        assert refused.status in (400, 415) and "PUT /v1/bundle" in refused.json["detail"]
 
 
 def test_void_elements(http, client):
@@ -273,8 +301,8 @@ def test_what_cannot_be_saved(http):
     assert http.get("/v1/bundle", format="gguf").status == 400
     put(http, npz_file({"c": np.ones(2, complex)}), prefix="m")
     refused = http.get("/v1/bundle", prefix="m")
-    assert (refused.status, refused.code) == (415, "unsupported")
-    assert "'c'" in refused.json["detail"] and "np" in refused.json["detail"]
+    assert (refused.status, refused.code) == (422, "bad_dtype")
+    assert "'c'" in refused.json["detail"] and "npz and npy" in refused.json["detail"]
     assert_same(read_npz(get(http, prefix="m", format="npz"))["c"], np.ones(2, complex))
     assert http.get("/v1/bundle", prefix="m", format="npz", metadata="{}").status == 415
     for metadata in ("", "[]", '{"a": 1}', '{"a": "b"} x', '{"a": "b", "a": "c"}', "{}\0"):

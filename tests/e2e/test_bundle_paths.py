@@ -145,6 +145,21 @@ def test_directories_by_environment_and_file(files, tmp_path):
             refused(client.request("load", {"path": "m.safetensors"}), "not_found")
 
 
+def test_directories_that_are_repeated(files, tmp_path):
+    """Each counts, on the command line and in the file; a stronger source replaces all of them."""
+    config = tmp_path / "config"
+    config.write_text(f"load-dir = {files}/in/deep\nload-dir = {files}/also:{files}/in\n")
+    both = ("--load-dir", f"{files}/also", f"--load-dir={files}/in")
+    for options in (both, ("--config", config), ("--config", config, *both)):
+        with Daemon(*SMALL, *options) as daemon, daemon.connect() as client:
+            load(client, path="x.npz", prefix="m")
+            load(client, path="m.safetensors", prefix="m")
+            if both[0] in options:
+                refused(client.request("load", {"path": "m 2.safetensors"}), "not_found")
+            else:
+                load(client, path="m 2.safetensors", prefix="m")
+
+
 @as_root
 def test_what_the_daemon_may_not_read(files, client):
     """As root it may read everything: that is said by the kernel, in its words."""
@@ -277,7 +292,7 @@ def test_errors_leave_nothing(daemon, client, out):
     load(client, npz_file({"c": np.ones(2, complex), "d": np.ones(3)}), prefix="m")
     load(client, save({"w": np.ones(3)}), prefix="v", requires_grad=True)
     (out / "x").write_bytes(b"what was there")
-    for fields, status in [({"prefix": "m"}, "unsupported"),
+    for fields, status in [({"prefix": "m"}, "bad_dtype"),
                            ({"prefix": "m", "format": "npy"}, "invalid"),
                            ({"prefix": "v", "format": "npz"}, "requires_grad"),
                            ({"prefix": "n"}, "not_found"),

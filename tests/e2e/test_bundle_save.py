@@ -91,7 +91,7 @@ def test_only_what_is_below_the_prefix(client):
 
 def test_what_is_refused(client):
     load(client, npz_file({"c": np.ones(2, complex)}), prefix="m")
-    refused(client.request("save", {"prefix": "m"}), "unsupported", text="'c'")
+    refused(client.request("save", {"prefix": "m"}), "bad_dtype", text="'c'")
     refused(client.request("save", {"prefix": "m", "format": "x"}), "invalid", text="npz")
     refused(client.request("save", {"prefix": "m", "tensors": "m/c"}), "invalid", text="one of")
     refused(client.request("save", {"prefix": "m", "format": "npz", "metadata": "{}"}),

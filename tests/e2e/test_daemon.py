@@ -94,6 +94,7 @@ def test_version():
     (["--max-names", "0"], "max-names"), (["--max-names", "1k"], "1k"),
     (["--max-names", "4294967296"], "4294967296"), (["--io-timeout-ms", "-5"], "-5"),
     (["--io-timeout-ms", "soon"], "soon"), (["--io-threads", "0"], "io-threads"),
+    (["--threads", "0"], "1 to 1024"), (["--threads", "1025"], "1 to 1024"),
     (["--socket-mode", "0999"], "0999"), (["--socket-mode", "7777"], "7777"),
     (["--socket-mode", "rw"], "rw"), (["--log-format", "xml"], "xml"),
     (["--no-socket", "--no-tcp", "--no-http"], "neither"),

@@ -11,11 +11,13 @@ import ml_dtypes
 import numpy as np
 import plain_client as plain
 import pytest
+from bundle_files import load
 from harness import (MIB, SMALL, Daemon, abort, client, daemon, eventually, get,  # noqa: F401
                      ok, put, refused, used)  # fmt: skip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_client import PlainClient
+from safetensors.numpy import save
 
 BLOCK = MIB
 INLINE = 256 << 10  # so much is computed at once, before the reply begins
@@ -58,9 +60,10 @@ def requests(draw):
     for size in [shape[d] for d in order][: draw(st.integers(0, len(shape)))]:
         first = draw(st.integers(0, size // 3))
         last = draw(st.none() | st.integers(size - size // 3, size))
-        part = slice(first, last, draw(st.integers(1, 3)))
+        step = draw(st.integers(1, 3))
         one = draw(st.integers(0, size - 1))
-        index.append(draw(st.sampled_from([slice(None), part, one])))
+        index.append(draw(st.sampled_from([slice(None), slice(first, last, step), one,
+                                           slice(last, first, -step)])))  # fmt: skip
     return shape, draw(names), order, index, draw(st.none() | names)
 
 
@@ -254,6 +257,8 @@ def test_no_copy_of_the_whole_is_in_memory():
                         "out_of_memory")  # fmt: skip
                 size = {"float16": 2, "float64": 8}.get(fields.get("dtype"), 4) * 10 * MIB
                 assert client.request("get", fields)[2] == bytes(size)
+            backwards = [slice(None), slice(None, None, -1)]
+            assert get(client, "x", index=backwards, dtype="float16") == bytes(20 * MIB)
             more = daemon.stats()["memory_peak_bytes"] - used
             assert BLOCK <= more <= BLOCK + BLOCK // 4, "one block"
 
@@ -299,6 +304,43 @@ def test_what_has_begun_is_not_refused_by_a_full_job_pool():
 
         run_all([fetch] * 8)
         assert len(done) >= 40
+
+
+def test_a_deadline_behind_a_large_reply():
+    """The job that makes a body goes on when its request is answered: nothing of it is sent."""
+    limits = ("--memory-limit", "512MiB", "--pool-limit", "0", "--threads", "1")
+    with Daemon(*limits) as daemon, daemon.connect() as client, daemon.connect() as other:
+        ok(client.request("zeros", {"shape": [96 * MIB], "dtype": "uint8", "output": "m/x"}))
+        first = start(client, "m/x")  # which nobody reads yet
+        late = client.send("save", {"prefix": "m", "format": "npz", "timeout_ms": 20})
+        behind = client.send("ping", {}, b"behind it")
+        eventually(lambda: daemon.stats()["errors"] > 0, "it is answered")
+        get(other, "m/x", dtype="int16", index=[slice(0, MIB)])  # the job's thread is through
+        assert client.wait(first)[2] == bytes(96 * MIB)
+        refused(client.wait(late), "deadline")
+        assert client.wait(behind)[2] == b"behind it"
+        assert client.request("ping", {}, b"nothing else came")[2] == b"nothing else came"
+
+
+def test_many_small_parts_leave_others_their_turn():
+    """Each is a send of its own; while they go out, others of the same loop are answered."""
+    file = save({f"t{i}": np.zeros(1, "f4") for i in range(60_000)})
+    with Daemon(*SMALL, "--io-threads", "1") as daemon:
+        with daemon.connect() as client, daemon.connect() as other:
+            load(client, file, prefix="m")
+            for _ in range(3):
+                length, over, pings = begun(client, client.send("save", {"prefix": "m"})), [], []
+
+                def ping():
+                    while not over:
+                        pings.append(other.request("ping", {}, b"x")[2])
+
+                thread = threading.Thread(target=ping)
+                thread.start()
+                body = client.receive_exactly(length)
+                over.append(True)
+                thread.join()
+                assert len(body) == length and len(pings) > 20
 
 
 @pytest.mark.threads
