@@ -5,8 +5,10 @@
 #include <string.h>
 
 /* Names that are looked for first; the room grows until all are there. */
-/* Names that are looked for first; the room grows until all are there. */
 #define SNAPSHOT_FIRST 512
+
+/* ---- which tensors -----------------------------------------------------------------------------
+ */
 
 static enum td_status want(struct op_call *call, const struct bundle_format *format,
                            const char *name, struct tensor *tensor)
