@@ -49,7 +49,7 @@ def strict():
 @contextlib.contextmanager
 def others_are_served(daemon, most_s=2.0):
     """Meanwhile another client works, and waits for no answer long."""
-    slowest, stop = [0.0], threading.Event()
+    slowest, served, stop = [0.0], threading.Event(), threading.Event()
 
     def work():
         with daemon.connect() as client:
@@ -57,6 +57,7 @@ def others_are_served(daemon, most_s=2.0):
                 begun = time.monotonic()
                 assert get(client, "big", timeout_ms=60000)[:1] == b"\0"
                 slowest[0] = max(slowest[0], time.monotonic() - begun)
+                served.set()
                 if stop.wait(0.05):
                     return
         raise AssertionError("never stopped")
@@ -72,6 +73,7 @@ def others_are_served(daemon, most_s=2.0):
     thread = threading.Thread(target=guarded)
     thread.start()
     try:
+        assert served.wait(60), failures  # so that its connection is one of those before
         yield
     finally:
         stop.set()
