@@ -31,7 +31,7 @@ jobs=$(nproc)
 . deploy/packages.sh
 
 ALL_STAGES="checks model compile unit python threads containers fuzz bench"
-declare -A LIMIT_S=([setup]=2400 [checks]=120 [model]=240 [compile]=600 [unit]=600 [python]=900
+declare -A LIMIT_S=([setup]=2400 [checks]=120 [model]=240 [compile]=600 [unit]=600 [python]=1080
   [threads]=480 [containers]=420 [fuzz]=300 [bench]=240)
 
 export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
