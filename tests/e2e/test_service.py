@@ -16,6 +16,7 @@ import plain_client as plain
 import pytest
 from harness import SMALL, START_S, Daemon, binary, environment, get, put
 from plain_client import PlainClient
+from ready import wait_until_ready
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 # Puts descriptors where a service manager would, 3 and following, and becomes the daemon.
@@ -44,7 +45,7 @@ class Activated(Daemon):
                 self.command, stdout=log, stderr=log, env=environment(**(env or {})),
                 pass_fds=[s.fileno() for _, s in sockets])  # fmt: skip
         try:
-            self._wait_until_ready()
+            wait_until_ready(self.process, self.log, START_S)
         except BaseException:
             self.kill()
             raise

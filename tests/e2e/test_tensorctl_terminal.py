@@ -415,9 +415,9 @@ def test_wait(ctl, client):
     generation = client.info("soon").generation
     assert ctl.json("wait", "soon")["generation"] == generation
     assert ctl.json("wait", "soon", "-g", generation - 1)["generation"] == generation
-    said = ctl.refuses("wait", "soon", "-g", generation, "--timeout", "50ms", code=7)
-    assert "not published anew within 50 ms" in said
-    assert "'never' was not published" in ctl.refuses("wait", "never", "--timeout", "1", code=7)
+    said = ctl.refuses("wait", "soon", "-g", generation, "--timeout", "300ms", code=7)
+    assert "not published anew within 300 ms" in said
+    assert "'never' was not published" in ctl.refuses("wait", "never", "--timeout", "300ms", code=7)
 
 
 def test_wait_is_interrupted(ctl, client):
