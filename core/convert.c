@@ -283,7 +283,7 @@ struct tile {
 #define TILE_ROWS_MAX 256
 #define TILE_COUNT_BYTES 256
 #define TILE_BYTES (TILE_ROWS_MAX * (TILE_COUNT_BYTES + LINE_BYTES))
-#define TILE_NARROW_BYTES 16384
+#define TILE_NARROW_BYTES 8192
 
 static struct tile tile_of(const struct work *work)
 {
