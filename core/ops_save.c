@@ -236,10 +236,8 @@ static enum td_status write_body(struct op_call *call, struct body *body)
     return TD_OK;
 }
 
-/* It gets its name in op_commit. */
-static enum td_status write_file(struct op_call *call, const struct bundle_format *format)
+static enum td_status fill_file(struct op_call *call, const struct bundle_format *format)
 {
-    TRY(file_create(call->engine->save_roots, call->in->path, &call->file));
     if (format->packed) {
         struct packing packing = {.call = call, .item = SIZE_MAX};
         TRY(pack(call, format, &packing));
@@ -249,6 +247,16 @@ static enum td_status write_file(struct op_call *call, const struct bundle_forma
         body_destroy(take(&call->body_made));
     }
     return file_sync(call->file);
+}
+
+/* It gets its name in op_commit; what could not be written goes at once, still in the job. */
+static enum td_status write_file(struct op_call *call, const struct bundle_format *format)
+{
+    TRY(file_create(call->engine->save_roots, call->in->path, &call->file));
+    enum td_status status = fill_file(call, format);
+    if (status != TD_OK)
+        file_destroy(take(&call->file));
+    return status;
 }
 
 static enum td_status format_asked(const struct op_call *call, const struct bundle_format **out)

@@ -1,5 +1,6 @@
 """Files of tensors for the tests of load and save, made by the libraries that others use."""
 
+import contextlib
 import io
 import json
 import struct
@@ -117,6 +118,15 @@ def assert_stored(client, prefix, arrays):
 def delete_all(client):
     for entry in all_names(client):
         ok(client.request("delete", {"input": entry["name"]}))
+
+
+@contextlib.contextmanager
+def emptied(daemon):
+    """A client of a daemon that others have left alone; nothing is named after it."""
+    daemon.quiet()
+    with daemon.connect() as connected:
+        yield connected
+        delete_all(connected)
 
 
 __all__ = ["save"] + [name for name in dir() if not name.startswith("_")]

@@ -13,7 +13,7 @@ from bundle_files import (
     assert_same,
     assert_stored,
     bomb,
-    delete_all,
+    emptied,
     every_dtype,
     load,
     model,
@@ -39,10 +39,8 @@ def daemon():
 
 @pytest.fixture
 def client(daemon):
-    daemon.quiet()
-    with daemon.connect() as connected:
+    with emptied(daemon) as connected:
         yield connected
-        delete_all(connected)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from bundle_files import (
     assert_same,
     assert_stored,
     bomb,
-    delete_all,
+    emptied,
     every_dtype,
     load,
     model,
@@ -40,10 +40,8 @@ def daemon():
 
 @pytest.fixture
 def client(daemon):
-    daemon.quiet()
-    with daemon.connect() as connected:
+    with emptied(daemon) as connected:
         yield connected
-        delete_all(connected)
 
 
 # ---- what is stored ------------------------------------------------------------------------------

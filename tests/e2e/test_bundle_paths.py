@@ -13,6 +13,7 @@ from bundle_files import (
     assert_same,
     assert_stored,
     delete_all,
+    emptied,
     load,
     model,
     npy_file,
@@ -41,10 +42,8 @@ def daemon(folder):
 
 @pytest.fixture
 def client(daemon):
-    daemon.quiet()
-    with daemon.connect() as connected:
+    with emptied(daemon) as connected:
         yield connected
-        delete_all(connected)
 
 
 @pytest.fixture(scope="module")

@@ -455,6 +455,16 @@ def test_save_into_files_that_take_a_part(client):
     assert np.array_equal(np.load(io.BytesIO(drop.data)), np.arange(1000))
 
 
+def test_save_into_a_pipe_that_does_not_wait_and_is_full(client):
+    """It takes nothing, and says None: that is no success."""
+    client["x"] = np.zeros(MIB)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with open(reading, "rb"), open(writing, "wb", buffering=0) as pipe:
+        with pytest.raises(BlockingIOError):
+            client.save(pipe, tensors=["x"], format="npy")
+
+
 @pytest.mark.parametrize("target", [b"x.npz", 5, None])
 def test_save_into_what_is_no_file(client, target):
     client["x"] = np.ones(3)

@@ -6,6 +6,7 @@ file's own pages, and into the file piece by piece.
 
 import contextlib
 import errno
+import io
 import json
 import mmap
 import os
@@ -243,6 +244,8 @@ def _write_all(file: Any, data: Any) -> None:
     left = memoryview(data)
     while left.nbytes:
         written = file.write(left)
+        if written is None and isinstance(file, io.RawIOBase):  # nothing, see io.RawIOBase.write
+            raise BlockingIOError(errno.EAGAIN, "the file takes no more without blocking")
         left = left[len(left) if written is None else written :]
 
 
