@@ -56,26 +56,28 @@ enum td_status op_copy_elements(const struct tensor *src, const struct layout *s
     return convert_on(to, arrived, &arrived->layout, dst, dst_layout, false);
 }
 
+static enum td_status copy_of(struct tensor *src, const struct layout *layout,
+                              struct account *payer, enum td_dtype dtype, struct device *device,
+                              bool saturate, struct tensor **out)
+{
+    _cleanup_(tensor_unrefp) struct tensor *copy = NULL;
+    struct dims shape = dims_of_layout(layout);
+    TRY(op_new_tensor(device, payer, dtype, &shape, false, &copy));
+    TRY(op_copy_elements(src, layout, copy, &copy->layout, saturate));
+    *out = take(&copy);
+    return TD_OK;
+}
+
 enum td_status op_copy_of(struct tensor *src, struct account *payer, enum td_dtype dtype,
                           struct device *device, bool saturate, struct tensor **out)
 {
-    _cleanup_(tensor_unrefp) struct tensor *copy = NULL;
-    struct dims shape = dims_of_layout(&src->layout);
-    TRY(op_new_tensor(device, payer, dtype, &shape, false, &copy));
-    TRY(op_copy_elements(src, &src->layout, copy, &copy->layout, saturate));
-    *out = take(&copy);
-    return TD_OK;
+    return copy_of(src, &src->layout, payer, dtype, device, saturate, out);
 }
 
 enum td_status op_copy_of_layout(struct tensor *src, const struct layout *layout,
                                  struct account *payer, struct tensor **out)
 {
-    _cleanup_(tensor_unrefp) struct tensor *copy = NULL;
-    struct dims shape = dims_of_layout(layout);
-    TRY(op_new_tensor(src->storage->device, payer, layout->dtype, &shape, false, &copy));
-    TRY(op_copy_elements(src, layout, copy, &copy->layout, false));
-    *out = take(&copy);
-    return TD_OK;
+    return copy_of(src, layout, payer, layout->dtype, src->storage->device, false, out);
 }
 
 enum td_status op_host_contiguous(struct op_call *call, struct tensor *src, enum td_dtype dtype,
