@@ -9,10 +9,9 @@ import numpy as np
 import plain_client as plain
 import pytest
 from harness import client, daemon, local  # noqa: F401
-from harness import MIB, SMALL, Daemon, Mapping, all_names, get, ok, put, refused
+from harness import MIB, SMALL, Daemon, Mapping, all_names, eventually, get, ok, put, refused
 from http_client import Http
 
-PATIENCE_S = 20  # until what must come has come, on a slow machine
 SOON_MS = 250
 SOON_S = (SOON_MS - 1) / 1000  # the daemon counts whole milliseconds
 LATE_MS = 600_000
@@ -29,13 +28,6 @@ def http(daemon):
 def by_name():
     """A name of the test's own, so that what it leaves expires by itself."""
     return f"expiry/{time.monotonic_ns()}"
-
-
-def until(condition, what):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"after {PATIENCE_S} s not yet: {what}"
-        time.sleep(0.01)
 
 
 def is_gone(client, name):
@@ -55,7 +47,7 @@ def test_gone_when_its_time_is_over(client, by_name):
     status, fields, _, _ = client.request("info", {"input": by_name})
     if status == "ok":
         assert 0 < fields["ttl_ms"] <= SOON_MS
-    until(lambda: is_gone(client, by_name), "the name is gone")
+    eventually(lambda: is_gone(client, by_name), "the name is gone")
     assert time.monotonic() - begin >= SOON_S
     for op in ("get", "map", "touch", "delete", "expire", "print"):
         refused(client.request(op, {"input": by_name}), "not_found", text=by_name)
@@ -85,7 +77,7 @@ def test_expire_sets_the_time_and_takes_it_back(client, by_name):
     assert "ttl_ms" not in stays
     assert "ttl_ms" not in ok(client.request("info", {"input": by_name}))
     ok(client.request("expire", {"input": by_name, "ttl_ms": 1}))
-    until(lambda: is_gone(client, by_name), "the name is gone")
+    eventually(lambda: is_gone(client, by_name), "the name is gone")
     object_id = ok(zeros(client))["id"]
     refused(client.request("expire", {"input": f"@{object_id}", "ttl_ms": 1}), "invalid")
 
@@ -108,7 +100,7 @@ def test_an_expired_name_is_free(client, by_name):
     taken = {"output": by_name, "create_only": True}
     status = zeros(client, **taken)[0]
     assert status == "exists" or is_gone(client, by_name)
-    until(lambda: zeros(client, **taken)[0] == "ok", "the name is free")
+    eventually(lambda: zeros(client, **taken)[0] == "ok", "the name is free")
     second = ok(client.request("info", {"input": by_name}))
     assert second["generation"] > first["generation"] and "ttl_ms" not in second
     refused(zeros(client, output=by_name, if_generation=first["generation"]), "precondition")
@@ -130,7 +122,7 @@ def test_who_maps_it_keeps_it(local, by_name):
     data = bytes(range(256)) * 1024
     put(local, by_name, data, ttl_ms=SOON_MS)
     mapping = Mapping(local, by_name)
-    until(lambda: is_gone(local, by_name), "the name is gone")
+    eventually(lambda: is_gone(local, by_name), "the name is gone")
     assert mapping.view[:] == data
     mapping.close()
     ok(local.request("release", {"lease": mapping.reply["lease"]}))
@@ -152,7 +144,7 @@ def test_what_nobody_asks_for_is_removed(options):
             stats = daemon.stats()
             return all(stats[key] == before[key] for key in counted)
 
-        until(all_back, "memory and names are given back")
+        eventually(all_back, "memory and names are given back")
         assert [entry["name"] for entry in all_names(client)] == ["stays"]
         removed = daemon.stats()["revision"] - before["revision"]
         assert removed == 2 * 608
@@ -179,7 +171,7 @@ def test_many_names_expire_while_others_work(daemon, by_name):
                 assert status != "ok" or now < latest + 0.002, "it is still there"
                 assert status == "ok" or after > earliest - 0.002, "it is gone too early"
         assert get(other, by_name + "/stays") == b"x"
-        until(lambda: len(all_names(other, prefix=by_name)) == 1, "only one stays")
+        eventually(lambda: len(all_names(other, prefix=by_name)) == 1, "only one stays")
         ok(other.request("delete", {"input": by_name + "/stays"}))
 
 
@@ -190,7 +182,7 @@ def test_ttl_of_a_put(http, by_name):
     begin = time.monotonic()
     made = http.put(by_name, np.arange(4), ttl=f"{SOON_MS}ms")
     assert made.status == 201 and made.json["ttl_ms"] == SOON_MS
-    until(lambda: http.tensor(by_name).status == 404, "the name is gone")
+    eventually(lambda: http.tensor(by_name).status == 404, "the name is gone")
     assert time.monotonic() - begin >= SOON_S
     assert http.put(by_name, np.arange(4), {"If-None-Match": "*"}, ttl="10m").status == 201
     replaced = http.put(by_name, np.arange(4))
@@ -259,7 +251,7 @@ def test_operations_and_documents(http, by_name):
     results = http.send("POST", "/v1/batch", json.dumps({"operations": batch}),
                         {"Content-Type": "application/json"}).json["results"]  # fmt: skip
     assert [result.get("ttl_ms") for result in results] == [LATE_MS, None, 1]
-    until(lambda: http.tensor(by_name + "/c").status == 404, "the copy is gone")
+    eventually(lambda: http.tensor(by_name + "/c").status == 404, "the copy is gone")
     http.send("DELETE", f"/v1/tensors/{by_name}")
 
 
@@ -302,7 +294,7 @@ def test_ttl_in_python(daemon, by_name):
         assert 540 < c.ttl(late) <= 600
         assert x.mode == "mutable" and x.tolist() == [[0, 1, 2], [3, 4, 5]]
         x.save(short, ttl=SOON_MS / 1000)
-        until(lambda: short not in c, "the name is gone")
+        eventually(lambda: short not in c, "the name is gone")
         with pytest.raises(tensord.NotFound):
             c.expire(short, 1)
         with pytest.raises(tensord.Exists):

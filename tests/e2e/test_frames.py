@@ -5,8 +5,8 @@ import time
 
 import plain_client as plain
 import pytest
-from harness import (MIB, SMALL, Daemon, all_names, client, daemon, get, local,  # noqa: F401
-                     make_memfd, ok, put, refused)  # fmt: skip
+from harness import (MIB, SMALL, Daemon, all_names, client, daemon, eventually,  # noqa: F401
+                     get, local, make_memfd, ok, put, refused)  # fmt: skip
 from plain_client import PlainClient
 
 # On both sides of what is made in the heap, made in a job, and read in several parts.
@@ -244,16 +244,9 @@ def test_a_session_ends_with_its_last_connection(daemon):
         now = daemon.stats()
         assert now["objects"] - before["objects"] == 5 and now["leases"] - before["leases"] == 5
         client.close()
-        wait_for(lambda: daemon.stats()["connections"] == before["connections"] - 1)
+        eventually(lambda: daemon.stats()["connections"] == before["connections"] - 1, "it left")
         assert daemon.stats()["objects"] - before["objects"] == 5
         other.close()
-
-
-def wait_for(condition, seconds=5):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.01)
 
 
 # ---- deadlines ---------------------------------------------------------------------------------
@@ -286,7 +279,10 @@ def test_a_deadline_in_the_queue(daemon):
 def test_a_deadline_of_a_body_whose_memory_is_not_made_yet():
     with Daemon(*SMALL, "--threads", "1") as daemon, daemon.unchanged(), \
             daemon.connect(timeout=30) as client:  # fmt: skip
+        before = daemon.stats()["memory_used_bytes"]
         busy = [client.send("randn", LONG) for _ in range(3)]
+        # Memory for bodies goes ahead of what has not begun: the one thread must be at work.
+        eventually(lambda: daemon.stats()["memory_used_bytes"] >= before + MIB, "one has begun")
         fields = {"output": "late", "dtype": "uint8", "shape": [MIB], "timeout_ms": 1}
         late = client.send("put", fields, bytes(MIB))
         refused(client.wait(late), "deadline")

@@ -5,13 +5,12 @@ import re
 import time
 
 import pytest
-from harness import SMALL, Daemon, put
+from harness import SMALL, Daemon, eventually, put
 from http_client import Http
 
 TTL_S = 1
 MAX = 4
 KEY = "0123456789abcdef" * 2
-PATIENCE_S = 20
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +31,6 @@ def nothing_is_left(daemon):
 
 
 told = []  # keys, by the daemon
-
-
-def until(condition):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def ask(daemon, method, target, value=None, **headers):
@@ -128,7 +120,7 @@ def test_keys_of_nobody(daemon):
 def test_ends_when_it_is_not_used(daemon):
     made = zeros(daemon)
     assert daemon.stats()["objects"] == 1
-    until(lambda: daemon.stats()["sessions"] == 1)
+    eventually(lambda: daemon.stats()["sessions"] == 1, "one is left")
     assert daemon.stats()["objects"] == 0
     answer = zeros(daemon, tensord_session=made.key)
     assert answer.status == 404 and "has ended" in answer.json["detail"]
@@ -169,7 +161,7 @@ def test_there_are_only_so_many(daemon):
     assert zeros(daemon, tensord_session=keys[0]).status == 200
     assert ask(daemon, "DELETE", "/v1/session", tensord_session=keys[1]).status == 204
     assert zeros(daemon).status == 200
-    until(lambda: daemon.stats()["sessions"] == 1)
+    eventually(lambda: daemon.stats()["sessions"] == 1, "one is left")
     assert zeros(daemon).status == 200
 
 

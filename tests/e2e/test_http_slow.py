@@ -11,7 +11,7 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
-from harness import MIB, SMALL, Daemon, ok, put
+from harness import MIB, SMALL, Daemon, eventually, ok, put
 
 HEADER_S, IDLE_S, MIN_RATE = 2, 4, 65536
 SLOW = ("--header-timeout-ms", HEADER_S * 1000, "--idle-timeout-ms", IDLE_S * 1000,
@@ -76,17 +76,10 @@ def rows(daemon):
     return [r for r in lines if r[1].endswith(f":{port:04X}") and r[3] != "0A" and r[9] != "0"]
 
 
-def until(condition, what):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 @pytest.fixture(autouse=True)
 def nobody_is_connected(daemon):
     yield
-    until(lambda: descriptors(daemon) == daemon.alone, "connections that stay open")
+    eventually(lambda: descriptors(daemon) == daemon.alone, "all are closed")
 
 
 class Slow:
@@ -198,7 +191,7 @@ def test_who_does_not_read_is_cut(daemon, local):
         assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
         ok(local.request("delete", {"input": "big"}))
         assert daemon.stats()["memory_used_bytes"] >= 64 * MIB
-        until(lambda: not rows(daemon), "still connected")
+        eventually(lambda: not rows(daemon), "they are cut")
         assert time.monotonic() - begin > HEADER_S - 0.1
         with pytest.raises(ConnectionResetError):
             while connection.recv(MIB):
@@ -228,7 +221,7 @@ def test_who_asks_without_reading_is_cut(daemon):
         with contextlib.suppress(OSError), pytest.raises(OSError):
             for _ in range(1000):
                 connection.sendall(request)
-        until(lambda: not rows(daemon), "still connected")
+        eventually(lambda: not rows(daemon), "they are cut")
 
 
 def test_a_listener_that_does_not_read_is_cut(daemon, local):
@@ -242,7 +235,7 @@ def test_a_listener_that_does_not_read_is_cut(daemon, local):
             put(local, LONG_NAME, b"1")
             with contextlib.suppress(BlockingIOError):
                 heard += keen.recv(65536)
-        until(lambda: len(rows(daemon)) == 1, "still connected")
+        eventually(lambda: len(rows(daemon)) == 1, "they are cut")
         last = put(local, "last", b"1")["generation"]
         keen.settimeout(PATIENCE_S)
         while b'{"name":"last","revision":%d}' % last not in heard:
@@ -297,7 +290,7 @@ def test_others_are_served(daemon, local):
             served += 1
             longest = max(longest, time.monotonic() - asked)
         assert served >= 20 and longest < 4, (served, longest)  # they were thousands, in 10 ms
-        until(lambda: len(rows(daemon)) <= 1, "connections that are not cut")
+        eventually(lambda: len(rows(daemon)) <= 1, "they are cut")
         ended = {key.fileobj for key, _ in selector.select(0)}
         assert len(ended) == 1000 and all(c.recv(1) == b"" for c in idle)
     assert local.request("info", {"input": "slow"})[0] == "not_found"
@@ -355,7 +348,7 @@ def test_connections_of_an_address():
         assert served() is None and served() is None
         assert served("127.0.0.2")
         first[0].close()
-        until(lambda: len(rows(daemon)) == 4, "still open")
+        eventually(lambda: len(rows(daemon)) == 4, "the others are cut")
         assert served()
         assert served() is None
 
@@ -364,7 +357,7 @@ def test_who_vanishes_is_noticed(daemon):
     """The kernel asks now and then whether a silent client is still there."""
     with dial(daemon) as connection:
         connection.sendall(head("/v1/tensors/never?wait=1h"))
-        until(lambda: rows(daemon), "not connected")
-        until(lambda: [row[5][:2] for row in rows(daemon)] == ["02"], "no keep-alive timer")
+        eventually(lambda: rows(daemon), "it is connected")
+        eventually(lambda: [row[5][:2] for row in rows(daemon)] == ["02"], "a timer runs")
         linger = struct.pack("ii", 1, 0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

@@ -17,6 +17,7 @@ import time
 
 import numpy as np
 import pytest
+from harness import eventually
 from test_tensorctl import PATIENCE_S, binary, ctl, environment  # noqa: F401
 
 from conftest import Daemon
@@ -260,13 +261,6 @@ def test_no_progress_where_nobody_looks(ctl, daemon, client, tmp_path):
 # ---- interruptions -------------------------------------------------------------------------------
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_an_interrupt_wipes_the_progress(ctl, daemon, client, tmp_path):
     np.save(tmp_path / "x.npy", np.ones(6 * MIB, np.uint8))
     with SlowWay(daemon.tcp_url, 4 * MIB) as way:
@@ -284,7 +278,7 @@ def test_an_interrupted_get_leaves_no_file(ctl, daemon, client, tmp_path, number
     with SlowWay(daemon.tcp_url, 8 * MIB) as way:
         process = subprocess.Popen([binary(), "get", "x", "-o", tmp_path / "x.npy"],
                                    env=environment(way.url), stderr=subprocess.PIPE)  # fmt: skip
-        wait_for(lambda: len(os.listdir(tmp_path)) == 2)
+        eventually(lambda: len(os.listdir(tmp_path)) == 2, "a part of the file")
         process.send_signal(number)
         said = process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == 128 + number and said == b""
