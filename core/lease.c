@@ -19,12 +19,22 @@ static int id_compare(const struct lease *a, const struct lease *b)
 RB_HEAD(lease_tree, lease);
 RB_GENERATE_INTERNAL(lease_tree, lease, by_id, id_compare, __attribute__((unused)) static)
 
+static int due_compare(const struct lease *a, const struct lease *b)
+{
+    if (a->expires_ms != b->expires_ms)
+        return a->expires_ms < b->expires_ms ? -1 : 1;
+    return id_compare(a, b);
+}
+
+RB_HEAD(lease_due, lease);
+RB_GENERATE_INTERNAL(lease_due, lease, by_due, due_compare, __attribute__((unused)) static)
+
 struct lease_table {
     struct ledger *ledger;
     pthread_mutex_t lock;
     struct lease_tree leases;
+    struct lease_due due; /* of them, those that have an expires_ms */
     uint64_t last_id, count;
-    uint64_t expiring; /* of them, those that have an expires_ms */
 };
 
 enum td_status lease_table_create(struct ledger *ledger, struct lease_table **out)
@@ -35,6 +45,7 @@ enum td_status lease_table_create(struct ledger *ledger, struct lease_table **ou
     table->ledger = ledger;
     pthread_mutex_init(&table->lock, NULL);
     RB_INIT(&table->leases);
+    RB_INIT(&table->due);
     *out = table;
     return TD_OK;
 }
@@ -93,8 +104,9 @@ static enum td_status begin_locked(struct lease_table *table, struct lease_owner
     owner->first = lease;
     owner->count++;
     table->count++;
-    table->expiring += lease->expires_ms != 0;
     RB_INSERT(lease_tree, &table->leases, lease);
+    if (lease->expires_ms)
+        RB_INSERT(lease_due, &table->due, lease);
     return TD_OK;
 }
 
@@ -129,12 +141,13 @@ enum td_status lease_begin(struct lease_table *table, struct lease_owner *owner,
 static void remove_locked(struct lease_table *table, struct lease *lease)
 {
     RB_REMOVE(lease_tree, &table->leases, lease);
+    if (lease->expires_ms)
+        RB_REMOVE(lease_due, &table->due, lease);
     *lease->link = lease->next;
     if (lease->next)
         lease->next->link = lease->link;
     lease->owner->count--;
     table->count--;
-    table->expiring -= lease->expires_ms != 0;
 }
 
 /* After it has left the table; the owner may be gone by now. */
@@ -209,25 +222,25 @@ uint64_t lease_end_all(struct lease_table *table, struct lease_owner *owner)
     }
 }
 
+static struct lease *take_due(struct lease_table *table, uint64_t now_ms)
+{
+    pthread_mutex_lock(&table->lock);
+    struct lease *lease = RB_MIN(lease_due, &table->due);
+    if (lease && lease->expires_ms > now_ms)
+        lease = NULL;
+    if (lease) {
+        remove_locked(table, lease);
+        lease->cut = true;
+    }
+    pthread_mutex_unlock(&table->lock);
+    return lease;
+}
+
 void lease_expire(struct lease_table *table, uint64_t now_ms)
 {
-    struct lease *lease, *due = NULL;
-    pthread_mutex_lock(&table->lock);
-    if (table->expiring)
-        for (struct lease *at = RB_MIN(lease_tree, &table->leases); at; at = lease) {
-            lease = RB_NEXT(lease_tree, &table->leases, at);
-            if (!at->expires_ms || at->expires_ms > now_ms)
-                continue;
-            remove_locked(table, at);
-            at->cut = true;
-            at->next = due;
-            due = at;
-        }
-    pthread_mutex_unlock(&table->lock);
-    for (; due; due = lease) {
-        lease = due->next;
-        lease_end(table, due);
-    }
+    struct lease *lease;
+    while ((lease = take_due(table, now_ms)))
+        lease_end(table, lease);
 }
 
 static void describe_locked(const struct lease *lease, uint64_t now_ms, struct lease_entry *out)

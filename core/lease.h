@@ -47,7 +47,7 @@ struct lease {
     enum lease_kind kind;
     struct storage *storage;          /* a reference, or NULL */
     uint64_t bytes;                   /* for the list */
-    uint64_t expires_ms;              /* of lease_now; 0: never */
+    uint64_t expires_ms;              /* of lease_now; 0: never; stays as it was at lease_begin */
     void (*end)(struct lease *lease); /* lets go of what it stands for, and frees it */
 
     /* The table's. */
@@ -57,7 +57,7 @@ struct lease {
     bool cut;                /* for `end`: its memory may still be in use, for nobody has given it
                                 back, or who did has said so */
     uint64_t since_ms;
-    RB_ENTRY(lease) by_id;
+    RB_ENTRY(lease) by_id, by_due;
     struct lease *next, **link; /* of the owner's */
 };
 

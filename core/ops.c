@@ -75,7 +75,8 @@ static enum td_status begin_body(struct op_call *call)
     const struct fields *in = call->in;
     if (call->fd >= 0 && call->body_length)
         return fail(TD_INVALID, "a descriptor and a body came together; send one of them");
-    if (call->fd >= 0)
+    call->has_body = call->fd < 0;
+    if (!call->has_body)
         return TD_OK;
     bool strided = call->op == OP_put && FIELDS_HAS(in, strides);
     if ((FIELDS_HAS(in, strides) && !strided) || FIELDS_HAS(in, offset_bytes))
@@ -139,6 +140,40 @@ static enum td_status begin_get(struct op_call *call)
     return layout_index(&call->input->layout, &call->in->index, &call->layout);
 }
 
+/* The input's name and its slice, whatever tensor holds the elements. */
+static enum td_status commit_get(struct op_call *call)
+{
+    if (call->input_generation)
+        op_describe_name(&call->out, call->in->input, call->input_generation, call->input_ttl_ms);
+    tensor_describe(call->result, &call->out);
+    op_describe_read(call, &call->out);
+    return TD_OK;
+}
+
+static bool is_always_long(const struct op_call *call)
+{
+    (void)call;
+    return true;
+}
+
+/* What an operation does in its own way besides running; NULL: as the others do. */
+struct op_hooks {
+    enum td_status (*begin_body)(struct op_call *call); /* refuses it before it comes */
+    enum td_status (*begin)(struct op_call *call);      /* after its names are resolved */
+    enum td_status (*commit)(struct op_call *call);
+    bool (*is_long)(const struct op_call *call);
+};
+
+static const struct op_hooks hooks[OP_END] = {
+    [OP_get] = {.begin = begin_get, .commit = commit_get},
+    [OP_allocate] = {.is_long = op_allocate_is_long},
+    /* A small archive may hold very much. */
+    [OP_load] = {.begin_body = op_begin_load, .commit = op_commit_load, .is_long = is_always_long},
+    [OP_save] = {.commit = op_commit_save, .is_long = is_always_long},
+    [OP_queue_delete] = {.is_long = op_queue_is_long},
+    [OP_queue_drain] = {.is_long = op_queue_is_long},
+};
+
 enum td_status op_begin(struct op_call *call)
 {
     const struct fields *in = call->in;
@@ -150,18 +185,16 @@ enum td_status op_begin(struct op_call *call)
         return fail(TD_INVALID, "%s takes no descriptor", op_infos[call->op].name);
     struct text device = FIELDS_HAS(in, device) ? in->device : text_of("cpu");
     TRY(devices_find(&call->engine->devices, device.data, device.length, &call->device));
-    if (call->op == OP_load)
-        TRY(op_begin_load(call));
-    else if (traits & OP_BODY_IN)
-        TRY(begin_body(call));
+    const struct op_hooks *own = &hooks[call->op];
+    if (traits & OP_BODY_IN)
+        TRY(own->begin_body ? own->begin_body(call) : begin_body(call));
     TRY(begin_names(call));
-    return call->op == OP_get ? begin_get(call) : TD_OK;
+    return own->begin ? own->begin(call) : TD_OK;
 }
 
 enum td_status op_receive(struct op_call *call)
 {
-    bool elsewhere = call->fd >= 0 || (call->op == OP_load && FIELDS_HAS(call->in, path));
-    if (!(op_infos[call->op].traits & OP_BODY_IN) || elsewhere)
+    if (!call->has_body)
         return TD_OK;
     return storage_create(call->device, call->account, call->body_length, false, &call->body_in);
 }
@@ -171,123 +204,10 @@ bool op_receive_is_long(const struct op_call *call)
     return call->body_length > OP_INLINE_BYTES;
 }
 
-static uint64_t saturating(uint64_t a, uint64_t factor)
-{
-    uint64_t product;
-    return __builtin_mul_overflow(a, factor, &product) ? UINT64_MAX : product;
-}
-
-/* The elements that a creating operation makes, 0 if its shape is none. */
-static uint64_t made_elements(const struct op_call *call)
-{
-    const struct fields *in = call->in;
-    struct layout made;
-    if (!FIELDS_HAS(in, shape) || call->input ||
-        layout_contiguous(TD_BOOL, &in->shape, &made) != TD_OK)
-        return 0;
-    uint64_t elements = (uint64_t)made.elements;
-    return call->op == OP_eye && made.rank == 1 ? saturating(elements, elements) : elements;
-}
-
-/* Bytes, or their like, for each element: random and printed numbers take far more than a copy. */
-static uint64_t element_cost(const struct op_call *call)
-{
-    const struct fields *in = call->in;
-    size_t size = FIELDS_HAS(in, dtype) ? dtype_infos[in->dtype].size_bytes : 1;
-    if (call->input && dtype_infos[call->input->layout.dtype].size_bytes > size)
-        size = dtype_infos[call->input->layout.dtype].size_bytes;
-    switch (call->op) {
-    case OP_rand:
-    case OP_randn:
-    case OP_randint:
-        return 16 + size;
-    case OP_print:
-        return 64;
-    default:
-        return size < 8 && !FIELDS_HAS(in, dtype) ? 8 : size;
-    }
-}
-
-/* What is looked at of the input. */
-static const struct layout *read_layout(const struct op_call *call)
-{
-    return call->op == OP_get ? &call->layout : &call->input->layout;
-}
-
-/* Whether mapping the input is only a matter of passing a descriptor. */
-static bool maps_at_once(const struct op_call *call)
-{
-    const struct storage *storage = call->input->storage;
-    bool small_frozen = storage_mode_of(storage) == STORAGE_FROZEN && storage->memory.fd < 0;
-    return call->local && !small_frozen &&
-           (atomic_load(&storage->memory.sealed) || storage->size_bytes <= OP_INLINE_BYTES);
-}
-
-/* Whether an operation that may copy has nothing to copy: its result is the input's own memory. */
-static bool copies_nothing(const struct op_call *call)
-{
-    const struct fields *in = call->in;
-    const struct tensor *input = call->input, *like = call->other ? call->other : input;
-    if (!input)
-        return false;
-    bool on_cpu = device_is_cpu(input->storage->device);
-    bool in_order = layout_is_contiguous(read_layout(call));
-    enum td_dtype dtype = FIELDS_HAS(in, dtype) ? in->dtype : like->layout.dtype;
-    switch (call->op) {
-    case OP_get:
-        return on_cpu && in_order && dtype == input->layout.dtype;
-    case OP_map:
-    case OP_numpy:
-        return on_cpu && (call->local ? maps_at_once(call) : in_order);
-    case OP_contiguous:
-        return in_order;
-    case OP_reshape: /* at worst a view is made in the job pool */
-        return in_order;
-    case OP_slice:
-    case OP_getitem:
-        return !index_steps_back(&in->index);
-    case OP_cpu:
-        return on_cpu;
-    case OP_to:
-    case OP_type:
-    case OP_as_tensor:
-        return dtype == input->layout.dtype && !(FIELDS_HAS(in, copy) && in->copy) &&
-               (FIELDS_HAS(in, device) ? call->device : like->storage->device) ==
-                   input->storage->device;
-    default:
-        return false;
-    }
-}
-
-uint64_t op_cost_bytes(const struct op_call *call)
-{
-    unsigned traits = op_infos[call->op].traits;
-    if (!(traits & OP_BYTES) || copies_nothing(call))
-        return 0;
-    if (FIELDS_HAS(call->in, end)) /* arange: not known before its arithmetic is done */
-        return OP_INLINE_BYTES + 1;
-    uint64_t elements = made_elements(call);
-    if (call->input)
-        elements += (uint64_t)read_layout(call)->elements;
-    if (call->other)
-        elements += (uint64_t)call->other->layout.elements;
-    uint64_t bytes = saturating(elements, element_cost(call));
-    /* An in-place operation may wait for another one on the same storage, however small its view.
-     */
-    if ((traits & OP_IN_PLACE) && bytes < call->input->storage->size_bytes)
-        return call->input->storage->size_bytes;
-    return bytes;
-}
-
 bool op_run_is_long(const struct op_call *call)
 {
-    if (call->op == OP_allocate && FIELDS_HAS(call->in, queue) && op_segment_is_ready(call))
-        return false;
-    if (call->op == OP_queue_delete || call->op == OP_queue_drain)
-        return op_queue_is_long(call);
-    if (call->op == OP_load || call->op == OP_save) /* a small archive may hold very much */
-        return true;
-    return op_cost_bytes(call) > OP_INLINE_BYTES;
+    const struct op_hooks *own = &hooks[call->op];
+    return own->is_long ? own->is_long(call) : op_cost_bytes(call) > OP_INLINE_BYTES;
 }
 
 static enum td_status of_the_connection(const struct op_call *call)
@@ -423,20 +343,15 @@ static enum td_status commit_made(struct op_call *call)
 enum td_status op_commit(struct op_call *call)
 {
     struct fields *out = &call->out;
-    if (call->op == OP_load)
-        return op_commit_load(call);
-    if (call->file)
-        return file_publish(call->file);
+    if (hooks[call->op].commit)
+        return hooks[call->op].commit(call);
     if (!call->result)
         return TD_OK;
     if (op_infos[call->op].traits & OP_MAKES)
         TRY(commit_made(call));
-    bool of_input = call->result == call->input || call->op == OP_get;
-    if (!FIELDS_HAS(out, name) && call->input_generation && of_input)
+    if (!FIELDS_HAS(out, name) && call->input_generation && call->result == call->input)
         op_describe_name(out, call->in->input, call->input_generation, call->input_ttl_ms);
     tensor_describe(call->result, out);
-    if (call->op == OP_get)
-        op_describe_read(call, out);
     return TD_OK;
 }
 

@@ -68,6 +68,7 @@ struct op_call {
     uint64_t input_generation; /* of the input's name, 0 for an object */
     uint64_t input_ttl_ms;     /* that the input's name had left; 0: it stays */
     struct device *device;     /* the field's, or the cpu */
+    bool has_body;             /* body_in is wanted, of body_length */
     struct tensor *result;     /* what the reply describes */
     char *text;                /* malloc'd, that out.text points into */
     size_t text_charged;       /* of it in the ledger */

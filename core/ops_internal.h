@@ -81,9 +81,10 @@ NODISCARD enum td_status op_check_expanded(const struct op_call *call, const str
 /* The tensor itself if it is C-contiguous on the cpu with that dtype, else a copy that is. */
 NODISCARD enum td_status op_host_contiguous(struct op_call *call, struct tensor *src,
                                             enum td_dtype dtype, struct tensor **out);
-/* load: what can be refused before its body comes; and op_commit. */
-NODISCARD enum td_status op_begin_load(const struct op_call *call);
+/* load: what can be refused before its body comes; and op_commit of load and save. */
+NODISCARD enum td_status op_begin_load(struct op_call *call);
 NODISCARD enum td_status op_commit_load(struct op_call *call);
+NODISCARD enum td_status op_commit_save(struct op_call *call);
 /* call->layout of the input as the result, for `get`: it may lie backwards, as no tensor may that
  * is kept. */
 NODISCARD enum td_status op_result_to_read(struct op_call *call);
@@ -92,8 +93,8 @@ NODISCARD enum td_status op_result_view(struct op_call *call, const struct layou
                                         const char *grad_fn);
 /* allocate, for the queue that the request names: a segment of the session's ring. */
 NODISCARD enum td_status op_allocate_for_queue(struct op_call *call);
-/* Whether that has nothing to make. */
-bool op_segment_is_ready(const struct op_call *call);
+/* Not with a segment that is ready. */
+bool op_allocate_is_long(const struct op_call *call);
 /* Whether the queue has so many items that letting them go holds up a thread. */
 bool op_queue_is_long(const struct op_call *call);
 struct dims dims_of_layout(const struct layout *layout);

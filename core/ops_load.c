@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum td_status op_begin_load(const struct op_call *call)
+enum td_status op_begin_load(struct op_call *call)
 {
     bool path = FIELDS_HAS(call->in, path);
     const struct bundle_format *format;
@@ -20,6 +20,7 @@ enum td_status op_begin_load(const struct op_call *call)
     const struct text *prefix = FIELDS_HAS(call->in, prefix) ? &call->in->prefix : NULL;
     if (prefix && memchr(prefix->data, '\0', prefix->length))
         return fail(TD_INVALID, "the prefix has a NUL, which no name has");
+    call->has_body = !path;
     if (FIELDS_HAS(call->in, format))
         return bundle_format_find(call->engine->formats, call->in->format, &format);
     return TD_OK;

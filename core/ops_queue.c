@@ -411,7 +411,8 @@ static void forget_segment(struct op_call *call)
     ring_forget(call->ring, &call->waiter, call->given_up);
 }
 
-bool op_segment_is_ready(const struct op_call *call)
+/* Or will never be. */
+static bool segment_is_ready(const struct op_call *call)
 {
     _cleanup_(queue_unrefp) struct queue *queue = NULL;
     _cleanup_(ring_unrefp) struct ring *ring = call->ring ? ring_ref(call->ring) : NULL;
@@ -426,6 +427,12 @@ bool op_segment_is_ready(const struct op_call *call)
     if (!ring)
         ring = queue_ring_there(queue, call->session);
     return ring && ring_is_ready(ring, (uint64_t)layout_nbytes(&layout));
+}
+
+bool op_allocate_is_long(const struct op_call *call)
+{
+    bool ready = FIELDS_HAS(call->in, queue) && segment_is_ready(call);
+    return !ready && op_cost_bytes(call) > OP_INLINE_BYTES;
 }
 
 /* A tensor over the segment is the session's, until it is put. */

@@ -299,3 +299,8 @@ enum td_status op_run_save(struct op_call *call)
         return write_file(call, format);
     return format->packed ? make_packed(call, format) : make_plain(call, format);
 }
+
+enum td_status op_commit_save(struct op_call *call)
+{
+    return call->file ? file_publish(call->file) : TD_OK;
+}

@@ -129,17 +129,22 @@ static void test_what_expires(void **state)
     (void)state;
     uint64_t now = lease_now();
     struct lease *soon = new_lease(LEASE_READ), *later = new_lease(LEASE_READ);
+    struct lease *given_back = new_lease(LEASE_READ);
     begin(&owner, LEASE_READ);
     soon->expires_ms = now + 10;
+    given_back->expires_ms = now + 5;
     later->expires_ms = now + 20;
-    assert_ok(lease_begin(table, &owner, soon, &last_id));
     assert_ok(lease_begin(table, &owner, later, &last_id));
-    lease_expire(table, now + 9);
-    assert_int_equal(ended, 0);
-    lease_expire(table, now + 10);
+    assert_ok(lease_begin(table, &owner, given_back, &last_id));
+    assert_ok(lease_release(table, &owner, last_id));
     assert_int_equal(ended, 1);
-    lease_expire(table, now + 1000000);
+    assert_ok(lease_begin(table, &owner, soon, &last_id));
+    lease_expire(table, now + 9);
+    assert_int_equal(ended, 1);
+    lease_expire(table, now + 10);
     assert_int_equal(ended, 2);
+    lease_expire(table, now + 1000000);
+    assert_int_equal(ended, 3);
     assert_int_equal(lease_owner_count(table, &owner), 1); /* that has no such time */
 }
 
