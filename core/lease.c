@@ -6,7 +6,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 /* Charged to the ledger with each lease, whatever it is embedded in. */
 #define LEASE_BYTES 256
@@ -76,13 +75,6 @@ const char *lease_kind_name(enum lease_kind kind)
     return names[kind];
 }
 
-uint64_t lease_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 static enum td_status begin_locked(struct lease_table *table, struct lease_owner *owner,
                                    struct lease *lease, uint64_t *id)
 {
@@ -96,7 +88,7 @@ static enum td_status begin_locked(struct lease_table *table, struct lease_owner
     *id = lease->id = ++table->last_id;
     lease->owner = owner;
     lease->account = account_ref(owner->account);
-    lease->since_ms = lease_now();
+    lease->since_ms = clock_now_ms();
     lease->next = owner->first;
     lease->link = &owner->first;
     if (lease->next)
@@ -273,7 +265,7 @@ size_t lease_list(struct lease_table *table, uint64_t after, const struct accoun
                   struct lease_entry *out)
 {
     size_t count = 0;
-    uint64_t now_ms = lease_now();
+    uint64_t now_ms = clock_now_ms();
     struct lease key = {.id = after + 1};
     if (after == UINT64_MAX)
         return 0;

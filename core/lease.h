@@ -9,6 +9,7 @@
 #ifndef CORE_LEASE_H
 #define CORE_LEASE_H
 
+#include "core/clock.h"
 #include "core/storage.h"
 
 #include <bsd/sys/tree.h>
@@ -45,9 +46,9 @@ enum lease_kind {
 struct lease {
     /* From who hands out. */
     enum lease_kind kind;
-    struct storage *storage;          /* a reference, or NULL */
-    uint64_t bytes;                   /* for the list */
-    uint64_t expires_ms;              /* of lease_now; 0: never; stays as it was at lease_begin */
+    struct storage *storage; /* a reference, or NULL */
+    uint64_t bytes;          /* for the list */
+    uint64_t expires_ms;     /* of clock_now_ms; 0: never; stays as it was at lease_begin */
     void (*end)(struct lease *lease); /* lets go of what it stands for, and frees it */
 
     /* The table's. */
@@ -77,8 +78,6 @@ NODISCARD enum td_status lease_table_create(struct ledger *ledger, struct lease_
 void lease_table_destroy(struct lease_table *table);
 uint64_t lease_count(struct lease_table *table);
 const char *lease_kind_name(enum lease_kind kind);
-/* Milliseconds of CLOCK_MONOTONIC. */
-uint64_t lease_now(void);
 
 /* Ends those whose time is over at now_ms; for the doors' clocks. */
 void lease_expire(struct lease_table *table, uint64_t now_ms);

@@ -72,7 +72,7 @@ struct op_call {
     struct tensor *result;     /* what the reply describes */
     char *text;                /* malloc'd, that out.text points into */
     size_t text_charged;       /* of it in the ledger */
-    uint64_t patience_ms;      /* until then, of lease_now, it waits for writers; 0: not begun */
+    uint64_t patience_ms;      /* until then, of clock_now_ms, it waits for writers; 0: not begun */
     struct waiter waiter;      /* while it waits, in the list of whoever it waits for */
     struct store_watch watch;  /* or in the store's */
     uint64_t since;            /* of `watch`: all up to this revision is known */

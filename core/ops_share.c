@@ -41,7 +41,7 @@ static void stop_waiting_for_writers(struct op_call *call)
 static bool waits_for_writers(struct op_call *call)
 {
     const struct fields *in = call->in;
-    uint64_t now = lease_now();
+    uint64_t now = clock_now_ms();
     uint64_t wait_ms = FIELDS_HAS(in, wait_ms) ? in->wait_ms : WRITERS_WAIT_MS;
     if (!call->patience_ms)
         call->patience_ms = now + (wait_ms < STORE_TTL_MAX_MS ? wait_ms : STORE_TTL_MAX_MS);

@@ -89,7 +89,7 @@ uint64_t queue_table_count(struct queue_table *table)
 void queue_table_expire(struct queue_table *table)
 {
     struct queue *first = NULL, *queue;
-    uint64_t now_ms = lease_now();
+    uint64_t now_ms = clock_now_ms();
     pthread_mutex_lock(&table->lock);
     RB_FOREACH(queue, queue_tree, &table->queues)
     {

@@ -113,7 +113,7 @@ static void come_back_locked(struct queue *queue, struct delivery *delivery, str
 
 static void expire_locked(struct queue *queue, struct item_list *gone)
 {
-    uint64_t now_ms = lease_now();
+    uint64_t now_ms = clock_now_ms();
     for (struct delivery *first; (first = TAILQ_FIRST(&queue->flying));) {
         if (first->due_ms > now_ms)
             return;
@@ -299,7 +299,7 @@ static enum td_status take_locked(struct queue *queue, struct delivery *delivery
     delivery->item = item; /* with the queue's reference */
     atomic_fetch_add(&item->deliveries, 1);
     delivery->flying = true;
-    delivery->due_ms = lease_now() + queue->settings.visibility_ms;
+    delivery->due_ms = clock_now_ms() + queue->settings.visibility_ms;
     TAILQ_INSERT_TAIL(&queue->flying, delivery, link);
     queue->flying_count++;
     queue->gets++;

@@ -40,7 +40,7 @@ struct delivery {
     struct session *session;
     size_t pinned;              /* of the item's tensors, as objects of the session */
     bool flying;                /* under the queue's lock: it goes back unless it is acknowledged */
-    uint64_t due_ms;            /* of lease_now: then it goes back */
+    uint64_t due_ms;            /* of clock_now_ms: then it goes back */
     TAILQ_ENTRY(delivery) link; /* while it is flying, by when they are due */
 };
 TAILQ_HEAD(delivery_list, delivery);

@@ -435,7 +435,7 @@ static enum td_status lease_mapping(struct session *session, enum lease_kind kin
     lease->kind = kind;
     lease->storage = storage_ref(storage);
     lease->bytes = storage_mapped_bytes(storage);
-    lease->expires_ms = ttl_ms ? lease_now() + ttl_ms : 0;
+    lease->expires_ms = ttl_ms ? clock_now_ms() + ttl_ms : 0;
     lease->end = map_end;
     storage_hold_begin(storage, session->leases.account);
     if (kind != LEASE_READ)

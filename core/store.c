@@ -1,9 +1,10 @@
 #include "core/store_internal.h"
 
+#include "core/clock.h"
+
 #include <assert.h>
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
 
 #define EXPIRE_AT_ONCE 64 /* names removed while the lock is held */
 /* Names that are due and removed by a publish: more than it brings, so that they never pile up. */
@@ -41,20 +42,13 @@ static int due_compare(const struct entry *a, const struct entry *b)
 
 RB_GENERATE_INTERNAL(due_tree, entry, due_link, due_compare, __attribute__((unused)) static)
 
-static uint64_t monotonic_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 enum td_status store_create(struct ledger *ledger, struct store **out)
 {
     struct store *store = calloc(1, sizeof *store);
     if (!store)
         return fail(TD_OUT_OF_MEMORY, "no memory for the store");
     store->ledger = ledger;
-    store->now_ms = monotonic_ms;
+    store->now_ms = clock_now_ms;
     pthread_mutex_init(&store->lock, NULL);
     RB_INIT(&store->names);
     RB_INIT(&store->due);

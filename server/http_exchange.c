@@ -2,7 +2,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 struct exchange *exchange_create(struct http_server *server, struct MHD_Connection *connection,
                                  const char *uri)
@@ -67,13 +66,6 @@ void exchange_note(struct exchange *x, enum td_status status)
     x->status = status;
     if (status != TD_OK)
         snprintf(x->message, sizeof x->message, "%s", fail_detail());
-}
-
-uint64_t exchange_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 /* ---- suspending --------------------------------------------------------------------------------
@@ -319,7 +311,7 @@ enum td_status exchange_call(struct exchange *x, enum op op)
     bool may_wait = op_infos[op].traits & OP_WAITS, timed = FIELDS_HAS(&x->in, timeout_ms);
     uint64_t limit = HTTP_WAIT_MAX_MS, wanted = timed ? x->in.timeout_ms : limit;
     if (may_wait ? wanted > 0 : timed) /* what need not wait at all is in no hurry for that */
-        x->op_deadline_ms = exchange_now() + (wanted < limit ? wanted : limit);
+        x->op_deadline_ms = clock_now_ms() + (wanted < limit ? wanted : limit);
     if (!x->list && !(op_infos[op].traits & OP_BYTES) && (op_infos[op].traits & OP_BODY_OUT))
         x->list = cJSON_CreateArray();
     return TD_OK;
@@ -407,7 +399,7 @@ static enum td_status run(struct exchange *x)
 static enum td_status run_again(struct exchange *x)
 {
     atomic_store(&x->wait, WAIT_NONE);
-    if (x->op_deadline_ms && exchange_now() >= x->op_deadline_ms) {
+    if (x->op_deadline_ms && clock_now_ms() >= x->op_deadline_ms) {
         x->call.timed_out = true;
         x->op_deadline_ms = 0;
     }

@@ -28,6 +28,7 @@
 #ifndef SERVER_HTTP_INTERNAL_H
 #define SERVER_HTTP_INTERNAL_H
 
+#include "core/clock.h"
 #include "core/ops.h"
 #include "server/http.h"
 
@@ -162,7 +163,7 @@ void exchange_note(struct exchange *x, enum td_status status);
 
 /* Suspends the connection until exchange_wake; then `next` is called (or, in the middle of a body,
  * the route's body again). Only in a callback of libmicrohttpd, before what will wake it is set
- * going. deadline_ms: of exchange_now, 0 for none; at it the job is cancelled with DEADLINE, or the
+ * going. deadline_ms: of clock_now_ms, 0 for none; at it the job is cancelled with DEADLINE, or the
  * exchange woken with OK: who waits without a job looks at the time. */
 void exchange_suspend(struct exchange *x, uint64_t deadline_ms);
 /* Hands the exchange back to its thread, unless that was done already; the caller does not touch it
@@ -183,7 +184,6 @@ void exchange_resumed(struct exchange *x);
 NODISCARD enum td_status
 exchange_park(struct exchange *x, enum td_status (*work)(struct exchange *x, struct parked *parked),
               enum parked_urgency urgency);
-uint64_t exchange_now(void); /* milliseconds, monotonic */
 
 /* The session that the request names, if it names one: by Tensord-Session, or a cookie. A session
  * that has ended is NOT_FOUND for the first, and none for the second. */

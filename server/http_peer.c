@@ -63,7 +63,7 @@ static struct peer *peer_create(struct http_server *server, int fd)
         return NULL;
     peer->server = server;
     peer->fd = fd;
-    peer->since_ms = exchange_now();
+    peer->since_ms = clock_now_ms();
     pthread_mutex_lock(&server->lock);
     peer->next = server->peers;
     peer->link = &server->peers;
@@ -358,12 +358,12 @@ static void clock_wait(struct http_server *server, uint64_t tick_ms)
 static void *clock_run(void *argument)
 {
     struct http_server *server = argument;
-    uint64_t last_ms = exchange_now(), ticks = 0;
+    uint64_t last_ms = clock_now_ms(), ticks = 0;
     pthread_mutex_lock(&server->lock);
     while (!server->stopping) {
         struct endings endings = {.count = 0};
         clock_wait(server, last_ms + TICK_MS);
-        uint64_t now_ms = exchange_now();
+        uint64_t now_ms = clock_now_ms();
         bool tick = now_ms - last_ms >= TICK_MS;
         bool sessions = tick && ++ticks % SESSIONS_EVERY == 0;
         find_late(server, now_ms, &endings);

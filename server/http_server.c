@@ -242,8 +242,8 @@ void http_server_stop(struct http_server *server)
         return;
     if (!atomic_load(&server->draining))
         http_server_drain(server);
-    uint64_t until = exchange_now() + server->options.drain_timeout_ms;
-    while (atomic_load(&server->exchanges) && exchange_now() < until) {
+    uint64_t until = clock_now_ms() + server->options.drain_timeout_ms;
+    while (atomic_load(&server->exchanges) && clock_now_ms() < until) {
         nanosleep(&(struct timespec){.tv_nsec = DRAIN_STEP_MS * 1000000L}, NULL);
         end_waits(server);
     }

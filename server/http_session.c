@@ -9,7 +9,7 @@
 struct entry {
     struct session *session; /* owned, with its one connection */
     const char *key;         /* the session's */
-    uint64_t used_ms;        /* of exchange_now */
+    uint64_t used_ms;        /* of clock_now_ms */
     struct entry *next_gone;
     UT_hash_handle hh;
 };
@@ -82,7 +82,7 @@ enum td_status http_session_open(struct http_sessions *sessions, struct session 
         return status;
     }
     entry->key = session_key(entry->session);
-    entry->used_ms = exchange_now();
+    entry->used_ms = clock_now_ms();
     pthread_mutex_lock(&sessions->lock);
     status = add_locked(sessions, entry);
     if (status == TD_OK)
@@ -123,7 +123,7 @@ enum td_status http_session_find(struct http_sessions *sessions, struct text key
     pthread_mutex_lock(&sessions->lock);
     HASH_FIND(hh, sessions->entries, key.data, key.length, entry);
     if (entry) {
-        entry->used_ms = exchange_now();
+        entry->used_ms = clock_now_ms();
         *out = session_ref(entry->session);
     }
     pthread_mutex_unlock(&sessions->lock);
@@ -136,7 +136,7 @@ void http_session_touch(struct http_sessions *sessions, const struct session *se
     pthread_mutex_lock(&sessions->lock);
     HASH_FIND(hh, sessions->entries, session_key(session), SESSION_KEY_LENGTH, entry);
     if (entry)
-        entry->used_ms = exchange_now();
+        entry->used_ms = clock_now_ms();
     pthread_mutex_unlock(&sessions->lock);
 }
 

@@ -63,7 +63,7 @@ static enum td_status wait_begin(struct exchange *x)
     if (!is_object(x->rest))
         TRY(name_check(x->rest));
     TRY(exchange_find_session(x)); /* which lives on while it waits */
-    x->op_deadline_ms = exchange_now() + (wait_ms < HTTP_WAIT_MAX_MS ? wait_ms : HTTP_WAIT_MAX_MS);
+    x->op_deadline_ms = clock_now_ms() + (wait_ms < HTTP_WAIT_MAX_MS ? wait_ms : HTTP_WAIT_MAX_MS);
     return TD_OK;
 }
 
@@ -74,7 +74,7 @@ enum td_status wait_for_name(struct exchange *x, bool *waits)
         return TD_OK;
     if (!x->op_deadline_ms)
         TRY(wait_begin(x));
-    if (has_come(x) || exchange_now() >= x->op_deadline_ms) {
+    if (has_come(x) || clock_now_ms() >= x->op_deadline_ms) {
         x->params[PARAM_WAIT].data = NULL; /* it is over, and what follows has no deadline */
         x->op_deadline_ms = 0;
         return TD_OK;
@@ -157,7 +157,7 @@ static bool prepare(struct listener *l)
         fetch(l);
     if (!l->length && l->next < l->count)
         say_event(l, &l->events[l->next++]);
-    if (!l->length && exchange_now() >= l->silence_ends_ms)
+    if (!l->length && clock_now_ms() >= l->silence_ends_ms)
         say(l, ": keep-alive\nid: %" PRIu64 "\n\n", l->since);
     return l->length > 0;
 }
@@ -165,7 +165,7 @@ static bool prepare(struct listener *l)
 /* A comment now and then shows who is gone, and keeps what is in between from cutting. */
 static uint64_t silence_end(const struct exchange *x)
 {
-    return exchange_now() + x->server->options.idle_timeout_ms / KEEP_ALIVES;
+    return clock_now_ms() + x->server->options.idle_timeout_ms / KEEP_ALIVES;
 }
 
 static void listener_suspend(struct listener *l)

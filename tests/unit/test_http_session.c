@@ -70,11 +70,11 @@ static uint64_t open_in_engine(void)
 /* Until the clock shows another millisecond. */
 static uint64_t later(void)
 {
-    uint64_t from = exchange_now();
-    for (int i = 0; i < 1000 && exchange_now() <= from; i++)
+    uint64_t from = clock_now_ms();
+    for (int i = 0; i < 1000 && clock_now_ms() <= from; i++)
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-    assert_true(exchange_now() > from);
-    return exchange_now();
+    assert_true(clock_now_ms() > from);
+    return clock_now_ms();
 }
 
 /* -- finding -- */
@@ -163,7 +163,7 @@ static void expires(void **state)
 {
     char key[SESSION_KEY_LENGTH + 1], second_key[SESSION_KEY_LENGTH + 1];
     (void)state;
-    uint64_t before = exchange_now();
+    uint64_t before = clock_now_ms();
     struct text first = open_session(key);
     uint64_t after = later();
     struct text second = open_session(second_key);
@@ -173,7 +173,7 @@ static void expires(void **state)
     assert_int_equal(open_in_engine(), 1);
     assert_false(lives(first));
     assert_true(lives(second));
-    http_sessions_expire(sessions, exchange_now() + TTL_MS);
+    http_sessions_expire(sessions, clock_now_ms() + TTL_MS);
     assert_false(lives(second));
     assert_int_equal(open_in_engine(), 0);
 }
@@ -219,7 +219,7 @@ static void end_lets_go(void **state)
     assert_ok(http_session_open(sessions, &session));
     assert_ok(session_hold(session, tensor));
     assert_int_equal(atomic_load(&tensor->refs), 2);
-    http_sessions_expire(sessions, exchange_now() + TTL_MS);
+    http_sessions_expire(sessions, clock_now_ms() + TTL_MS);
     assert_int_equal(atomic_load(&tensor->refs), 1);
     assert_refused(session_hold(session, tensor), TD_CANCELLED, "the session has ended");
     session_unref(session);

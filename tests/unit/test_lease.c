@@ -127,7 +127,7 @@ static void test_a_lease_is_used_by_its_owner(void **state)
 static void test_what_expires(void **state)
 {
     (void)state;
-    uint64_t now = lease_now();
+    uint64_t now = clock_now_ms();
     struct lease *soon = new_lease(LEASE_READ), *later = new_lease(LEASE_READ);
     struct lease *given_back = new_lease(LEASE_READ);
     begin(&owner, LEASE_READ);
@@ -157,7 +157,7 @@ static void test_the_list(void **state)
     storage_finish(storage, STORAGE_FROZEN);
     struct lease *mapping = new_lease(LEASE_FILL);
     mapping->storage = storage;
-    mapping->expires_ms = lease_now() + 60000;
+    mapping->expires_ms = clock_now_ms() + 60000;
     begin(&other, LEASE_ITEM);
     assert_ok(lease_begin(table, &owner, mapping, &last_id));
     uint64_t last = begin(&other, LEASE_PRODUCER);

@@ -86,7 +86,7 @@ static void *watch(void *argument)
     char text[100];
     (void)argument;
     while (!atomic_load(&stop)) {
-        lease_expire(session_leases(table), lease_now());
+        lease_expire(session_leases(table), clock_now_ms());
         (void)lease_list(session_leases(table), 0, NULL, COUNT(entries), entries);
         size_t count = accounts_list(accounts, COUNT(list), list);
         while (count > 0)
