@@ -86,7 +86,7 @@ static enum td_status tell(struct cli *cli, struct td_reply *reply)
     const struct td_reply *entry;
     struct json_list json = {0};
     size_t cursor = 0;
-    uint64_t count = 0, bytes = 0;
+    uint64_t count = 0, bytes = 0, stored;
     char size[SIZE_TEXT_MAX];
     for (; td_reply_next(reply, &cursor, &entry); count++) {
         struct td_info info;
@@ -97,6 +97,11 @@ static enum td_status tell(struct cli *cli, struct td_reply *reply)
     }
     if (cli_has(cli, OPTION_JSON))
         json_list_end(&json);
+    if (td_reply_uint(reply, "count", &stored) && stored > count)
+        return fail(TD_OUT_OF_MEMORY,
+                    "all %" PRIu64 " tensors of the file are stored, but the daemon had memory to "
+                    "list %" PRIu64 " of them only; tensorctl ls lists them",
+                    stored, count);
     bool standard = strcmp(cli->arguments[0], "-") == 0;
     cli_note(cli, "%s: %" PRIu64 " tensor%s, %s", standard ? "standard input" : cli->arguments[0],
              count, count == 1 ? "" : "s", size_text(bytes, size));

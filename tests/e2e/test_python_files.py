@@ -18,6 +18,7 @@ import torch
 import tensord
 from conftest import Daemon
 from tensord import dtypes
+from test_tensorctl import Ctl
 
 NAMES = [dtype.name for dtype in dtypes.ALL]
 MIB = 1 << 20
@@ -470,6 +471,34 @@ def test_save_into_what_is_no_file(client, target):
     client["x"] = np.ones(3)
     with pytest.raises(TypeError, match="expected a path or an open binary file, not"):
         client.save(target, tensors=["x"])
+
+
+@pytest.mark.parametrize("way", ["python", "tensorctl"])
+def test_a_list_that_is_cut_short_is_no_success(tmp_path, way):
+    """Memory for the reply is missing when all tensors are stored: whoever counts on it is told."""
+    many = tmp_path / "many.safetensors"
+    safetensors.numpy.save_file({f"t{i}": np.zeros(1, "u1") for i in range(20_000)}, many)
+
+    def load(limit, is_cut):
+        daemon = Daemon("--memory-limit", str(limit))
+        try:
+            with tensord.connect(daemon.url) as c:
+                if way == "tensorctl":
+                    said = Ctl(daemon.url)("load", many, "--prefix", "m", code=6 * is_cut).stderr
+                elif is_cut:
+                    with pytest.raises(tensord.OutOfMemory) as error:
+                        c.load(many, "m")
+                    said = str(error.value).encode()
+                else:
+                    said = b"" if len(c.load(many, "m")) == 20_000 else b"too few"
+                assert (b"all 20000 tensors of the file are stored, but" in said) == is_cut, said
+                assert len(c.list("m/")) == 20_000
+                return c.stats()["memory_peak_bytes"]
+        finally:
+            daemon.stop()
+
+    needed = load(256 << 20, False)
+    load(needed - (1 << 20), True)
 
 
 # ---- the daemon's own files ----------------------------------------------------------------------

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from harness import eventually
 from test_tensorctl import PATIENCE_S, binary, ctl, environment  # noqa: F401
-from test_tensorctl_terminal import BAR, MIB, SlowWay, Terminal, show, wait_for
+from test_tensorctl_terminal import BAR, MIB, SlowWay, Terminal, show
 
 from conftest import Daemon
 
@@ -224,7 +225,7 @@ def test_an_interrupt_leaves_nothing(ctl, daemon, client, usage, tmp_path, comma
     assert os.listdir(tmp_path / "out") == []
     usage.settles_at(before)
     assert client.list() == (["m/a", "m/b"] if command == "save" else [])
-    wait_for(lambda: usage.now() == before)
+    eventually(lambda: usage.now() == before, "all is given back")
 
 
 # ---- a real model --------------------------------------------------------------------------------

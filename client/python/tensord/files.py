@@ -16,7 +16,7 @@ from typing import Any, Iterable, Iterator, Mapping
 
 from tensord._session import Reply, ttl_argument, wait_argument
 from tensord.creation import Creation
-from tensord.errors import Invalid, Precondition
+from tensord.errors import Invalid, OutOfMemory, Precondition
 from tensord.tensor import Tensor
 
 _ENDINGS = {".safetensors": "safetensors", ".npz": "npz", ".npy": "npy"}
@@ -98,8 +98,9 @@ class Files(Creation):
         client's own are too few.
 
         OSError for a file that cannot be read, Invalid for a malformed one, BadDtype for dtypes
-        that tensord has not, TooLarge and OutOfMemory for more than the daemon takes, Forbidden
-        for a path where it may not read.
+        that tensord has not, TooLarge and OutOfMemory for more than the daemon takes (the text says
+        so if the tensors are stored, and only the list of them is not), Forbidden for a path where
+        it may not read.
         """
         where = {"path": os.fspath(source)} if by_daemon else {}
         body = None if by_daemon else _bytes_of(source)
@@ -200,6 +201,12 @@ def _names_of(reply: Reply, prefix: str) -> "dict[str, tuple[str, int]]":
     for entry in reply.entries():
         name = entry.text("name") or ""
         found[name.removeprefix(start)] = name, entry.uint("storage") or 0
+    stored = reply.uint("count") or 0
+    if len(found) < stored:
+        raise OutOfMemory(
+            f"all {stored} tensors of the file are stored, but the daemon had memory to list "
+            f"{len(found)} of them only; take them by their names, {start!r} and those in the file"
+        )
     return found
 
 
