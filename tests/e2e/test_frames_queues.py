@@ -218,7 +218,7 @@ def test_a_queue_that_blocks(daemon, queue):
     refused(put_text(queue, "no", timeout_ms=0), "full")
     begun = time.monotonic()
     refused(put_text(queue, "no", timeout_ms=80), "full")
-    assert 0.07 < time.monotonic() - begun < 2
+    assert 0.07 < time.monotonic() - begun < 5
     with daemon.connect() as one, daemon.connect() as two:
         first = start_put(one, "one")
         until(queue, waiting_puts=1)
@@ -250,7 +250,7 @@ def test_deadlines_of_a_get(queue):
     refused(queue.request("queue_get", {"queue": "q", "timeout_ms": 0}), "empty")
     begun = time.monotonic()
     refused(queue.request("queue_get", {"queue": "q", "timeout_ms": 80}), "empty")
-    assert 0.07 < time.monotonic() - begun < 2
+    assert 0.07 < time.monotonic() - begun < 5
     without = queue.send("queue_get", {"queue": "q"})
     until(queue, waiting_gets=1)
     ok(put_text(queue, "x"))
@@ -358,7 +358,7 @@ def test_a_slow_consumer_loses_the_item_and_reads_on(daemon, queue):
     with daemon.connect() as quick:
         begun = time.monotonic()
         again = Item(quick, quick.request("queue_get", {"queue": "q", "timeout_ms": LONG_MS}))
-        assert time.monotonic() - begun < 2 and again.deliveries == 2
+        assert time.monotonic() - begun < 5 and again.deliveries == 2
         refused(slow.ack(), "conflict", text="visibility_ms")
         assert slow.bytes() == b"slowly"
         again.done()
@@ -429,7 +429,7 @@ def test_closing_when_the_last_item_is_parked(daemon, queue):
         begun = time.monotonic()
         last.release()
         refused(other.wait(waiting), "closed")
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("op", ["queue_close", "queue_delete"])

@@ -93,11 +93,11 @@ def test_deadlines(client, fields, said):
         took_ms = (time.monotonic() - begun) * 1000
         message = refused(reply, "deadline", text=said)
         assert f"'never' was not published within {timeout_ms} ms" in message
-        assert timeout_ms <= took_ms < timeout_ms + 2000
+        assert timeout_ms <= took_ms < timeout_ms + 5000
     begun = time.monotonic()
     at_once = client.request("wait", {"input": "never", "timeout_ms": 0})
     refused(at_once, "deadline", text="not wait")
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     refused(client.request("wait", {"input": "a//b"}), "invalid")
     refused(client.request("wait", {"input": "@7"}), "invalid", text="@")
 

@@ -193,7 +193,7 @@ def test_timeouts(client):
             begun = time.monotonic()
             with pytest.raises(error) as raised:
                 call(**options)
-            assert least <= time.monotonic() - begun < least + 2, options
+            assert least <= time.monotonic() - begun < least + 5, options
             assert isinstance(raised.value, (queue.Empty, queue.Full)) and "q/timeouts" in str(
                 raised.value
             )
@@ -213,8 +213,8 @@ def test_the_timeout_of_a_put_is_one_for_all_that_it_does(client):
             held.append(q.allocate(BIG, timeout=0))
     begun = time.monotonic()
     with pytest.raises(queue.Full):
-        q.put((np.zeros(BIG), np.zeros(BIG)), timeout=0.5)
-    assert 0.45 < time.monotonic() - begun < 0.9
+        q.put((np.zeros(BIG), np.zeros(BIG)), timeout=2)
+    assert 1.95 < time.monotonic() - begun < 3.8
     del held
     q.delete()
 

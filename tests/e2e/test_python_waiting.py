@@ -62,7 +62,7 @@ def test_timeouts(client):
         begun = time.monotonic()
         with pytest.raises(TimeoutError) as raised:
             client.wait("never", timeout=timeout)
-        assert timeout <= time.monotonic() - begun < timeout + 2
+        assert timeout <= time.monotonic() - begun < timeout + 5
         assert isinstance(raised.value, tensord.Deadline) and "'never'" in str(raised.value)
     for wrong in (-1, float("nan")):
         with pytest.raises(ValueError, match="timeout"):

@@ -6,12 +6,22 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static bool segment_was_released(void)
+static bool was_released(const char *object)
 {
     pthread_mutex_lock(&mock.lock);
-    bool released = strcmp(mock.last_release_input, "@30") == 0;
+    bool released = strcmp(mock.last_release_input, object) == 0;
     pthread_mutex_unlock(&mock.lock);
     return released;
+}
+
+static bool segment_was_released(void)
+{
+    return was_released("@30");
+}
+
+static bool next_was_released(void)
+{
+    return was_released("@31");
 }
 
 /* ---- what goes well -------------------------------------------------------------------------- */
@@ -286,16 +296,6 @@ static void an_item_that_comes_too_late_is_given_back(void **state)
     td_item_done(pop());
 }
 
-static bool memory_was_released(void)
-{
-    return strcmp(mock.last_release_input, "@30") == 0;
-}
-
-static bool next_was_released(void)
-{
-    return strcmp(mock.last_release_input, "@31") == 0;
-}
-
 /* Or nobody could fill it before the session ends. */
 static void memory_that_comes_too_late_is_given_back(void **state)
 {
@@ -305,7 +305,7 @@ static void memory_that_comes_too_late_is_given_back(void **state)
     atomic_store(&lie, LATE);
     assert_int_equal(td_queue_allocate(queue, TD_UINT8, 1, &shape, 4000, &segment), TD_CANCELLED);
     assert_null(segment);
-    wait_for(memory_was_released);
+    wait_for(segment_was_released);
     atomic_store(&lie, HONEST);
     atomic_store(&asks, 0);
     segment = allocate();
@@ -331,7 +331,7 @@ static void memory_without_a_descriptor_to_spare_is_given_back(void **state)
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
     assert_int_equal(status, TD_OUT_OF_MEMORY);
     assert_non_null(strstr(td_last_error(), "RLIMIT_NOFILE"));
-    wait_for(memory_was_released);
+    wait_for(segment_was_released);
 }
 
 int main(void)

@@ -146,11 +146,11 @@ static void sleep_ms(long ms)
 static void a_slow_consumer_loses_the_item_but_not_its_memory(void **state)
 {
     (void)state;
-    struct queue *queue = queue_with(8, 1 << 20, QUEUE_FULL_BLOCK, 20);
+    struct queue *queue = queue_with(8, 1 << 20, QUEUE_FULL_BLOCK, 300);
     put(queue, "slow");
     uint64_t slow = get(queue, consumer, "slow");
     assert_refused(try_get(queue, producer).status, TD_EMPTY, "other consumers have in hand");
-    sleep_ms(30);
+    sleep_ms(310);
     queue_table_expire(queues);
     struct got again = try_get(queue, producer);
     assert_string_equal(again.meta, "slow");
@@ -204,7 +204,7 @@ static void many_come_back_at_once(void **state)
     sleep_ms(10);
     uint64_t began_ms = clock_now_ms();
     queue_table_expire(queues);
-    assert_true(clock_now_ms() - began_ms < 500);
+    assert_true(clock_now_ms() - began_ms < 3000);
     assert_int_equal(stats_of(queue).items, MANY + 1);
     for (uint64_t id = 1; id <= 3; id++) {
         struct got got = try_get(queue, consumer);

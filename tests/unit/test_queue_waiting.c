@@ -118,12 +118,12 @@ static void a_get_keeps_its_place_when_it_looks_again(void **state)
 static void an_item_that_expires_goes_to_who_waits(void **state)
 {
     (void)state;
-    struct queue *queue = queue_with(8, 1000, QUEUE_FULL_BLOCK, 10);
+    struct queue *queue = queue_with(8, 1000, QUEUE_FULL_BLOCK, 300);
     put(queue, "a");
     (void)get(queue, producer, "a");
     assert_waits(wait_get(queue, 0));
     assert_waits(wait_get(queue, 1));
-    usleep(15000);
+    usleep(310000);
     assert_waits(wait_get(queue, 1)); /* who notices it is not who gets it */
     assert_int_equal(wakes(0), 1);
     assert_got(wait_get(queue, 0), "a");
