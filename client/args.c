@@ -80,12 +80,12 @@ enum td_status td_args_text(struct td_args *args, const char *field, const char 
     if (!value)
         return args_fail(args, fail(TD_INVALID, "the field '%s' was given no text (NULL)", field));
     size_t length = strlen(value);
-    if (length > WIRE_REQUEST_META_MAX)
+    if (length > WIRE_META_MAX)
         return args_fail(args,
                          fail(TD_INVALID,
                               "the field '%s' was given %zu bytes, and a request has room "
                               "for %d: name fewer tensors at a time, or give it shorter texts",
-                              field, length, WIRE_REQUEST_META_MAX));
+                              field, length, WIRE_META_MAX));
     struct text_block *block = malloc(sizeof *block + length + 1);
     if (!block)
         return args_fail(args, fail(TD_OUT_OF_MEMORY, "no memory for the field '%s'", field));

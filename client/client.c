@@ -346,11 +346,11 @@ enum td_status client_call(struct td_client *client, const struct call *call, st
 {
     TRY(client_check_process(client));
     size_t length = wire_fields_size(call->fields);
-    if (length > WIRE_REQUEST_META_MAX)
+    if (length > WIRE_META_MAX)
         return fail(TD_INVALID,
                     "the arguments of '%s' have %zu bytes, and a request has room for %d: name "
                     "fewer tensors at a time, or give it shorter texts",
-                    op_infos[call->op].name, length, WIRE_REQUEST_META_MAX);
+                    op_infos[call->op].name, length, WIRE_META_MAX);
     client_ref(client); /* td_close may come from another thread meanwhile */
     int64_t deadline = call_deadline(client, call);
     bool again;

@@ -213,18 +213,39 @@ int connection_claim(struct connection *connection)
     return fd;
 }
 
+/* Answers a frame by its header alone; false if there is no memory for that either. */
+static bool refuse(struct connection *connection, struct wire_header header, enum td_status status)
+{
+    struct request *request;
+    header.meta_length = 0;
+    header.body_length = 0;
+    if (request_create(connection, &header, &request) != TD_OK)
+        return false;
+    if (header.descriptors)
+        request->call.fd = connection_claim(connection);
+    request_fail(request, status);
+    return true;
+}
+
 /* Answers bytes that are no frame, and reads no more: what follows cannot be found. */
 static void refuse_stream(struct connection *connection, const struct wire_header *header,
                           enum td_status status)
 {
     struct wire_header told = *header;
     told.flags = 0;
-    told.meta_length = 0;
-    told.body_length = 0;
-    struct request *request = request_create(connection, &told);
-    if (request)
-        request_fail(request, status);
+    told.descriptors = 0;
+    (void)refuse(connection, told, status);
     connection_end(connection);
+}
+
+/* Answers a request that there is no memory for, and passes over it. */
+static void refuse_request(struct connection *connection, const struct wire_header *header,
+                           enum td_status status)
+{
+    connection->reading = READ_SKIP;
+    connection->wanted = header->meta_length + header->body_length;
+    if (!refuse(connection, *header, status))
+        connection_end(connection);
 }
 
 static enum td_status check_header(struct connection *connection, const struct wire_header *header)
@@ -232,9 +253,6 @@ static enum td_status check_header(struct connection *connection, const struct w
     const struct frame_options *options = &connection->loop->server->options;
     if (header->flags & WIRE_REPLY)
         return fail(TD_PROTOCOL, "a client sends requests, and this frame is marked as a reply");
-    if (header->meta_length > WIRE_REQUEST_META_MAX)
-        return fail(TD_TOO_LARGE, "%u bytes of meta are over the limit of %d", header->meta_length,
-                    WIRE_REQUEST_META_MAX);
     if (header->descriptors > connection->unclaimed_count)
         return fail(TD_PROTOCOL, "the header promises %u descriptors, and %d came with it",
                     header->descriptors, connection->unclaimed_count);
@@ -245,22 +263,27 @@ static enum td_status check_header(struct connection *connection, const struct w
                     (unsigned long long)header->body_length, (unsigned long long)options->max_body);
     if (!connection->session && header->opcode != OP_hello)
         return fail(TD_UNAUTHORIZED, "the first request of a connection is hello");
+    if (!connection->session && header->meta_length > META_FREE_BYTES)
+        return fail(TD_TOO_LARGE, "%u bytes of meta are over the limit of hello, %d",
+                    header->meta_length, META_FREE_BYTES);
     return TD_OK;
 }
 
 static void begin_header(struct connection *connection)
 {
     struct wire_header header;
+    struct request *request;
     enum td_status status =
         wire_header_decode(connection->input + connection->input_start, &header);
     if (status == TD_OK)
         status = check_header(connection, &header);
     connection->input_start += WIRE_HEADER_SIZE;
-    struct request *request = status == TD_OK ? request_create(connection, &header) : NULL;
-    if (!request) {
-        if (status == TD_OK)
-            status = fail(TD_OUT_OF_MEMORY, "no memory for a request");
+    if (status != TD_OK) {
         refuse_stream(connection, &header, status);
+        return;
+    }
+    if ((status = request_create(connection, &header, &request)) != TD_OK) {
+        refuse_request(connection, &header, status);
         return;
     }
     connection->incoming = request;

@@ -17,7 +17,9 @@
 
 #include <uv.h>
 
-#define INPUT_BYTES 16384    /* read ahead of frames */
+#define INPUT_BYTES 16384 /* read ahead of frames */
+/* More meta than this is reserved as memory, and taken only from who has said hello. */
+#define META_FREE_BYTES 65536
 #define SPARE_META_BYTES 512 /* a request with more meta is not kept for reuse */
 #define SPARE_MAX 4          /* requests kept for reuse by a loop */
 #define UNCLAIMED_MAX 16     /* received descriptors that no header has claimed yet */
@@ -71,7 +73,7 @@ enum reading {
     READ_HEADER,
     READ_META,
     READ_BODY,
-    READ_SKIP,   /* the body of a request that is refused already */
+    READ_SKIP,   /* what is left of a request that is refused already */
     READ_HOLD,   /* until the memory for a body is there */
     READ_END,    /* nothing more; closes when everything is answered */
     READ_LINGER, /* all is sent: what still comes is dropped until the peer closes, see linger */
@@ -179,7 +181,8 @@ int connection_claim(struct connection *connection);
 
 /* frame_request.c */
 /* The request for a header; NULL without memory. */
-struct request *request_create(struct connection *connection, const struct wire_header *header);
+NODISCARD enum td_status request_create(struct connection *connection,
+                                        const struct wire_header *header, struct request **out);
 /* Frees the memory that the loop keeps for requests. */
 void requests_forget(struct loop *loop);
 /* Its meta is complete. Sets connection->reading for the body. */

@@ -40,11 +40,23 @@ void requests_forget(struct loop *loop)
     }
 }
 
-struct request *request_create(struct connection *connection, const struct wire_header *header)
+static size_t meta_charged(const struct wire_header *header)
 {
-    struct request *request = memory_take(connection->loop, header->meta_length);
-    if (!request)
-        return NULL;
+    return header->meta_length > META_FREE_BYTES ? header->meta_length : 0;
+}
+
+enum td_status request_create(struct connection *connection, const struct wire_header *header,
+                              struct request **out)
+{
+    struct engine *engine = connection->loop->server->options.engine;
+    if (meta_charged(header))
+        TRY(ledger_reserve(&engine->ledger, meta_charged(header), 0, 0));
+    struct request *request = *out = memory_take(connection->loop, header->meta_length);
+    if (!request) {
+        if (meta_charged(header))
+            ledger_release(&engine->ledger, meta_charged(header), 0, 0);
+        return fail(TD_OUT_OF_MEMORY, "no memory for a request");
+    }
     /* The large parts (phases, message, call, in, head_inline) are filled when they are used. */
     memset(request, 0, offsetof(struct request, receive));
     memset((char *)request + offsetof(struct request, list), 0,
@@ -55,17 +67,18 @@ struct request *request_create(struct connection *connection, const struct wire_
     request->header = *header;
     request->message[0] = '\0';
     request->in.present = 0;
-    op_init(&request->call, connection->loop->server->options.engine, NULL, 0, &request->in);
+    op_init(&request->call, engine, NULL, 0, &request->in);
     connection->inflight++;
-    return request;
+    return TD_OK;
 }
 
 /* Lets go of what it holds. */
 static void release(struct request *request)
 {
+    size_t charged = request->list_room + meta_charged(&request->header);
     session_unref(request->call.session);
-    if (request->list_room)
-        ledger_release(&request->call.engine->ledger, request->list_room, 0, 0);
+    if (charged)
+        ledger_release(&request->call.engine->ledger, charged, 0, 0);
     op_end(&request->call);
     free(request->list);
     if (request->head != request->head_inline)
@@ -171,7 +184,7 @@ static enum td_status run_hello(struct request *request)
     TRY(hello_session(request));
     snprintf(limits, sizeof limits,
              "max_meta=%d max_body=%llu max_inflight=%llu max_descriptors=%d max_small_body=%d",
-             WIRE_REQUEST_META_MAX, (unsigned long long)options->max_body,
+             WIRE_META_MAX, (unsigned long long)options->max_body,
              (unsigned long long)options->max_inflight, WIRE_DESCRIPTORS_MAX, WIRE_SMALL_BODY_MAX);
     request->call.text = strdup(limits);
     request->call.session = session_ref(connection->session);

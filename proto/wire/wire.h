@@ -16,7 +16,6 @@
 #define WIRE_VERSION 1
 #define WIRE_HEADER_SIZE 40
 #define WIRE_META_MAX (1 << 20)
-#define WIRE_REQUEST_META_MAX 65536 /* what a daemon takes of it in a request */
 #define WIRE_DESCRIPTORS_MAX 1      /* with one frame */
 #define WIRE_SMALL_BODY_MAX 65536   /* of ping */
 

@@ -8,7 +8,8 @@ import time
 
 import plain_client as plain
 import pytest
-from harness import MIB, abort, daemon, make_memfd, ok, put, refused  # noqa: F401
+from harness import (MIB, Daemon, abort, daemon, eventually, make_memfd, ok,  # noqa: F401
+                     put, refused)  # fmt: skip
 from plain_client import PlainClient
 
 KEPT = bytes(range(256))
@@ -47,8 +48,6 @@ BAD_HEADERS = {
     "a descriptor that did not come": {"descriptors": 1},
 }  # fmt: skip
 TOO_LARGE = {
-    "meta over the limit of requests": {"meta_length": 65537},
-    "meta of 1 MiB": {"meta_length": 1 << 20},
     "body max": {"body_length": (1 << 64) - 1},
     "body 2^63": {"body_length": 1 << 63},
     "body 1 TiB": {"body_length": 1 << 40},
@@ -104,6 +103,37 @@ def test_the_first_frame_is_hello(url):
         with PlainClient(url, hello=False) as client:
             refused(client.request(op, fields, body), "unauthorized")
             assert client.is_closed()
+
+
+def test_meta_of_strangers_takes_no_memory(url):
+    with PlainClient(url, hello=False) as client:
+        request = client.send("hello", b"", meta_length=65537)
+        refused(client.wait(request), "too_large", text="hello")
+        assert client.is_closed()
+
+
+def test_large_meta_counts_as_memory():
+    """While it is there; where it does not fit only its request is refused, and passed over."""
+    meta = {"input": "n" * (MIB - 20) + "?"}
+    with Daemon("--memory-limit", "8700KiB") as daemon, daemon.unchanged(), \
+            daemon.connect() as client:  # fmt: skip
+        refused(client.request("info", meta), "invalid", text="512")
+        halves = [plain.build_frame("info", i, meta)[:-1] for i in range(100, 110)]
+        with contextlib.ExitStack() as stack:
+            others = [stack.enter_context(daemon.connect()) for _ in halves]
+            for other, half in zip(others, halves):
+                other.send_raw(half)
+            eventually(lambda: daemon.stats()["reservations_refused"] > 0, "not all fit")
+            (fd,) = memfds(1)
+            with daemon.connect() as last:
+                request = last.send("from_numpy", meta, b"", fds=[fd])
+                refused(last.wait(request), "out_of_memory")
+                assert last.request("ping", {}, b"stays")[2] == b"stays"
+            os.close(fd)
+            for i, other in enumerate(others):
+                other.send_raw(b"?")
+                refused(other.wait(100 + i), "invalid", "out_of_memory")
+                assert other.request("ping", {}, b"stays")[2] == b"stays"
 
 
 def test_a_hello_that_is_refused_ends_what_follows(url):

@@ -363,12 +363,25 @@ def test_metadata_are_texts(client, tmp_path):
 def test_what_a_request_has_no_room_for(client, tmp_path):
     """It is refused here: for the daemon it is no request, and the session would end."""
     x, session = client.ones(1), client.session.count()
-    parts = {"metadata": {"k": "v" * 33_000}, "tensors": {"n" * 33_000: x}}
-    for more in ({"metadata": {"k": "v" * 66_000}}, {"tensors": {"n" * 66_000: x}}, parts):
-        with pytest.raises(tensord.Invalid, match="a request has room for 65536"):
+    half, whole = 530_000, 1_060_000
+    parts = {"metadata": {"k": "v" * half}, "tensors": {"n" * half: x}}
+    for more in ({"metadata": {"k": "v" * whole}}, {"tensors": {"n" * whole: x}}, parts):
+        with pytest.raises(tensord.Invalid, match="a request has room for 1048576"):
             client.save(tmp_path / "x", **{"tensors": {"x": x}, **more})
     assert x.tolist() == [1] and client.session.count() == session
     assert os.listdir(tmp_path) == []
+
+
+def test_large_metadata_and_many_names(client, tmp_path):
+    """As trainers write: what they counted in a text, and thousands of tensors."""
+    metadata = {"tag_frequency": "tag: 1, " * 60_000}
+    names = {f"model.layers.{i}.self_attn.q_proj.lora_down.weight": f"{i}" for i in range(8_000)}
+    client.load(safetensors.numpy.save({f"{i}": np.array([i]) for i in range(8_000)}))
+    client.save(tmp_path / "x.safetensors", tensors=names, metadata=metadata)
+    with safetensors.safe_open(tmp_path / "x.safetensors", "np") as file:
+        assert file.metadata() == metadata and set(file.keys()) == set(names)
+        assert file.get_tensor("model.layers.77.self_attn.q_proj.lora_down.weight") == [77]
+    assert client.load(tmp_path / "x.safetensors", "again").metadata == metadata
 
 
 def test_a_saved_file_is_there_whole_or_not_at_all(client, tmp_path):

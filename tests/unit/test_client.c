@@ -298,9 +298,9 @@ static void test_args(void **state)
     assert_int_equal(td_args_bool(NULL, "force", true), TD_OUT_OF_MEMORY);
 
     args = td_args_new();
-    char *long_text = malloc(WIRE_REQUEST_META_MAX + 1);
-    memset(long_text, 'a', WIRE_REQUEST_META_MAX);
-    long_text[WIRE_REQUEST_META_MAX] = '\0';
+    char *long_text = malloc(WIRE_META_MAX + 1);
+    memset(long_text, 'a', WIRE_META_MAX);
+    long_text[WIRE_META_MAX] = '\0';
     assert_int_equal(td_args_text(args, "input", long_text), TD_OK);
     assert_int_equal(td_op(client, "info", args, NULL, 0, NULL), TD_INVALID);
     free(long_text);

@@ -146,7 +146,7 @@ class Files(Creation):
         seconds that it may take, where the client's own are too few.
 
         NotFound if there are no such tensors, OSError for a path that cannot be opened, Invalid
-        when writing fails (the disk is full) and for more than 64 KiB of names and metadata,
+        when writing fails (the disk is full) and for more than 1 MiB of names and metadata,
         Cancelled when nobody reads the pipe that it is written to, RequiresGrad, Unsupported for a
         dtype that the format has not (complex128 of safetensors), Forbidden for a path where the
         daemon may not write.
