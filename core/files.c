@@ -240,7 +240,7 @@ enum td_status file_read(int fd, const struct stat *info, unsigned char *to)
 struct new_file {
     int directory, fd;  /* -1: none */
     char *name;         /* in the directory */
-    char temporary[48]; /* its name until it is published; "" when there is none */
+    char temporary[48]; /* its name until it is published; "" while it has none */
 };
 
 /* Opens the directory that the path is in, and keeps the name of the file. */
@@ -260,18 +260,36 @@ static enum td_status open_directory(const struct file_roots *roots, struct text
     return open_in_roots(roots, slash ? path : "./", O_RDONLY | O_DIRECTORY, &file->directory);
 }
 
+static enum td_status choose_temporary(struct new_file *file)
+{
+    char random[17];
+    TRY(random_id(sizeof random - 1, random));
+    snprintf(file->temporary, sizeof file->temporary, ".tensord-%s.tmp", random);
+    return TD_OK;
+}
+
+/* What has no name goes by itself when the daemon is killed. Not every file system can do that, and
+ * it gets a name by way of /proc, see open(2). */
+static int open_unnamed(int directory)
+{
+    if (access("/proc/self/fd", X_OK) != 0)
+        return -1;
+    return openat(directory, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+}
+
 static enum td_status open_temporary(const struct file_roots *roots, struct new_file *file)
 {
     struct stat there;
-    char random[17];
     bool found = fstatat(file->directory, file->name, &there, AT_SYMLINK_NOFOLLOW) == 0;
     if (!found && errno != ENOENT) /* such as a name that is too long */
         return path_failed(roots, file->name, errno);
     if (found && !S_ISREG(there.st_mode))
         return fail(TD_FORBIDDEN, "'%.*s' is something else than a regular file",
                     SHOWN(file->name));
-    TRY(random_id(sizeof random - 1, random));
-    snprintf(file->temporary, sizeof file->temporary, ".tensord-%s.tmp", random);
+    file->fd = open_unnamed(file->directory);
+    if (file->fd >= 0)
+        return TD_OK;
+    TRY(choose_temporary(file));
     file->fd = openat(file->directory, file->temporary,
                       O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (file->fd >= 0)
@@ -320,8 +338,22 @@ enum td_status file_sync(struct new_file *file)
     return fsync(file->fd) == 0 ? TD_OK : write_failed(file);
 }
 
+/* Only for a moment: linkat cannot replace what is there. */
+static enum td_status name_temporary(struct new_file *file)
+{
+    char itself[32];
+    TRY(choose_temporary(file));
+    snprintf(itself, sizeof itself, "/proc/self/fd/%d", file->fd);
+    if (linkat(AT_FDCWD, itself, file->directory, file->temporary, AT_SYMLINK_FOLLOW) == 0)
+        return TD_OK;
+    file->temporary[0] = '\0';
+    return write_failed(file);
+}
+
 enum td_status file_publish(struct new_file *file)
 {
+    if (!file->temporary[0])
+        TRY(name_temporary(file));
     if (renameat(file->directory, file->temporary, file->directory, file->name) != 0)
         return write_failed(file);
     file->temporary[0] = '\0';

@@ -1,6 +1,7 @@
 """Files local to the daemon: read and written below the directories of --load-dir and --save-dir,
 and never elsewhere."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -309,6 +310,31 @@ def test_a_deadline_leaves_nothing(daemon, client, out):
         refused(client.request("save", request), "deadline")
         eventually(lambda: left_in(out) == ["x"], "only what was there")
         assert (out / "x").read_bytes() == b"what was there"
+
+
+def test_a_killed_daemon_leaves_nothing(files, folder, tmp_path):
+    """Where the file system has files without a name."""
+    (folder / "in/long").write_bytes(npz_file({"x": np.zeros(16 << 20)}, True))
+    save_dir = tmp_path / "out"
+    save_dir.mkdir()
+    os.close(os.open(save_dir, os.O_TMPFILE | os.O_WRONLY))
+    daemon = Daemon("--memory-limit", "256MiB", "--load-dir", str(folder / "in"),
+                    "--save-dir", str(save_dir))  # fmt: skip
+    with daemon.connect(timeout=60) as client:
+        load(client, path="long", prefix="m")
+        client.send("save", {"path": "x", "prefix": "m", "format": "npz"})
+
+        def writes():
+            for fd in os.listdir(f"/proc/{daemon.pid}/fd"):
+                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                    info = os.stat(f"/proc/{daemon.pid}/fd/{fd}")
+                    if info.st_dev == os.stat(save_dir).st_dev and info.st_nlink == 0:
+                        return True
+            return False
+
+        eventually(writes, "it writes")
+        daemon.kill()
+    assert left_in(save_dir) == []
 
 
 def test_a_full_disk_leaves_nothing(folder, daemon, client, out):

@@ -3,6 +3,7 @@
 #include "core/files.h"
 #include "tests/unit/core_assert.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -24,6 +25,18 @@ long __wrap_syscall(long number, long a, long b, long c, long d)
         return -1;
     }
     return __real_syscall(number, a, b, c, d);
+}
+
+static bool no_proc;
+
+int __real_access(const char *path, int mode);
+int __wrap_access(const char *path, int mode);
+int __wrap_access(const char *path, int mode)
+{
+    if (!no_proc)
+        return __real_access(path, mode);
+    errno = ENOENT;
+    return -1;
 }
 
 static void fail_with(int error, int times)
@@ -147,22 +160,42 @@ static void reading(void **state)
     close(fd);
 }
 
-static void writing(void **state)
+static int files_in_folder(void)
+{
+    int count = 0;
+    DIR *directory = opendir(folder);
+    assert_non_null(directory);
+    while (readdir(directory))
+        count++;
+    closedir(directory);
+    return count - 2; /* . and .. */
+}
+
+static bool folder_takes_unnamed(void)
+{
+    int fd = open(folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+static void write_with(bool named, int64_t size_before)
 {
     struct new_file *file = NULL;
     unsigned char bytes[16] = {0};
     struct stat info;
     int fd = -1;
-    (void)state;
     assert_ok(file_create(roots, text_of("x"), &file));
     assert_ok(file_write(file, "new", 3));
+    assert_int_equal(files_in_folder(), named ? 2 : 1);
     file_destroy(file); /* given up: the old one stays, and no other */
+    assert_int_equal(files_in_folder(), 1);
     assert_ok(file_create(roots, text_of("x"), &file));
     assert_ok(file_write(file, "new", 3));
     assert_ok(file_write(file, "er", 2));
     assert_ok(file_sync(file));
     assert_ok(file_open(roots, text_of("x"), &fd, &info));
-    assert_int_equal(info.st_size, 7);
+    assert_int_equal(info.st_size, size_before);
     close(fd);
     assert_ok(file_publish(file));
     file_destroy(file);
@@ -170,6 +203,22 @@ static void writing(void **state)
     assert_ok(file_read(fd, &info, bytes));
     assert_memory_equal(bytes, "newer", 6);
     close(fd);
+    assert_int_equal(files_in_folder(), 1);
+}
+
+static void writing(void **state)
+{
+    (void)state;
+    write_with(!folder_takes_unnamed(), 7);
+    no_proc = true;
+    write_with(true, 5);
+    no_proc = false;
+}
+
+static void what_cannot_be_written(void **state)
+{
+    struct new_file *file = NULL;
+    (void)state;
     fail_with(ENOSYS, 1);
     assert_refused(file_create(roots, text_of("x"), &file), TD_UNSUPPORTED, "openat2");
     char longer[300]; /* than a name can be: said before everything is written */
@@ -188,6 +237,7 @@ int main(void)
         TEST(lists_of_directories),
         TEST(reading),
         TEST(writing),
+        TEST(what_cannot_be_written),
     };
     return cmocka_run_group_tests_name("files", tests, NULL, NULL);
 }
