@@ -320,19 +320,21 @@ def test_a_killed_daemon_leaves_nothing(files, folder, tmp_path):
     os.close(os.open(save_dir, os.O_TMPFILE | os.O_WRONLY))
     daemon = Daemon("--memory-limit", "256MiB", "--load-dir", str(folder / "in"),
                     "--save-dir", str(save_dir))  # fmt: skip
-    with daemon.connect(timeout=60) as client:
-        load(client, path="long", prefix="m")
-        client.send("save", {"path": "x", "prefix": "m", "format": "npz"})
 
-        def writes():
-            for fd in os.listdir(f"/proc/{daemon.pid}/fd"):
-                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                    info = os.stat(f"/proc/{daemon.pid}/fd/{fd}")
-                    if info.st_dev == os.stat(save_dir).st_dev and info.st_nlink == 0:
-                        return True
-            return False
+    def writes():
+        for fd in os.listdir(f"/proc/{daemon.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                info = os.stat(f"/proc/{daemon.pid}/fd/{fd}")
+                if info.st_dev == os.stat(save_dir).st_dev and info.st_nlink == 0:
+                    return True
+        return False
 
-        eventually(writes, "it writes")
+    try:
+        with daemon.connect(timeout=60) as client:
+            load(client, path="long", prefix="m")
+            client.send("save", {"path": "x", "prefix": "m", "format": "npz"})
+            eventually(writes, "it writes")
+    finally:
         daemon.kill()
     assert left_in(save_dir) == []
 
