@@ -172,6 +172,57 @@ static enum td_status read_header(struct npz_reader *reader, struct npy_header *
     }
 }
 
+/* ---- backslashes ----
+ *
+ * libarchive makes slashes of the backslashes of a name that has no slash, as in archives from
+ * Windows, but does so whoever made them. The name as it was given stands in the member's own
+ * header, which ends where its data begin: 30 bytes, the name, and extensions. */
+#define LOCAL_BYTES 30
+#define EXTRA_MAX 4096 /* bytes of extensions behind which a header is looked for */
+
+static size_t two_bytes(const unsigned char *at)
+{
+    return at[0] | (size_t)at[1] << 8;
+}
+
+/* Whether this is the header of the member, whose name differs in backslashes at most. */
+static bool is_local_header(const unsigned char *at, size_t extra, const char *path, size_t length)
+{
+    if (memcmp(at, "PK\x03\x04", 4) != 0 || two_bytes(at + 26) != length ||
+        two_bytes(at + 28) != extra)
+        return false;
+    for (size_t i = 0; i < length; i++) {
+        char given = (char)at[LOCAL_BYTES + i];
+        if (given != path[i] && !(given == '\\' && path[i] == '/'))
+            return false;
+    }
+    return true;
+}
+
+/* Before any of the member was read. name: the path's, or a part of it. */
+static enum td_status restore_backslashes(struct npz_reader *reader, const char *path, char *name)
+{
+    size_t length = strlen(path), room = LOCAL_BYTES + length + EXTRA_MAX, have = 0;
+    uint64_t end = (uint64_t)archive_filter_bytes(reader->archive, 0);
+    if (!can_seek(reader) || strchr(path, '\\') || !strchr(path, '/') ||
+        room > sizeof reader->header)
+        return TD_OK;
+    size_t size = end < room ? (size_t)end : room;
+    for (size_t got = 1; have < size && got > 0; have += got)
+        TRY(reader->source->read(reader->source->context, end - size + have, reader->header + have,
+                                 size - have, &got));
+    if (have < size)
+        return TD_OK;
+    for (size_t extra = 0; LOCAL_BYTES + length + extra <= size; extra++) {
+        const unsigned char *at = reader->header + size - extra - length - LOCAL_BYTES;
+        if (is_local_header(at, extra, path, length)) {
+            memcpy(name, at + LOCAL_BYTES, strlen(name));
+            break;
+        }
+    }
+    return TD_OK;
+}
+
 /* The name in the archive without its suffix, which the caller frees. */
 static enum td_status member_name(struct npz_reader *reader, struct archive_entry *entry,
                                   char **out)
@@ -188,7 +239,8 @@ static enum td_status member_name(struct npz_reader *reader, struct archive_entr
                     "whose name ends in " SUFFIX,
                     SHOWN(path));
     *out = strndup(path, length - SUFFIX_BYTES);
-    return *out ? TD_OK : fail(TD_OUT_OF_MEMORY, "no memory for the name of an array");
+    return *out ? restore_backslashes(reader, path, *out)
+                : fail(TD_OUT_OF_MEMORY, "no memory for the name of an array");
 }
 
 /* The limit counts what the header announces, since no more than that is ever read. */
