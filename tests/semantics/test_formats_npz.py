@@ -90,6 +90,26 @@ def test_npz_keeps_backslashes(name, zip64, host):
     assert list(npz_read(file.getvalue())) == list(np.load(file)) == ["first", name, "last"]
 
 
+def spoilt(signature, offset, value):
+    """An archive of two arrays, of which the last record of the kind has another value there."""
+    file = io.BytesIO()
+    np.savez(file, a=np.arange(3), b=np.arange(3))
+    data = bytearray(file.getvalue())
+    at = data.rindex(signature) + offset
+    data[at : at + len(value)] = value
+    return bytes(data)
+
+
+@pytest.mark.parametrize("data", [
+    spoilt(b"PK\1\2", 42, bytes(4)),  # the second array begins where the first one does
+    spoilt(b"PK\5\6", 8, b"\3\0\3\0"),  # there are three
+], ids=["one place", "more"])  # fmt: skip
+def test_npz_without_members_that_it_lists(data):
+    status, why = npz_read(data)
+    assert status == INVALID
+    assert "members by the end of its directory" in why
+
+
 def test_npz_keeps_what_differs_in_backslashes_only():
     file = io.BytesIO()
     np.savez(file, **{"a\\b": np.arange(2), "a/b": np.arange(3)})
