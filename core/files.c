@@ -292,10 +292,14 @@ static enum td_status open_temporary(const struct file_roots *roots, struct new_
     TRY(choose_temporary(file));
     file->fd = openat(file->directory, file->temporary,
                       O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (file->fd >= 0)
-        return TD_OK;
-    file->temporary[0] = '\0';
-    return path_failed(roots, file->name, errno);
+    if (file->fd < 0) {
+        file->temporary[0] = '\0';
+        return path_failed(roots, file->name, errno);
+    }
+    /* Who could not read what was there cannot read what takes its place. */
+    if (found && fchmod(file->fd, there.st_mode & 0777) != 0)
+        return path_failed(roots, file->name, errno);
+    return TD_OK;
 }
 
 enum td_status file_create(const struct file_roots *roots, struct text path, struct new_file **out)

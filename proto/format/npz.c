@@ -102,6 +102,22 @@ static la_int64_t source_seek(struct archive *archive, void *context, la_int64_t
     return target;
 }
 
+/* Past libarchive. *have is less than asked for at the end of the archive only. */
+static enum td_status source_peek(const struct npz_reader *reader, uint64_t offset,
+                                  unsigned char *out, size_t size, size_t *have)
+{
+    size_t got = 1;
+    for (*have = 0; *have < size && got > 0; *have += got)
+        TRY(reader->source->read(reader->source->context, offset + *have, out + *have, size - *have,
+                                 &got));
+    return TD_OK;
+}
+
+static size_t two_bytes(const unsigned char *at)
+{
+    return at[0] | (size_t)at[1] << 8;
+}
+
 static enum td_status archive_failed(const struct npz_reader *reader)
 {
     if (reader->status != TD_OK)
@@ -172,6 +188,50 @@ static enum td_status read_header(struct npz_reader *reader, struct npy_header *
     }
 }
 
+/* ---- backslashes ----
+ *
+ * libarchive makes slashes of the backslashes of a name that has no slash, as in archives from
+ * Windows, but does so whoever made them. The name as it was given stands in the member's own
+ * header, which ends where its data begin: 30 bytes, the name, and extensions. */
+#define LOCAL_BYTES 30
+#define EXTRA_MAX 4096 /* bytes of extensions behind which a header is looked for */
+
+/* Whether this is the header of the member, whose name differs in backslashes at most. */
+static bool is_local_header(const unsigned char *at, size_t extra, const char *path, size_t length)
+{
+    if (memcmp(at, "PK\x03\x04", 4) != 0 || two_bytes(at + 26) != length ||
+        two_bytes(at + 28) != extra)
+        return false;
+    for (size_t i = 0; i < length; i++) {
+        char given = (char)at[LOCAL_BYTES + i];
+        if (given != path[i] && !(given == '\\' && path[i] == '/'))
+            return false;
+    }
+    return true;
+}
+
+/* Before any of the member was read. name: the path's, or a part of it. */
+static enum td_status restore_backslashes(struct npz_reader *reader, const char *path, char *name)
+{
+    size_t length = strlen(path), room = LOCAL_BYTES + length + EXTRA_MAX, have = 0;
+    uint64_t end = (uint64_t)archive_filter_bytes(reader->archive, 0);
+    if (!can_seek(reader) || strchr(path, '\\') || !strchr(path, '/') ||
+        room > sizeof reader->header)
+        return TD_OK;
+    size_t size = end < room ? (size_t)end : room;
+    TRY(source_peek(reader, end - size, reader->header, size, &have));
+    if (have < size)
+        return TD_OK;
+    for (size_t extra = 0; LOCAL_BYTES + length + extra <= size; extra++) {
+        const unsigned char *at = reader->header + size - extra - length - LOCAL_BYTES;
+        if (is_local_header(at, extra, path, length)) {
+            memcpy(name, at + LOCAL_BYTES, strlen(name));
+            break;
+        }
+    }
+    return TD_OK;
+}
+
 /* The name in the archive without its suffix, which the caller frees. */
 static enum td_status member_name(struct npz_reader *reader, struct archive_entry *entry,
                                   char **out)
@@ -188,7 +248,8 @@ static enum td_status member_name(struct npz_reader *reader, struct archive_entr
                     "whose name ends in " SUFFIX,
                     SHOWN(path));
     *out = strndup(path, length - SUFFIX_BYTES);
-    return *out ? TD_OK : fail(TD_OUT_OF_MEMORY, "no memory for the name of an array");
+    return *out ? restore_backslashes(reader, path, *out)
+                : fail(TD_OUT_OF_MEMORY, "no memory for the name of an array");
 }
 
 /* The limit counts what the header announces, since no more than that is ever read. */
@@ -271,6 +332,31 @@ static bool is_empty_folder(struct archive_entry *entry)
            archive_entry_size(entry) == 0;
 }
 
+/* ---- the directory's end ----
+ *
+ * libarchive takes members that are said to begin at the same place for one, and stops without a
+ * word where the directory does. Its end says how many there are. */
+#define END_SEARCHED 16384 /* bytes in which libarchive looks for it */
+#define MANY 0xFFFF        /* as many, or more: what zip64 adds says how many */
+
+/* 0 where it is not known. */
+static enum td_status announced_members(struct npz_reader *reader, size_t *out)
+{
+    uint64_t total = reader->source->size_bytes;
+    size_t size = total < END_SEARCHED ? (size_t)total : END_SEARCHED, have = 0;
+    *out = 0;
+    if (!can_seek(reader) || size < EMPTY_BYTES)
+        return TD_OK;
+    TRY(source_peek(reader, total - size, reader->header, size, &have));
+    for (size_t i = size - EMPTY_BYTES + 1; have == size && i-- > 0;)
+        if (memcmp(reader->header + i, "PK\x05\x06", 4) == 0) {
+            size_t count = two_bytes(reader->header + i + 10);
+            *out = count < MANY ? count : 0;
+            break;
+        }
+    return TD_OK;
+}
+
 enum td_status npz_read_each(const struct npz_source *source, enum td_dtype hint,
                              uint64_t max_bytes, npz_visit *visit, void *context)
 {
@@ -284,11 +370,18 @@ enum td_status npz_read_each(const struct npz_source *source, enum td_dtype hint
     reader->source = source;
     reader->hint = hint;
     reader->max_bytes = reader->budget = max_bytes;
+    size_t announced;
+    TRY(announced_members(reader, &announced));
     TRY(reader_open(reader));
-    for (;;) {
+    for (size_t found = 0;; found++) {
         struct archive_entry *entry;
         reader->path = NULL;
         int result = archive_read_next_header(reader->archive, &entry);
+        if (result == ARCHIVE_EOF && reader->status == TD_OK && found < announced)
+            return fail(TD_INVALID,
+                        "the .npz archive is damaged: it has %zu members by the end of its "
+                        "directory, but %zu were found",
+                        announced, found);
         if (result == ARCHIVE_EOF)
             return reader->status;
         if (result != ARCHIVE_OK) /* also a warning: what the zip says twice differs */

@@ -27,7 +27,9 @@ struct npz_source {
 };
 
 struct npz_member {
-    const char *name; /* without ".npy", UTF-8; not always unique, and the last one counts then */
+    /* Without ".npy", UTF-8; not always unique, and the last one counts then. Of a pipe the
+     * backslashes of a name that has no slash have become slashes. */
+    const char *name;
     struct npy_header header;
     uint64_t data_bytes; /* of the elements */
 };

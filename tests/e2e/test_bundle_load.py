@@ -82,6 +82,18 @@ def test_prefixes(client, prefix, name):
     assert list(entries) == [name]
 
 
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_backslashes_in_names_there_and_back(client, kind):
+    """Those of a file that NumPy and safetensors wrote, and those that save wrote."""
+    arrays = {"a\\b": np.arange(3), "a/b": np.arange(4), "d/a\\b": np.arange(5)}
+    load(client, (npz_file if kind == "npz" else save)(arrays), prefix="one")
+    assert_stored(client, "one/", arrays)
+    reply = client.request("save", {"prefix": "one", "format": kind})
+    ok(reply)
+    load(client, reply[2], prefix="two")
+    assert_stored(client, "two/", arrays)
+
+
 @pytest.mark.parametrize("prefix", ["one", "one/"])
 def test_an_npy_file_is_the_prefix_itself(client, prefix):
     array = np.arange(12.0).reshape(3, 4)

@@ -272,6 +272,16 @@ def test_permissions_are_by_the_umask(folder):
     (folder / "out/mode").unlink()
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_permissions_of_what_is_replaced_stay(daemon, client, out, mode):
+    load(client, save(model()), prefix="m")
+    (out / "kept").write_bytes(b"what was there")
+    (out / "kept").chmod(mode)
+    ok(client.request("save", {"prefix": "m", "path": "kept"}))
+    assert (out / "kept").read_bytes() == save(model())
+    assert (out / "kept").stat().st_mode & 0o777 == mode
+
+
 @pytest.mark.parametrize("path", [
     "../elsewhere/x", "..", "deep/../x", "outside/x", "/etc/x", "/tmp/x", "{folder}/in/x",
     "{folder}/elsewhere/x", "fifo", "deep", "nothing/x", "/proc/self/fd/x", "", "x/", ".", "/",

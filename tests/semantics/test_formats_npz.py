@@ -73,6 +73,49 @@ def test_npz_reads_what_numpy_writes(tensors, compressed, to_pipe, from_pipe):
     assert all(same_bytes(got[name], tensors[name]) for name in tensors)
 
 
+@pytest.mark.parametrize("name", ["a\\b", "\\", "\\a", "a\\", "ü\\€", "d/a\\b", "a/b",
+                                  "a" * 300 + "\\"])  # fmt: skip
+@pytest.mark.parametrize("zip64", [False, True])
+@pytest.mark.parametrize("host", [0, 3])
+def test_npz_keeps_backslashes(name, zip64, host):
+    """libarchive makes slashes of those of a name without a slash; NumPy does not."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for key in ("first", name, "last"):
+            info = zipfile.ZipInfo(key + ".npy")
+            info.create_system = host
+            with archive.open(info, "w", force_zip64=zip64) as member:
+                member.write(npy_bytes(np.arange(3)))
+    file.seek(0)
+    assert list(npz_read(file.getvalue())) == list(np.load(file)) == ["first", name, "last"]
+
+
+def spoilt(signature, offset, value):
+    """An archive of two arrays, of which the last record of the kind has another value there."""
+    file = io.BytesIO()
+    np.savez(file, a=np.arange(3), b=np.arange(3))
+    data = bytearray(file.getvalue())
+    at = data.rindex(signature) + offset
+    data[at : at + len(value)] = value
+    return bytes(data)
+
+
+@pytest.mark.parametrize("data", [
+    spoilt(b"PK\1\2", 42, bytes(4)),  # the second array begins where the first one does
+    spoilt(b"PK\5\6", 8, b"\3\0\3\0"),  # there are three
+], ids=["one place", "more"])  # fmt: skip
+def test_npz_without_members_that_it_lists(data):
+    status, why = npz_read(data)
+    assert status == INVALID
+    assert "members by the end of its directory" in why
+
+
+def test_npz_keeps_what_differs_in_backslashes_only():
+    file = io.BytesIO()
+    np.savez(file, **{"a\\b": np.arange(2), "a/b": np.arange(3)})
+    assert {k: len(v) for k, v in npz_read(file.getvalue()).items()} == {"a\\b": 2, "a/b": 3}
+
+
 @few
 @given(st.dictionaries(keys, st.tuples(st.sampled_from(OWN), shapes), max_size=4), st.booleans())
 def test_npz_numpy_reads_what_is_written(found, deflate):
