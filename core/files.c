@@ -277,6 +277,17 @@ static int open_unnamed(int directory)
     return openat(directory, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
 }
 
+static enum td_status open_named(const struct file_roots *roots, struct new_file *file)
+{
+    TRY(choose_temporary(file));
+    file->fd = openat(file->directory, file->temporary,
+                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (file->fd >= 0)
+        return TD_OK;
+    file->temporary[0] = '\0';
+    return path_failed(roots, file->name, errno);
+}
+
 static enum td_status open_temporary(const struct file_roots *roots, struct new_file *file)
 {
     struct stat there;
@@ -287,15 +298,8 @@ static enum td_status open_temporary(const struct file_roots *roots, struct new_
         return fail(TD_FORBIDDEN, "'%.*s' is something else than a regular file",
                     SHOWN(file->name));
     file->fd = open_unnamed(file->directory);
-    if (file->fd >= 0)
-        return TD_OK;
-    TRY(choose_temporary(file));
-    file->fd = openat(file->directory, file->temporary,
-                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (file->fd < 0) {
-        file->temporary[0] = '\0';
-        return path_failed(roots, file->name, errno);
-    }
+    if (file->fd < 0)
+        TRY(open_named(roots, file));
     /* Who could not read what was there cannot read what takes its place. */
     if (found && fchmod(file->fd, there.st_mode & 0777) != 0)
         return path_failed(roots, file->name, errno);

@@ -248,8 +248,9 @@ static enum td_status member_name(struct npz_reader *reader, struct archive_entr
                     "whose name ends in " SUFFIX,
                     SHOWN(path));
     *out = strndup(path, length - SUFFIX_BYTES);
-    return *out ? restore_backslashes(reader, path, *out)
-                : fail(TD_OUT_OF_MEMORY, "no memory for the name of an array");
+    if (!*out)
+        return fail(TD_OUT_OF_MEMORY, "no memory for the name of an array");
+    return restore_backslashes(reader, path, *out);
 }
 
 /* The limit counts what the header announces, since no more than that is ever read. */
