@@ -173,7 +173,8 @@ enum op_trait {
     X(91, requires_grad_, F(input), F(requires_grad), 0, "Sets requires_grad, true unless given.") \
     X(92, grad, F(input), 0, OP_MAKES, "The variable's grad; not_found when there is none.")       \
     X(93, set_grad, F(input), F(other), 0, "Sets the grad; without other, clears it.")             \
-    X(94, print, F(input), 0, OP_BYTES, "The tensor as PyTorch prints it, in text.")               \
+    X(94, print, F(input), F(dtype) | CAST, OP_BYTES,                                              \
+      "The tensor as PyTorch prints it, in text; cast when dtype is given.")                       \
     X(95, item, F(input), 0, 0, "The value of a tensor of one element.")                           \
     X(100, queue_create, F(queue),                                                                 \
       F(max_items) | F(max_bytes) | F(when_full) | F(visibility_ms) | F(create_only), 0,           \

@@ -325,13 +325,27 @@ enum td_status op_run_print(struct op_call *call)
 {
     _cleanup_(tensor_unrefp) struct tensor *host = NULL;
     struct tensor *input = call->input;
+    enum td_dtype dtype = FIELDS_HAS(call->in, dtype) ? call->in->dtype : input->layout.dtype;
+    TRY(op_check_cast(call, input->layout.dtype, dtype));
     if (device_is_cpu(input->storage->device))
         host = tensor_ref(input);
     else
         TRY(op_host_contiguous(call, input, input->layout.dtype, &host));
-    TRY(print_tensor(&host->layout, host->storage->memory.data, input->storage->device->name,
-                     tensor_requires_grad(input), input->history ? input->history->grad_fn : NULL,
-                     &print_defaults, &call->text));
+    /* Of a cast it shows what to() would give: with a history if the input requires grad. */
+    const char *made_by = input->history ? input->history->grad_fn : NULL;
+    const char *cast_by =
+        tensor_requires_grad(input) && dtype_is_differentiable(dtype) ? "ToCopyBackward0" : NULL;
+    bool casts = dtype != input->layout.dtype;
+    const struct printed printed = {
+        .layout = &host->layout,
+        .storage_base = host->storage->memory.data,
+        .dtype = dtype,
+        .saturate = op_saturate(call),
+        .device = input->storage->device->name,
+        .requires_grad = !casts && tensor_requires_grad(input),
+        .grad_fn = casts ? cast_by : made_by,
+    };
+    TRY(print_tensor(&printed, &print_defaults, &call->text));
     TRY(ledger_reserve(&call->engine->ledger, strlen(call->text), 0, 0));
     call->text_charged = strlen(call->text);
     FIELDS_SET(&call->out, text, text_of(call->text));

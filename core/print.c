@@ -1,5 +1,6 @@
 #include "core/print.h"
 
+#include "core/cast/cast.h"
 #include "core/scalar.h"
 
 #include <assert.h>
@@ -41,7 +42,8 @@ struct number_format {
 };
 
 struct printer {
-    const struct layout *layout;
+    const struct printed *printed;
+    const struct layout *layout; /* its */
     const struct print_options *options;
     bool summarise;
     bool floating; /* the parts of the elements are doubles */
@@ -190,6 +192,17 @@ static enum td_status number_text(const struct printer *p, const struct scalar *
     return TD_OK;
 }
 
+static struct scalar element_load(const struct printer *p, const unsigned char *at)
+{
+    _Alignas(16) unsigned char element[16];
+    enum td_dtype dtype = p->printed->dtype;
+    if (dtype == p->layout->dtype)
+        return scalar_load(dtype, at);
+    cast_elements(p->layout->dtype, dtype, at, 0, element, 0, 1,
+                  p->printed->saturate ? CAST_SATURATE : 0);
+    return scalar_load(dtype, element);
+}
+
 /* The two looks at the data before it is printed: the range of the values decides how numbers are
  * written, and then the longest of them decides the width. */
 
@@ -199,7 +212,7 @@ static enum td_status visit_elements(struct printer *p, int dim, const unsigned 
                                      element_visit *visit)
 {
     if (dim == p->layout->rank) {
-        struct scalar scalar = scalar_load(p->layout->dtype, at);
+        struct scalar scalar = element_load(p, at);
         return visit(p, &scalar);
     }
     int64_t pieces = pieces_of(p, dim);
@@ -277,7 +290,7 @@ static enum td_status choose_formats(struct printer *p, const unsigned char *fir
 
 static enum td_status print_element(struct printer *p, const unsigned char *at)
 {
-    struct scalar scalar = scalar_load(p->layout->dtype, at);
+    struct scalar scalar = element_load(p, at);
     char number[NUMBER_SIZE];
     size_t length, width = p->formats[0].width;
     TRY(number_text(p, &scalar, 0, number, &length));
@@ -403,31 +416,30 @@ static void shape_tuple(const struct layout *layout, char *out, size_t size)
                                  : ")");
 }
 
-static bool dtype_is_printed(const struct layout *layout)
+static bool dtype_is_printed(enum td_dtype dtype, bool empty)
 {
-    if (layout->dtype == TD_FLOAT32)
+    if (dtype == TD_FLOAT32)
         return false;
-    return layout->elements == 0 ||
-           (layout->dtype != TD_COMPLEX64 && layout->dtype != TD_INT64 && layout->dtype != TD_BOOL);
+    return empty || (dtype != TD_COMPLEX64 && dtype != TD_INT64 && dtype != TD_BOOL);
 }
 
-static enum td_status print_suffixes(struct printer *p, const char *device, bool requires_grad,
-                                     const char *grad_fn)
+static enum td_status print_suffixes(struct printer *p)
 {
     const struct layout *layout = p->layout;
+    const struct printed *printed = p->printed;
     size_t line = last_line(&p->text);
-    if (strcmp(device, "cpu") != 0)
-        TRY(print_suffix(p, "device='", device, "'", &line));
+    if (strcmp(printed->device, "cpu") != 0)
+        TRY(print_suffix(p, "device='", printed->device, "'", &line));
     if (layout->elements == 0 ? layout->rank != 1 : p->options->edgeitems == 0) {
         char shape[RANK_MAX * 22 + 4];
         shape_tuple(layout, shape, sizeof shape);
         TRY(print_suffix(p, "size=", shape, "", &line));
     }
-    if (dtype_is_printed(layout))
-        TRY(print_suffix(p, "dtype=torch.", dtype_infos[layout->dtype].name, "", &line));
-    if (grad_fn)
-        TRY(print_suffix(p, "grad_fn=<", grad_fn, ">", &line));
-    else if (requires_grad)
+    if (dtype_is_printed(printed->dtype, layout->elements == 0))
+        TRY(print_suffix(p, "dtype=torch.", dtype_infos[printed->dtype].name, "", &line));
+    if (printed->grad_fn)
+        TRY(print_suffix(p, "grad_fn=<", printed->grad_fn, ">", &line));
+    else if (printed->requires_grad)
         TRY(print_suffix(p, "requires_grad=True", "", "", &line));
     return text_string(&p->text, ")");
 }
@@ -446,29 +458,28 @@ static enum td_status check_options(const struct print_options *options)
     return TD_OK;
 }
 
-static enum td_status print_all(struct printer *p, const void *storage, const char *device,
-                                bool requires_grad, const char *grad_fn)
+static enum td_status print_all(struct printer *p)
 {
     TRY(text_string(&p->text, PREFIX));
-    TRY(print_values(p, storage));
-    return print_suffixes(p, device, requires_grad, grad_fn);
+    TRY(print_values(p, p->printed->storage_base));
+    return print_suffixes(p);
 }
 
-enum td_status print_tensor(const struct layout *layout, const void *storage_base,
-                            const char *device, bool requires_grad, const char *grad_fn,
-                            const struct print_options *options, char **text)
+enum td_status print_tensor(const struct printed *printed, const struct print_options *options,
+                            char **text)
 {
-    assert(dtype_valid((int)layout->dtype));
+    assert(dtype_valid((int)printed->layout->dtype) && dtype_valid((int)printed->dtype));
     TRY(check_options(options));
-    char kind = dtype_infos[layout->dtype].kind;
+    char kind = dtype_infos[printed->dtype].kind;
     struct printer p = {
-        .layout = layout,
+        .printed = printed,
+        .layout = printed->layout,
         .options = options,
-        .summarise = layout->elements > options->threshold,
+        .summarise = printed->layout->elements > options->threshold,
         .floating = kind == 'f' || kind == 'c',
         .parts = kind == 'c' ? 2 : 1,
     };
-    enum td_status status = print_all(&p, storage_base, device, requires_grad, grad_fn);
+    enum td_status status = print_all(&p);
     if (status == TD_OK)
         *text = p.text.bytes;
     else

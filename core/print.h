@@ -5,9 +5,9 @@
  * large dimensions left out, lines folded at linewidth, and the suffixes device, size, dtype and
  * grad_fn or requires_grad.
  *
- * Reads host memory only, and of a summarised tensor only the elements that are shown. What is
- * printed is bounded by PRINT_TEXT_MAX, because a small storage expanded to many dimensions of
- * size 2 is never summarised.
+ * Reads host memory only, and of a summarised tensor only the elements that are shown; no others
+ * are cast, either, where another dtype is asked for. What is printed is bounded by PRINT_TEXT_MAX,
+ * because a small storage expanded to many dimensions of size 2 is never summarised.
  *
  * Threads: pure functions; the caller keeps writers away from the bytes if the text must show one
  * moment. Numbers are written in the locale's notation, so the process stays in the C locale.
@@ -33,14 +33,20 @@ struct print_options {
 
 extern const struct print_options print_defaults;
 
+/* What is printed. */
+struct printed {
+    const struct layout *layout;
+    const void *storage_base; /* the storage's first byte, on the host; not read without elements */
+    enum td_dtype dtype;      /* as which it is shown: what is shown of another is cast */
+    bool saturate;            /* see cast_scalar.h */
+    const char *device;       /* "cpu", which is not printed, or the likes of "cuda:0" */
+    bool requires_grad;       /* printed for every dtype, integers too */
+    const char *grad_fn; /* the operation's name, or NULL; with it, requires_grad is not printed */
+};
+
 /* Writes the text into *text, which the caller frees; on failure *text is untouched.
- * storage_base: the storage's first byte, on the host; not read without elements.
- * device: "cpu", which is not printed, or the likes of "cuda:0".
- * grad_fn: the operation's name, or NULL; with it, requires_grad is not printed.
- * requires_grad is printed for every dtype, integers too.
  * INVALID for options out of range, TOO_LARGE, OUT_OF_MEMORY. */
-NODISCARD enum td_status print_tensor(const struct layout *layout, const void *storage_base,
-                                      const char *device, bool requires_grad, const char *grad_fn,
+NODISCARD enum td_status print_tensor(const struct printed *printed,
                                       const struct print_options *options, char **text);
 
 #endif

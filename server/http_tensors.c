@@ -55,10 +55,6 @@ static enum td_status answer_print(struct exchange *x)
 static enum td_status get_text(struct exchange *x, struct tensor *view)
 {
     struct op_call *call = &x->call;
-    if (FIELDS_HAS(&x->in, dtype))
-        return fail(TD_INVALID,
-                    "format=text shows the tensor as it is; dtype= goes with json, npy, "
-                    "safetensors and raw");
     tensor_unref(call->input);
     call->input = tensor_ref(view);
     call->op = OP_print;

@@ -355,7 +355,7 @@ QUICK = {"operations": [{
 SENSELESS = re.compile(
     "step must be nonzero|unsupported range|inconsistent with step sign|over its range|"
     "random_ expects|is out of bounds for|without overflow|go with an output name|"
-    "go with a descriptor|takes either|format=text shows the tensor as it is|"
+    "go with a descriptor|takes either|"
     "takes elements in C order|has 1 to 512 bytes|stands twice in the item|"
     "shared over the Unix socket only|the file is not recognised|load needs a file|"
     "this is no (?:.np[yz]|safetensors) |"

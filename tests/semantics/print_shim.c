@@ -25,8 +25,15 @@ int print_shim(int dtype, int rank, const int64_t *shape, const int64_t *strides
         layout.strides[dim] = strides[dim];
         layout.elements *= shape[dim];
     }
-    return (int)print_tensor(&layout, storage, device, requires_grad != 0, grad_fn,
-                             options ? options : &print_defaults, text);
+    const struct printed printed = {
+        .layout = &layout,
+        .storage_base = storage,
+        .dtype = layout.dtype,
+        .device = device,
+        .requires_grad = requires_grad != 0,
+        .grad_fn = grad_fn,
+    };
+    return (int)print_tensor(&printed, options ? options : &print_defaults, text);
 }
 
 void print_shim_free(char *text)

@@ -48,10 +48,10 @@ static void expect_of(const struct layout *layout, const void *values, const cha
                       bool requires_grad, const char *grad_fn, const struct print_options *options,
                       const char *want)
 {
+    const struct printed printed = {layout, values,        layout->dtype, false,
+                                    device, requires_grad, grad_fn};
     char *text = NULL;
-    enum td_status status =
-        print_tensor(layout, values, device, requires_grad, grad_fn, options, &text);
-    assert_int_equal(status, TD_OK);
+    assert_int_equal(print_tensor(&printed, options, &text), TD_OK);
     assert_string_equal(text, want);
     free(text);
 }
@@ -64,8 +64,9 @@ static void expect(const struct layout *layout, const void *values, const char *
 static void expect_failure(const struct layout *layout, const void *values,
                            const struct print_options *options, enum td_status want)
 {
+    const struct printed printed = {layout, values, layout->dtype, .device = "cpu"};
     char untouched, *text = &untouched;
-    assert_int_equal(print_tensor(layout, values, "cpu", false, NULL, options, &text), want);
+    assert_int_equal(print_tensor(&printed, options, &text), want);
     assert_ptr_equal(text, &untouched);
     assert_true(strlen(fail_detail()) > 0);
 }
@@ -232,9 +233,9 @@ static void test_longest_number(void **state)
     options.precision = PRINT_PRECISION_MAX;
     options.sci_mode = 0;
     char *text = NULL;
-    assert_int_equal(print_tensor(&layout, (double[]){-1.7976931348623157e308, 0.5}, "cpu", false,
-                                  NULL, &options, &text),
-                     TD_OK);
+    const double values[] = {-1.7976931348623157e308, 0.5};
+    const struct printed printed = {&layout, values, TD_FLOAT64, .device = "cpu"};
+    assert_int_equal(print_tensor(&printed, &options, &text), TD_OK);
     size_t number = 1 + 309 + 1 + PRINT_PRECISION_MAX;
     assert_int_equal(strcspn(text + 8, ","), number);
     free(text);
