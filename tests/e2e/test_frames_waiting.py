@@ -138,6 +138,7 @@ def test_waiting_requests_count_as_in_flight(daemon):
 
 
 def test_a_limit_on_watches():
+    """Of one user that is alone; see test_quotas for several."""
     with Daemon(*SMALL, "--max-watches", 3) as daemon, daemon.connect() as client:
         waits = [client.send("wait", {"input": "x"}), client.send("watch"),
                  client.send("watch", {"prefix": "x"})]  # fmt: skip

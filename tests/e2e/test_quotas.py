@@ -187,6 +187,26 @@ def client_of_one():
 
 
 @as_root
+def test_watches():
+    """Whoever waits for many names leaves some of the daemon's watches to others."""
+    with open_daemon("--max-watches", "16") as daemon, daemon.connect() as client:
+        with Peer(daemon.url, OTHER_UID) as peer:
+            peer.run("waits = [c.send('wait', {'input': 'x'}) for _ in range(15)]")
+            status, fields = peer.ask("c.request('watch')[:2]")
+            assert status == "unavailable", fields
+            assert f"15 requests of uid:{OTHER_UID}" in fields["message"], fields
+            mine = client.send("wait", {"input": "x"})
+            refused(client.request("watch"), "unavailable", text="16 requests wait")
+            put(client, "x", b"1")
+            ok(client.wait(mine))
+            peer.run("for one in waits: ok(c.wait(one))")
+            peer.run("waits = [c.send('wait', {'input': 'y'}) for _ in range(15)]")  # given back
+            assert peer.ask("c.request('ping')[0]") == "ok"
+            put(client, "y", b"1")
+            peer.run("for one in waits: ok(c.wait(one))")
+
+
+@as_root
 def test_connections():
     with open_daemon("--quota-connections", "6") as daemon:
         with Peer(daemon.url, OTHER_UID) as peer, daemon.connect() as client:
