@@ -126,18 +126,21 @@ static enum td_status ask_for_segment(struct td_queue *queue, const struct layou
     return client_call(queue->client, &call, out);
 }
 
-/* The segment's mapping: kept from before, or made from the descriptor that came; NULL, without an
- * error, where neither is there. */
+/* The segment's mapping: kept from before, another td_queue's of this client, or made from the
+ * descriptor that came; NULL, without an error, where there is none. */
 static enum td_status find_segment(struct td_queue *queue, struct td_mapping *mapping,
                                    struct storage_map **out)
 {
     const struct td_info *info = &mapping->info;
     uint64_t session = mapping->reply->session;
-    if ((*out = kept_find(queue->client, &queue->filled, info->storage, session)) ||
-        mapping->reply->descriptor < 0)
+    if ((*out = kept_find(queue->client, &queue->filled, info->storage, session)))
         return TD_OK;
-    TRY(storage_get(queue->client, queue->name, true, info, mapping->reply, out));
-    struct storage_map *kept = storage_known(queue->client, info->storage, session, true);
+    if (mapping->reply->descriptor >= 0)
+        TRY(storage_get(queue->client, queue->name, true, info, mapping->reply, out));
+    else
+        *out = storage_known(queue->client, info->storage, session, true);
+    struct storage_map *kept =
+        *out ? storage_known(queue->client, info->storage, session, true) : NULL;
     if (kept)
         kept_add(queue->client, &queue->filled, kept, NULL);
     return TD_OK;

@@ -57,6 +57,7 @@ struct account {
     atomic_ullong used[QUOTA_COUNT];
     /* Of the bytes: those whose names are gone, and which this principal still holds. */
     atomic_ullong deleted_bytes;
+    atomic_uint watches; /* its operations that wait for names */
     struct account *next;
 };
 

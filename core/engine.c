@@ -2,9 +2,9 @@
 
 #include "core/random_id.h"
 
-/* Ids begin at another million each time, so that one a client kept from before a restart is not
- * taken for a new object or storage. */
-static enum td_status begin_ids(void)
+/* Ids and revisions begin at another million each time, so that one a client kept from before a
+ * restart is not taken for a new object or storage, or for what it has seen already. */
+static enum td_status begin_ids(struct engine *engine)
 {
     uint32_t random;
     if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
@@ -12,6 +12,7 @@ static enum td_status begin_ids(void)
     uint64_t first = (1 + random % 999983) * UINT64_C(1000000);
     tensor_ids_begin(first);
     storage_ids_begin(first);
+    store_revisions_begin(engine->store, first);
     return TD_OK;
 }
 
@@ -34,7 +35,6 @@ static enum td_status engine_open(struct engine *engine, const struct engine_opt
     TRY(file_roots_open(options->load_dirs, "load-dir", &engine->load_roots));
     TRY(file_roots_open(options->save_dirs, "save-dir", &engine->save_roots));
     TRY(random_id(BOOT_ID_LENGTH, engine->boot));
-    TRY(begin_ids());
     TRY(job_pool_create(options->job_threads, options->max_queued, &engine->jobs));
     struct device_options devices = {
         .ledger = &engine->ledger,
@@ -47,6 +47,7 @@ static enum td_status engine_open(struct engine *engine, const struct engine_opt
     engine->ledger.who_argument = engine->accounts;
     TRY(queue_table_create(&engine->ledger, options->max_queues, &engine->queues));
     TRY(store_create(&engine->ledger, &engine->store));
+    TRY(begin_ids(engine));
     return session_table_create(&engine->ledger, &options->sessions, &engine->sessions);
 }
 

@@ -24,20 +24,42 @@ static void stop_watching(struct op_call *call)
 {
     store_watch_remove(call->engine->store, &call->watch);
     atomic_fetch_sub(&call->engine->watches, 1);
+    if (call->account)
+        atomic_fetch_sub(&call->account->watches, 1);
+}
+
+static bool count_up(atomic_uint *count, unsigned limit)
+{
+    bool fits = atomic_fetch_add(count, 1) < limit;
+    if (!fits)
+        atomic_fetch_sub(count, 1);
+    return fits;
+}
+
+/* A sixteenth is left to others, so that no user keeps all of them out; as with connections. */
+static enum td_status count_watch(struct engine *engine, struct account *account)
+{
+    unsigned limit = engine->max_watches, most = limit - limit / 16;
+    if (account && !count_up(&account->watches, most))
+        return fail(TD_UNAVAILABLE,
+                    "%u requests of %s wait for names or watch them, which is the limit of one "
+                    "user; try again later, or raise --max-watches",
+                    most, account->name);
+    if (count_up(&engine->watches, limit))
+        return TD_OK;
+    if (account)
+        atomic_fetch_sub(&account->watches, 1);
+    return fail(TD_UNAVAILABLE,
+                "%u requests wait for names or watch them, which is the limit; try again later, "
+                "or raise --max-watches",
+                limit);
 }
 
 /* What happens to such names from here on wakes the call. */
 static enum td_status begin_watching(struct op_call *call, struct text prefix, bool exact)
 {
     struct engine *engine = call->engine;
-    if (atomic_fetch_add(&engine->watches, 1) >= engine->max_watches) {
-        atomic_fetch_sub(&engine->watches, 1);
-        return fail(
-            TD_UNAVAILABLE,
-            "%u requests wait for names or watch them, which is the limit; try again later, "
-            "or raise --max-watches",
-            engine->max_watches);
-    }
+    TRY(count_watch(engine, call->account));
     call->watch.prefix = prefix;
     call->watch.exact = exact;
     call->watch.wake = wake;

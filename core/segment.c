@@ -186,20 +186,30 @@ static int populate(int fd, char *data, size_t size)
     return rc;
 }
 
+/* The ledger had room, and the kernel has none: it was promised too much. */
+static enum td_status kernel_refuses(const char *what, size_t size, int error)
+{
+    const char *remedy = error == EMFILE || error == ENFILE
+                             ? "give the daemon more open files (ulimit -n), or fewer descriptors "
+                               "(--max-descriptors)"
+                             : "the machine has less for it than --memory-limit says";
+    return fail(TD_OUT_OF_MEMORY, "%s, of %zu bytes: %s; release what is not used, or %s", what,
+                size, strerror(error), remedy);
+}
+
 static enum td_status memfd_create_sealed(size_t capacity, struct memory *out)
 {
     _cleanup_(closep) int fd = memfd_create("tensord", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
-        return fail(TD_OUT_OF_MEMORY, "memfd_create: %s", strerror(errno));
+        return kernel_refuses("making shared memory", capacity, errno);
     if (ftruncate(fd, (off_t)capacity) != 0 || fchmod(fd, 0600) != 0 ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0)
-        return fail(TD_OUT_OF_MEMORY, "a memfd of %zu bytes: %s", capacity, strerror(errno));
+        return kernel_refuses("making shared memory", capacity, errno);
     void *data = map_aligned(fd, capacity, PROT_READ | PROT_WRITE);
     if (data == MAP_FAILED)
-        return fail(TD_OUT_OF_MEMORY, "mapping %zu bytes: %s", capacity, strerror(errno));
+        return kernel_refuses("mapping shared memory", capacity, errno);
     if (populate(fd, data, capacity) != 0) {
-        enum td_status status =
-            fail(TD_OUT_OF_MEMORY, "allocating %zu bytes: %s", capacity, strerror(errno));
+        enum td_status status = kernel_refuses("allocating shared memory", capacity, errno);
         munmap(data, capacity);
         return status;
     }
@@ -305,9 +315,11 @@ static enum td_status open_read_only(struct memory *memory)
      */
     if (memory->read_fd < 0 && errno == EACCES && memory->imported)
         memory->read_fd = fcntl(memory->fd, F_DUPFD_CLOEXEC, 0);
+    if (memory->read_fd < 0 && (errno == EMFILE || errno == ENFILE))
+        return kernel_refuses("opening shared memory for readers", memory->capacity, errno);
     if (memory->read_fd < 0)
-        return fail(errno == EMFILE || errno == ENFILE ? TD_OUT_OF_MEMORY : TD_UNAVAILABLE,
-                    "opening a memfd for readers: %s", strerror(errno));
+        return fail(TD_UNAVAILABLE, "opening shared memory for readers: %s; is /proc mounted?",
+                    strerror(errno));
     return TD_OK;
 }
 
@@ -393,8 +405,7 @@ static enum td_status remap_read_only(struct memory *memory)
     if (memory->read_only)
         return TD_OK;
     if (remap(memory, false) != 0)
-        return fail(TD_OUT_OF_MEMORY, "mapping %zu bytes read-only: %s", (size_t)memory->capacity,
-                    strerror(errno));
+        return kernel_refuses("mapping shared memory for reading", memory->capacity, errno);
     memory->read_only = true;
     return TD_OK;
 }

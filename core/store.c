@@ -567,6 +567,11 @@ size_t store_list(struct store *store, struct text prefix, struct text cursor, s
     return count;
 }
 
+void store_revisions_begin(struct store *store, uint64_t first)
+{
+    store->first_revision = store->revision = first;
+}
+
 uint64_t store_count(struct store *store)
 {
     expire_all(store);

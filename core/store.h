@@ -141,12 +141,15 @@ void store_watch_add(struct store *store, struct store_watch *watch);
 void store_watch_remove(struct store *store, struct store_watch *watch);
 /* The events of such names after revision *since, oldest first, at most `max`; the watch need not
  * be added, and of it only prefix and exact are looked at. *since moves on to what has been looked
- * at. *lost: events after *since are not kept any more (also for a *since that is ahead of the
- * store, from before a restart); reading goes on with the oldest that is. */
+ * at; 0 is from the first revision on. *lost: events after *since are not kept any more (also for a
+ * *since that was never this store's, from before a restart); reading goes on with the oldest that
+ * is. */
 size_t store_events(struct store *store, const struct store_watch *watch, uint64_t *since,
                     bool *lost, size_t max, struct store_event *out);
 
 uint64_t store_count(struct store *store);
+/* Where revisions go on from; before the store is used. */
+void store_revisions_begin(struct store *store, uint64_t first);
 uint64_t store_revision(struct store *store);
 
 #endif

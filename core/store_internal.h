@@ -23,6 +23,7 @@ struct store {
     struct due_tree due; /* the names that expire, by when they do */
     uint64_t count;
     uint64_t revision;
+    uint64_t first_revision; /* before anything happened */
     struct store_watch *watches;
     /* That of revision r is at r % STORE_EVENTS_KEPT: every revision leaves one. About 2 MiB
      * whatever happens, of which the kernel gives a page when events first reach it: as constant as

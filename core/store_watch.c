@@ -56,10 +56,12 @@ size_t store_events(struct store *store, const struct store_watch *watch, uint64
 {
     size_t count = 0;
     pthread_mutex_lock(&store->lock);
-    uint64_t last = store->revision;
-    uint64_t gone = last > STORE_EVENTS_KEPT ? last - STORE_EVENTS_KEPT : 0;
-    *lost = *since < gone || *since > last;
-    uint64_t seen = *lost ? gone : *since;
+    uint64_t first = store->first_revision, last = store->revision;
+    uint64_t gone = last - first > STORE_EVENTS_KEPT ? last - STORE_EVENTS_KEPT : first;
+    uint64_t seen = *since ? *since : first;
+    *lost = seen < gone || seen > last;
+    if (*lost)
+        seen = gone;
     for (; seen < last && count < max; seen++) {
         const struct store_event *event = &store->events[(seen + 1) % STORE_EVENTS_KEPT];
         if (watch_matches(watch, text_of(event->name)))

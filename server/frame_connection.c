@@ -202,6 +202,30 @@ void connection_end(struct connection *connection)
     connection_end_waits(connection);
 }
 
+/* The first that waits is of the frame that has begun. Those behind it are ahead of their frames,
+ * for as long as the client likes, and count as what it holds. */
+static bool reserve_descriptor(struct connection *connection)
+{
+    struct ledger *ledger = &connection->loop->server->options.engine->ledger;
+    if (connection->unclaimed_count == 0)
+        return true;
+    if (account_reserve(connection->account, QUOTA_DESCRIPTORS, 1) != TD_OK)
+        return false;
+    if (ledger_reserve(ledger, 0, 1, 0) == TD_OK)
+        return true;
+    account_release(connection->account, QUOTA_DESCRIPTORS, 1);
+    return false;
+}
+
+/* After one has left those that wait. */
+static void release_descriptor(struct connection *connection)
+{
+    if (connection->unclaimed_count == 0)
+        return;
+    account_release(connection->account, QUOTA_DESCRIPTORS, 1);
+    ledger_release(&connection->loop->server->options.engine->ledger, 0, 1, 0);
+}
+
 int connection_claim(struct connection *connection)
 {
     if (connection->unclaimed_count == 0)
@@ -210,6 +234,7 @@ int connection_claim(struct connection *connection)
     connection->unclaimed_count--;
     memmove(connection->unclaimed, connection->unclaimed + 1,
             (size_t)connection->unclaimed_count * sizeof fd);
+    release_descriptor(connection);
     return fd;
 }
 
@@ -355,7 +380,8 @@ static void consume(struct connection *connection)
     }
 }
 
-/* Keeps the descriptors of a message; false if there were more than the protocol allows. */
+/* Keeps the descriptors of a message; false if there were more than the protocol, or the client's
+ * quota, allows. */
 static bool keep_descriptors(struct connection *connection, struct msghdr *message)
 {
     bool good = !(message->msg_flags & MSG_CTRUNC);
@@ -370,7 +396,8 @@ static bool keep_descriptors(struct connection *connection, struct msghdr *messa
                 fd = closer_replace(fd);
             if (fd < 0)
                 good = false;
-            else if (connection->unclaimed_count < UNCLAIMED_MAX) {
+            else if (connection->unclaimed_count < UNCLAIMED_MAX &&
+                     reserve_descriptor(connection)) {
                 connection->unclaimed[connection->unclaimed_count++] = fd;
             } else {
                 close(fd);

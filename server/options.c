@@ -62,7 +62,7 @@ struct option_row {
     X("max-names", max_names, COUNT, "1000000", "N", "names in the store")                         \
     X("max-queues", max_queues, COUNT, "1024", "N", "queues")                                      \
     X("max-connections", max_connections, COUNT, "1024", "N", "open connections, and sessions")    \
-    X("http-connections", http_connections, COUNT, "4096", "N", "open HTTP connections")           \
+    X("http-connections", http_connections, COUNT, NULL, "N", "open HTTP connections")             \
     X("http-per-address", http_per_address, COUNT, "4096", "N",                                    \
       "open HTTP connections of one client address")                                               \
     X("http-sessions", http_sessions, COUNT, "1024", "N", "sessions over HTTP")                    \
@@ -124,13 +124,28 @@ static char *texts[ROWS];
 /* --no-socket and the like mean the empty text. */
 static const char *const negations[] = {"no-socket", "no-tcp", "no-http"};
 
-static uint64_t descriptor_limit(void)
+/* How many the process may have open; it raises the limit as far as it may (main.c). */
+static uint64_t open_files_limit(void)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_max < 4096)
-        return 256;
-    uint64_t usable = limit.rlim_max < 1000000 ? limit.rlim_max : 1000000;
-    return (usable - 2048) / 2; /* a storage that is shared has two, and connections need some */
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return 1024;
+    return limit.rlim_max < 1000000 ? limit.rlim_max : 1000000;
+}
+
+/* Whoever opens all of these leaves enough for the sockets and for shared memory. */
+static uint64_t http_connection_limit(void)
+{
+    uint64_t eighth = open_files_limit() / 8;
+    return eighth < 64 ? 64 : eighth < 4096 ? eighth : 4096;
+}
+
+/* What connections can take is set aside: of the sockets by default 1024, each with a descriptor
+ * that is on its way; and of HTTP. A storage that is shared has two. */
+static uint64_t descriptor_limit(void)
+{
+    uint64_t usable = open_files_limit(), aside = 2 * 1024 + http_connection_limit() + 128;
+    return usable < 4096 ? 256 : (usable - aside) / 2;
 }
 
 /* Two at least, so that a long operation does not hold up all others; more than memory can feed
@@ -155,6 +170,8 @@ static const char *default_text(const struct option_row *row, char *buffer, size
         snprintf(buffer, size, "%llu", (unsigned long long)memory / 4);
     else if (strcmp(row->name, "max-descriptors") == 0)
         snprintf(buffer, size, "%llu", (unsigned long long)descriptor_limit());
+    else if (strcmp(row->name, "http-connections") == 0)
+        snprintf(buffer, size, "%llu", (unsigned long long)http_connection_limit());
     else if (strcmp(row->name, "threads") == 0)
         snprintf(buffer, size, "%u", thread_count());
     else

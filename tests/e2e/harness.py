@@ -61,11 +61,11 @@ def environment(**more):
     return {**SANITIZER_OPTIONS, **plain_one, **more}
 
 
-def run_tensord(*arguments, env=None, timeout=START_S):
+def run_tensord(*arguments, env=None, timeout=START_S, **how):
     """A daemon that is expected to end by itself: its CompletedProcess, with texts."""
     command = [binary(), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout,
-                          env=environment(**(env or {})))  # fmt: skip
+                          env=environment(**(env or {})), **how)  # fmt: skip
     assert not REPORTS.search(done.stderr), done.stderr
     return done
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -18,10 +19,10 @@ from plain_client import PlainClient
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
-def option_rows():
+def option_rows(**how):
     """The flags of --help: name -> (argument, meaning, default)."""
     rows = {}
-    for line in run_tensord("--help").stdout.splitlines():
+    for line in run_tensord("--help", **how).stdout.splitlines():
         found = re.match(r"  --(\S+)\s+(?:([A-Z:]+)\s+)?(.*?)(?: \[(.*)\])?$", line)
         if found:
             rows[found.group(1)] = found.groups()[1:]
@@ -77,6 +78,21 @@ def test_the_default_that_help_tells_is_used():
     with Daemon(*SMALL) as daemon, daemon.connect() as client:
         limits = dict(pair.split("=") for pair in client.welcome["limits"].split(" "))
         assert limits["max_inflight"] == option_rows()["max-inflight"][2]
+
+
+@pytest.mark.parametrize("open_files", [1024, 4096, 8192, 20000])
+def test_the_defaults_leave_descriptors_for_everybody(open_files):
+    """All connections that there may be, and all memory: none keeps the others out."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < open_files:
+        pytest.skip(f"this process may have {hard} files open")
+    limits = (1024, open_files)
+    rows = option_rows(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
+    memory, sockets, http = (int(rows[name][2]) for name in (
+        "max-descriptors", "max-connections", "http-connections"))  # fmt: skip
+    assert memory >= 256 and http >= 64
+    if open_files >= 4096:
+        assert 2 * memory + 2 * sockets + http + 100 <= open_files
 
 
 def test_version():

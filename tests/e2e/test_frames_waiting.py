@@ -138,6 +138,7 @@ def test_waiting_requests_count_as_in_flight(daemon):
 
 
 def test_a_limit_on_watches():
+    """Of one user that is alone; see test_quotas for several."""
     with Daemon(*SMALL, "--max-watches", 3) as daemon, daemon.connect() as client:
         waits = [client.send("wait", {"input": "x"}), client.send("watch"),
                  client.send("watch", {"prefix": "x"})]  # fmt: skip
@@ -296,6 +297,26 @@ def test_who_lags_is_told(client, daemon):
         reply = client.wait(quiet)
         assert events_of(reply) == [("publish", "quiet", revision)] and "lost" not in reply[1]
         delete(other, "loud", "quiet")
+
+
+def test_a_restart_is_told():
+    """Also when as much has happened since as before it: revisions and generations do not come
+    again."""
+    with Daemon(*SMALL) as first, first.connect() as client:
+        seen = [put(client, name, b"1")["generation"] for name in "abc"]
+    with Daemon(*SMALL) as second, second.connect() as client:
+        made = [put(client, name, b"1")["generation"] for name in "abcdef"]
+        assert not set(seen) & set(made)
+        for since in seen:
+            reply = client.request("watch", {"since": since, "timeout_ms": 0})
+            assert reply[1]["lost"] and reply[1]["since"] == made[-1]
+            assert events_of(reply) == [("publish", *pair) for pair in zip("abcdef", made)]
+        reply = client.request("watch", {"since": 0, "timeout_ms": 0})  # from the start on
+        assert "lost" not in reply[1] and reply[1]["count"] == len(made)
+        for name, generation in zip("abc", seen):  # what was published again is noticed
+            found = ok(client.request("wait", {"input": name, "generation": generation,
+                                               "timeout_ms": 0}))  # fmt: skip
+            assert found["generation"] in made
 
 
 @pytest.mark.threads

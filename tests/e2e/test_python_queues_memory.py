@@ -247,6 +247,20 @@ def test_no_page_faults_in_the_steady_state(client, second):
     q.delete()
 
 
+def test_two_queue_objects_fill_the_same_memory(client):
+    """They have the producer's segments in common, which the daemon hands out to either."""
+    queues, used = [client.queue("memory/two", maxsize=2) for _ in range(2)], set()
+    for i in range(40):
+        with queues[i % 2].allocate(BIG, "float64", timeout=60) as segment:
+            segment.array[:] = i
+            used.add(segment._mapped().info.storage)
+            queues[i % 2].put(segment)
+        with queues[i // 2 % 2].get() as item:
+            assert (item.numpy() == i).all()
+    assert len(used) <= 4, used  # and not one after the other, each of them new
+    queues[0].delete()
+
+
 def test_each_segment_is_mapped_once(client, second):
     q = client.queue("memory/once", maxsize=300)
     second.run("q = c.queue('memory/once')")

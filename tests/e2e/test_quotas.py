@@ -1,12 +1,14 @@
 """Quotas: what one user takes from the daemon it does not take from another one."""
 
+import contextlib
 import os
 
 import numpy as np
+import plain_client
 import pytest
 from harness import (OPEN, OTHER_UID, SMALL, UNKNOWN_UID, Daemon, Filling, Mapping, Peer, as_root,
-                     eventually, get, make_memfd, ok, principals, put, refused, run_tensord,
-                     used)  # fmt: skip
+                     eventually, get, is_silent, make_memfd, ok, principals, put, refused,
+                     run_tensord, used)  # fmt: skip
 from http_client import Http
 from plain_client import PlainClient, Refused
 
@@ -137,6 +139,35 @@ def test_descriptors():
             assert used(client, other, "descriptors") == 3
 
 
+def test_descriptors_ahead_of_their_frames_count():
+    """Else a few connections, each with a frame that never comes, would keep all the descriptors
+    that the daemon may have open."""
+    head = plain_client.build_frame("ping", 1)[: plain_client.HEADER.size - 1]
+    with open_daemon("--quota-descriptors", "20") as daemon, daemon.connect() as client:
+        before, given, hoarders = daemon.state(), make_memfd(bytes(4096)), []
+        for _ in range(8):
+            hoarders.append(daemon.connect())
+            with contextlib.suppress(ConnectionError):
+                for byte in head[:16]:
+                    hoarders[-1].send_raw(bytes([byte]), [given])
+        assert is_silent(hoarders[0]) and all(one.is_closed() for one in hoarders[1:])
+        assert used(client, ME, "descriptors") == 15  # the first is of the frame that has begun
+        assert len(os.listdir(f"/proc/{daemon.pid}/fd")) <= before["fds"] + 1 + 16
+        # Who sends a frame with its descriptor is served, as long as there is room for the memory.
+        for i in range(5):
+            put(client, f"t{i}", bytes(100000))
+        refused(client.request("from_numpy", {"dtype": "uint8", "shape": [4096]}, fds=[given]),
+                "out_of_memory", text="holds 20 of the 20 memory descriptors")  # fmt: skip
+        hoarders[0].close()
+        eventually(lambda: used(client, ME, "descriptors") == 5, "the rest is given back")
+        ok(client.request("from_numpy", {"dtype": "uint8", "shape": [4096]}, fds=[given]))
+        os.close(given)
+        ok(client.request("release", {"force": True}))
+        for i in range(5):
+            ok(client.request("delete", {"input": f"t{i}"}))
+        daemon.settle(before)
+
+
 def test_given_memory_counts_while_it_is_known(client_of_one):
     fd = make_memfd(bytes(4096))
     fields = {"dtype": "uint8", "shape": [4096]}
@@ -153,6 +184,26 @@ def test_given_memory_counts_while_it_is_known(client_of_one):
 def client_of_one():
     with open_daemon() as daemon, daemon.connect() as client:
         yield client
+
+
+@as_root
+def test_watches():
+    """Whoever waits for many names leaves some of the daemon's watches to others."""
+    with open_daemon("--max-watches", "16") as daemon, daemon.connect() as client:
+        with Peer(daemon.url, OTHER_UID) as peer:
+            peer.run("waits = [c.send('wait', {'input': 'x'}) for _ in range(15)]")
+            status, fields = peer.ask("c.request('watch')[:2]")
+            assert status == "unavailable", fields
+            assert f"15 requests of uid:{OTHER_UID}" in fields["message"], fields
+            mine = client.send("wait", {"input": "x"})
+            refused(client.request("watch"), "unavailable", text="16 requests wait")
+            put(client, "x", b"1")
+            ok(client.wait(mine))
+            peer.run("for one in waits: ok(c.wait(one))")
+            peer.run("waits = [c.send('wait', {'input': 'y'}) for _ in range(15)]")  # given back
+            assert peer.ask("c.request('ping')[0]") == "ok"
+            put(client, "y", b"1")
+            peer.run("for one in waits: ok(c.wait(one))")
 
 
 @as_root

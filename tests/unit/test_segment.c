@@ -377,6 +377,8 @@ static void promoted_unsealed_child(void)
         _exit(2);
     if (segment_seal(&memory, STORAGE_MUTABLE) != TD_OUT_OF_MEMORY)
         _exit(3);
+    if (!strstr(fail_detail(), "for readers") || !strstr(fail_detail(), "ulimit -n"))
+        _exit(5);
     while (count > 0)
         close(taken[--count]);
     segment_free(pool, &memory);
@@ -398,6 +400,8 @@ static void no_descriptor_child(void)
     take_descriptors(taken, &count);
     if (segment_alloc(pool, SIZE, false, &memory) != TD_OUT_OF_MEMORY)
         _exit(1);
+    if (!strstr(fail_detail(), "ulimit -n") || !strstr(fail_detail(), "--max-descriptors"))
+        _exit(3);
     if (ledger.used.memory_bytes || ledger.used.descriptors)
         _exit(2);
 }

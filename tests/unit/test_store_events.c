@@ -231,6 +231,43 @@ static void full_ring(void **state)
     assert_int_equal(events[0].revision, 1);
 }
 
+/* What was seen before a restart is not taken for this store's, whichever number is higher. */
+static void revisions_of_before_a_restart(void **state)
+{
+    enum { FIRST = 3000000 };
+    static const struct {
+        uint64_t since;
+        bool lost;
+    } rows[] = {{1, true}, {FIRST - 1, true}, {FIRST + 4, true}, {0, false}, {FIRST, false}};
+    (void)state;
+    store_revisions_begin(store, FIRST);
+    for (uint64_t since = 0; since <= FIRST; since += FIRST) {
+        uint64_t seen = since;
+        assert_events(&all, &seen, 16, "");
+        assert_int_equal(seen, FIRST);
+    }
+    publish("a");
+    drop("a");
+    publish("b");
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct store_event events[4];
+        uint64_t since = rows[i].since;
+        bool lost = !rows[i].lost;
+        assert_int_equal(store_events(store, &all, &since, &lost, 4, events), 3);
+        assert_int_equal(lost, rows[i].lost);
+        assert_int_equal(events[0].revision, FIRST + 1);
+        assert_int_equal(since, FIRST + 3);
+    }
+    /* The first of them go like any other. */
+    publish_many(STORE_EVENTS_KEPT);
+    uint64_t since = 0;
+    bool lost = false;
+    struct store_event event;
+    assert_int_equal(store_events(store, &all, &since, &lost, 1, &event), 1);
+    assert_true(lost);
+    assert_int_equal(event.revision, FIRST + 4);
+}
+
 /* The longest names in every slot, and what a shorter one leaves of them. */
 static void long_names(void **state)
 {
@@ -344,9 +381,16 @@ static void watches_removed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(order_of_events), TEST(refusals_leave_none), TEST(chosen_by_name),
-        TEST(in_pages),        TEST(lost_events),         TEST(full_ring),
-        TEST(long_names),      TEST(woken_for_names),     TEST(watches_removed),
+        TEST(order_of_events),
+        TEST(refusals_leave_none),
+        TEST(chosen_by_name),
+        TEST(in_pages),
+        TEST(lost_events),
+        TEST(full_ring),
+        TEST(revisions_of_before_a_restart),
+        TEST(long_names),
+        TEST(woken_for_names),
+        TEST(watches_removed),
     };
     return cmocka_run_group_tests_name("store_events", tests, NULL, NULL);
 }
