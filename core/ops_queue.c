@@ -325,6 +325,12 @@ static enum td_status describe_item(struct op_call *call, const struct queue_ite
     return TD_OK;
 }
 
+/* Then op_undo releases the lease, and the item goes back. */
+static void undo_get(struct op_call *call)
+{
+    queue_item_unseen(call->item);
+}
+
 enum td_status op_run_queue_get(struct op_call *call)
 {
     bool waits;
@@ -337,7 +343,8 @@ enum td_status op_run_queue_get(struct op_call *call)
         call->stop_waiting = forget_get;
         return TD_OK;
     }
-    FIELDS_SET(&call->out, lease, lease); /* which op_undo gives back */
+    FIELDS_SET(&call->out, lease, lease);
+    call->undo = undo_get;
     enum td_status status = describe_item(call, call->item);
     if (status != TD_OK) {
         op_undo(call);

@@ -112,6 +112,8 @@ CLEANUP_DEFINE(struct queue_item *, queue_item_unref)
 uint64_t queue_item_id(const struct queue_item *item);
 uint64_t queue_item_bytes(const struct queue_item *item);
 unsigned queue_item_deliveries(const struct queue_item *item);
+/* Takes a delivery back that nobody has seen. */
+void queue_item_unseen(struct queue_item *item);
 struct text queue_item_meta(const struct queue_item *item);
 size_t queue_item_count(const struct queue_item *item);
 /* The tensor is borrowed; a key that was not given is empty. */

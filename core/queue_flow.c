@@ -367,7 +367,7 @@ enum td_status queue_get(struct queue *queue, struct session *session, struct wa
     struct queue_item *got = queue_item_ref(delivery->item);
     enum td_status status = hand_over(delivery, lease);
     if (status != TD_OK) {
-        atomic_fetch_sub(&got->deliveries, 1); /* nobody has seen it */
+        queue_item_unseen(got);
         delivery_end(delivery);
         queue_item_unref(got);
         return status;

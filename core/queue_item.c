@@ -90,6 +90,11 @@ unsigned queue_item_deliveries(const struct queue_item *item)
     return atomic_load(&item->deliveries);
 }
 
+void queue_item_unseen(struct queue_item *item)
+{
+    atomic_fetch_sub(&item->deliveries, 1);
+}
+
 struct text queue_item_meta(const struct queue_item *item)
 {
     return item->meta;
