@@ -50,6 +50,7 @@ static void after_fork_in_child(void)
 {
     for (struct td_client *client = clients; client; client = client->next) {
         client->foreign = true;
+        storages_after_fork(client);
         for (struct connection *c = client->connections; c; c = c->next) {
             if (c->fd >= 0)
                 close(c->fd);

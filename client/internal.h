@@ -154,9 +154,9 @@ struct storage_map {
     struct storage_map *next_by_id, *next_by_name; /* these and refs under the client's lock */
     unsigned refs;
     uint64_t storage, session; /* ids are the daemon's, and mean something in a session only */
-    bool writable;
-    bool refilled; /* by one writer, for readers who have a mapping of their own */
-    int fd;        /* kept by writable ones, for td_from_memory; else -1 */
+    bool writable;             /* by this process */
+    bool refilled;             /* by one writer, for readers who have a mapping of their own */
+    int fd;                    /* kept by writable ones, for td_from_memory; else -1 */
     char *base;
     size_t size_bytes;
     char name[]; /* that the first td_map gave */
@@ -172,6 +172,8 @@ NODISCARD enum td_status storage_get(struct td_client *client, const char *name,
 /* The storage if it is mapped here, as a reference; else NULL. */
 struct storage_map *storage_known(struct td_client *client, uint64_t storage, uint64_t session,
                                   bool write);
+/* In a child, before anything else runs there: what the parent fills for queues is for reading. */
+void storages_after_fork(struct td_client *client);
 /* Neither waits nor fails nor writes an error. */
 void storage_put(struct td_client *client, struct storage_map *storage);
 /* OUT_OF_MEMORY or UNSUPPORTED, for what mmap gave as errno. */

@@ -54,6 +54,7 @@ segment.array[:] = 5
 def child():
     assert (array == 0).all()          # what was mapped can be read
     uses = [lambda: q.put(segment), held.ack, held[0].tolist, held.numpy, held.torch]
+    uses += [lambda: segment.array.fill(1)]
     for use in uses:
         try:
             use()

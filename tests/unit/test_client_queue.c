@@ -266,6 +266,37 @@ static void nothing_is_to_be_had_in_a_child(void **state)
     td_item_done(item);
 }
 
+static void ended(int signal_number)
+{
+    _exit(signal_number);
+}
+
+/* What it wrote after the parent's push would be in an item that others have read. */
+static void a_child_does_not_fill_what_the_parent_pushes(void **state)
+{
+    (void)state;
+    char seen[4] = {0};
+    struct td_mapping *segment = allocate();
+    char *data = td_mapping_data(segment);
+    memcpy(data, "old", 3);
+    pid_t pid = fork();
+    if (pid == 0) {
+        signal(SIGSEGV, ended);
+        if (td_mapping_writable(segment) || memcmp(data, "old", 3) != 0)
+            _exit(1);
+        *(volatile char *)data = 'c';
+        _exit(2);
+    }
+    int status = -1;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(WEXITSTATUS(status), SIGSEGV);
+    assert_true(td_mapping_writable(segment));
+    memcpy(data, "new", 3); /* here nothing has changed */
+    assert_int_equal(pread(memory, seen, 3, 0), 3);
+    assert_string_equal(seen, "new");
+    td_unmap(segment);
+}
+
 static void no_memory_of_a_client_that_is_closed(void **state)
 {
     (void)state;
@@ -347,6 +378,7 @@ int main(void)
         CASE(a_connection_that_is_lost),
         CASE(a_session_that_is_lost),
         CASE(nothing_is_to_be_had_in_a_child),
+        CASE(a_child_does_not_fill_what_the_parent_pushes),
         CASE(no_memory_of_a_client_that_is_closed),
         CASE(an_item_that_comes_too_late_is_given_back),
         CASE(memory_that_comes_too_late_is_given_back),

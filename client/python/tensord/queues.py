@@ -71,6 +71,10 @@ class Segment(Fillable):
     the item's then, and later that of another one. So it is when a put was interrupted or lost its
     connection, for nobody knows then whether it was put; it can be put again, which says NotFound
     if it was.
+
+    Only the process that allocated it can fill it. A child that is forked meanwhile finds it
+    read-only; NumPy refuses to write to what is taken from here then, and the kernel ends a child
+    that writes through an array, a view or a PyTorch tensor that it inherited.
     """
 
     __slots__ = ("_put",)
@@ -82,6 +86,7 @@ class Segment(Fillable):
     def _mapped(self) -> mapping.Mapping:
         if self._put:
             raise ValueError("this memory was put; allocate anew")
+        self._notice()
         return super()._mapped()
 
     def _fill(self, source: convert.Source) -> None:
@@ -90,11 +95,7 @@ class Segment(Fillable):
 
     def _was_put(self, pushed: bool) -> None:
         """What is the item's, or may be (a put was interrupted), is not to be written to."""
-        mapped = self._mapping
-        if mapped is not None:
-            mapped.writable = bool(lib.td_mapping_writable(mapped.pointer))
-            if self._array is not None and not mapped.writable:
-                self._array.flags.writeable = False
+        self._notice()
         self._put = pushed
 
     def __repr__(self) -> str:
@@ -171,7 +172,8 @@ class Queue:
         and handing it over no copy. Not zeroed.
 
         Waits while all that this process may have is in use, for `timeout` seconds (None: for
-        ever), then Full. Over the Unix socket only (Unsupported).
+        ever), then Full. Over the Unix socket only (Unsupported). Not to be filled by a child that
+        is forked meanwhile: see Segment.
         """
         sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
         patience = _Patience(True, timeout)
