@@ -357,7 +357,12 @@ struct td_queue_options {
 TD_API enum td_status td_queue_open(struct td_client *client, const char *name,
                                     const struct td_queue_options *options, struct td_queue **out);
 /* Lets go of the mappings that were kept for it. Items and mappings that are still open stay good.
- * NULL is fine. */
+ * NULL is fine.
+ *
+ * What a td_queue filled and read stays mapped, so that later items cost less. What was not used
+ * for ten seconds goes with the next call of the client, whichever that is, and while it waits in
+ * td_pop. So a client that calls nothing at all, or waits for ever in another call, keeps it, and
+ * with it what a producer that has ended left in the daemon: free the td_queue then. */
 TD_API void td_queue_free(struct td_queue *queue);
 
 /* Memory for the elements of an item, in C order, not zeroed: to be filled in place, and pushed. It

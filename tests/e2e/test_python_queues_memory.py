@@ -324,3 +324,19 @@ if os.environ.get("TENSORD_TESTS_FULL"):  # for it takes longer than ten seconds
         q.put(np.zeros(BIG))
         second.run("t.join()")
         q.delete()
+
+    def test_who_does_something_else_holds_nothing(client, second):
+        """Neither what it read nor what it filled."""
+        q = client.queue("memory/else")
+        second.run("q = c.queue('memory/else'); q.put(np.zeros(20_000))")
+        second.run(CONSUMER)
+        second.run("consume(1)")
+        q.put(np.zeros(BIG))
+        second.run("consume(1)")
+        assert sum(lease.kind == "read" for lease in client.leases()) == 2
+        time.sleep(11)
+        client.ping()
+        second.run("c.ping()")
+        wait_until(lambda: not any(lease.kind == "read" for lease in client.leases()))
+        assert q.info()["items"] == 0
+        q.delete()

@@ -309,6 +309,62 @@ static void no_memory_of_a_client_that_is_closed(void **state)
     client = NULL;
 }
 
+/* ---- what stays mapped ----------------------------------------------------------------------- */
+
+static void ten_seconds_pass(void)
+{
+    pthread_mutex_lock(&client->lock);
+    for (struct kept_list *list = client->kept; list; list = list->next) {
+        list->spare_ms -= KEPT_MS + 1;
+        for (size_t i = 0; i < list->count; i++)
+            list->kept[i].used_ms -= KEPT_MS + 1;
+    }
+    client->kept_due_ms -= client->kept_due_ms == INT64_MAX ? 0 : KEPT_MS + 1;
+    pthread_mutex_unlock(&client->lock);
+}
+
+static bool first_map_was_released(void)
+{
+    return atomic_load(&mock.last_released) == 901;
+}
+
+/* Who does not pop any more, but goes on calling, must not hold the memory of a producer that has
+ * ended. */
+static void any_call_lets_go_of_what_is_old(void **state)
+{
+    (void)state;
+    struct td_item *item = pop();
+    struct td_mapping *shown;
+    assert_int_equal(td_item_map(item, 0, 0, &shown), TD_OK);
+    td_unmap(shown);
+    td_item_done(item);
+    wait_for(item_was_released);
+    assert_int_equal(td_op(client, "ping", NULL, NULL, 0, NULL), TD_OK);
+    assert_true(item_was_released()); /* the item, and nothing since */
+    ten_seconds_pass();
+    assert_int_equal(td_op(client, "ping", NULL, NULL, 0, NULL), TD_OK);
+    wait_for(first_map_was_released);
+    assert_int_equal(client->kept_due_ms, INT64_MAX);
+    item = pop(); /* mapped again, and kept */
+    assert_int_equal(td_item_map(item, 0, 0, &shown), TD_OK);
+    assert_int_equal(atomic_load(&maps), 2);
+    assert_true(client->kept_due_ms < INT64_MAX);
+    td_unmap(shown);
+    td_item_done(item);
+}
+
+static void what_a_producer_fills_next_is_let_go_of_too(void **state)
+{
+    (void)state;
+    push_and_get_another();
+    assert_int_equal(td_op(client, "ping", NULL, NULL, 0, NULL), TD_OK);
+    assert_false(next_was_released());
+    ten_seconds_pass();
+    assert_int_equal(td_op(client, "ping", NULL, NULL, 0, NULL), TD_OK);
+    wait_for(next_was_released);
+    td_unmap(allocate());
+}
+
 /* ---- giving up ------------------------------------------------------------------------------- */
 
 /* The daemon hands the item out in the moment in which the call is interrupted. */
@@ -380,6 +436,8 @@ int main(void)
         CASE(nothing_is_to_be_had_in_a_child),
         CASE(a_child_does_not_fill_what_the_parent_pushes),
         CASE(no_memory_of_a_client_that_is_closed),
+        CASE(any_call_lets_go_of_what_is_old),
+        CASE(what_a_producer_fills_next_is_let_go_of_too),
         CASE(an_item_that_comes_too_late_is_given_back),
         CASE(memory_that_comes_too_late_is_given_back),
         CASE(memory_without_a_descriptor_to_spare_is_given_back),
