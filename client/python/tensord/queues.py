@@ -138,7 +138,8 @@ class Queue:
         connection = self._client.session.connection()
         opened = self._opened
         if opened is None or opened[0] is not connection:
-            opened = self._opened = (connection, self._open(connection))
+            opened = self._client._same(self.name, (connection, self._open(connection)))
+            self._opened = opened
             self._client._queues[id(self)] = self
             if self._client.closed:  # by another thread, which did not see this one
                 self._forget()
@@ -159,6 +160,7 @@ class Queue:
     def _forget(self) -> None:
         """Lets go of what stays mapped; the client is being closed."""
         self._opened = None
+        self._client._opened.pop(self.name, None)
 
     def __reduce__(self) -> tuple:
         return Queue, (self._client, self.name, *self._settings)
@@ -357,6 +359,7 @@ class Queue:
     def delete(self) -> None:
         """Removes the queue and what waits in it. Whoever has an item in hand keeps its memory."""
         self._client.session.op("queue_delete", queue=self.name)
+        self._client._opened.pop(self.name, None)
 
     def __repr__(self) -> str:
         return f"<tensord.Queue {self.name!r}>"
