@@ -357,7 +357,7 @@ class Client(Files):
         is removed after so many seconds; whoever holds the tensor keeps it.
         """
         if ttl is not None:
-            source = convert.source(_plain(value))
+            source = self._source(_plain(value))
             self.session.op(
                 "put", source.body, output=name, dtype=source.dtype, shape=source.shape,
                 mutable=mutable or None, requires_grad=requires_grad or None,
@@ -384,7 +384,7 @@ class Client(Files):
         return Allocation(self, self.session.allocate(element.code, _shapes.sizes((sizes,))))
 
     def _store(self, name: str, value: Any, flags: int) -> None:
-        self.session.put(name, convert.source(_plain(value)), flags)
+        self.session.put(name, self._source(_plain(value)), flags)
 
     def fetch(self, name: str, dtype: Any = None, out: Any = None) -> Any:
         """A copy of a tensor's elements as a NumPy array, or in `out`. See Tensor.fetch."""
@@ -423,7 +423,7 @@ class Client(Files):
         the first tensor is stored, so a value that is no tensor changes nothing.
         """
         sources = {
-            key: convert.source(_plain(value), contiguous=False)
+            key: self._source(_plain(value), contiguous=False)
             for key, value in state_dict.items()
         }
         names: dict = {}  # by what they show
@@ -431,7 +431,7 @@ class Client(Files):
             names.setdefault(_memory_of(key, source), []).append((key, source))
         for (key, source), *tied in names.values():
             name = f"{prefix}/{key}"
-            whole = source if source.is_contiguous() else convert.source(_plain(state_dict[key]))
+            whole = source if source.is_contiguous() else self._source(_plain(state_dict[key]))
             self.session.put(name, whole, lib.TD_PUT_MUTABLE if mutable else 0)
             stored = self[name] if tied else None
             for other, _source in tied:

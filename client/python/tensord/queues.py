@@ -237,7 +237,7 @@ class Queue:
             )
         if isinstance(part, str):
             raise TypeError("a tensor or an array was expected, not str")
-        source = convert.source(part)
+        source = self._client._source(part)
         segment = self._recycled(source, patience, first) if self._client.is_local else None
         if segment is None:
             return self._client._create(
