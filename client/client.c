@@ -50,6 +50,7 @@ static void after_fork_in_child(void)
 {
     for (struct td_client *client = clients; client; client = client->next) {
         client->foreign = true;
+        storages_after_fork(client);
         for (struct connection *c = client->connections; c; c = c->next) {
             if (c->fd >= 0)
                 close(c->fd);
@@ -124,6 +125,7 @@ static enum td_status client_new(const struct td_options *options, const struct 
     if (!client)
         return fail(TD_OUT_OF_MEMORY, "no memory for a client");
     atomic_init(&client->refs, 1);
+    atomic_init(&client->kept_due_ms, INT64_MAX);
     client->pid = getpid();
     client->address = *address;
     client->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_DEFAULT_MS;
@@ -352,6 +354,7 @@ enum td_status client_call(struct td_client *client, const struct call *call, st
                     "fewer tensors at a time, or give it shorter texts",
                     op_infos[call->op].name, length, WIRE_META_MAX);
     client_ref(client); /* td_close may come from another thread meanwhile */
+    (void)kept_age(client);
     int64_t deadline = call_deadline(client, call);
     bool again;
     enum td_status status;

@@ -60,6 +60,8 @@ struct td_client {
     size_t pending_count, pending_capacity;
     struct storage_map *storages_by_id[STORAGE_BUCKETS]; /* storages.c */
     struct storage_map *storages_by_name[STORAGE_BUCKETS];
+    struct kept_list *kept;      /* of all its queues; kept.c */
+    _Atomic int64_t kept_due_ms; /* when kept_age may find something; INT64_MAX: nothing is kept */
 };
 
 void client_ref(struct td_client *client);
@@ -154,9 +156,9 @@ struct storage_map {
     struct storage_map *next_by_id, *next_by_name; /* these and refs under the client's lock */
     unsigned refs;
     uint64_t storage, session; /* ids are the daemon's, and mean something in a session only */
-    bool writable;
-    bool refilled; /* by one writer, for readers who have a mapping of their own */
-    int fd;        /* kept by writable ones, for td_from_memory; else -1 */
+    bool writable;             /* by this process */
+    bool refilled;             /* by one writer, for readers who have a mapping of their own */
+    int fd;                    /* kept by writable ones, for td_from_memory; else -1 */
     char *base;
     size_t size_bytes;
     char name[]; /* that the first td_map gave */
@@ -172,6 +174,8 @@ NODISCARD enum td_status storage_get(struct td_client *client, const char *name,
 /* The storage if it is mapped here, as a reference; else NULL. */
 struct storage_map *storage_known(struct td_client *client, uint64_t storage, uint64_t session,
                                   bool write);
+/* In a child, before anything else runs there: what the parent fills for queues is for reading. */
+void storages_after_fork(struct td_client *client);
 /* Neither waits nor fails nor writes an error. */
 void storage_put(struct td_client *client, struct storage_map *storage);
 /* OUT_OF_MEMORY or UNSUPPORTED, for what mmap gave as errno. */
@@ -251,6 +255,9 @@ NODISCARD enum td_status mapping_check_layout(struct td_mapping *mapping);
 
 /* Segments that stay mapped from item to item. Under the client's lock, which fork() respects. */
 struct kept_list {
+    struct kept_list *next, **at; /* of the client's */
+    struct td_mapping *spare;     /* to be filled next; or NULL */
+    int64_t spare_ms;
     size_t count, room; /* the one that was used last stands first */
     struct kept {
         uint64_t storage, session;
@@ -260,14 +267,21 @@ struct kept_list {
     } * kept;
 };
 
+void kept_open(struct td_client *client, struct kept_list *list);
+void kept_close(struct td_client *client, struct kept_list *list);
 /* A reference to the segment if it is kept; else NULL. */
 struct storage_map *kept_find(struct td_client *client, struct kept_list *list, uint64_t storage,
                               uint64_t session);
 /* Keeps a segment, takes over what it is made of, and lets go of one that was not used for long. */
 void kept_add(struct td_client *client, struct kept_list *list, struct storage_map *map,
               struct td_mapping *mapping);
-/* Lets go of those that were not used for KEPT_MS; whether some are left. */
-bool kept_age(struct td_client *client, struct kept_list *list);
+/* What the producer will fill next; takes it over (NULL: nothing), and gives what was there. */
+struct td_mapping *kept_swap_spare(struct td_client *client, struct kept_list *list,
+                                   struct td_mapping *spare);
+/* Lets go of what was not used for KEPT_MS, in any queue of the client; whether some is left. Each
+ * call does, so that it does not depend on who goes on using which queue. Cheap when it is not due.
+ */
+bool kept_age(struct td_client *client);
 void kept_clear(struct td_client *client, struct kept_list *list);
 
 /* ---- queue.c -------------------------------------------------------------------------------- */

@@ -25,6 +25,34 @@ static void touch_locked(struct kept_list *list, size_t i)
     list->kept[0] = used;
 }
 
+/* Something is kept from now on: not later than it is old kept_age looks. */
+static void due_locked(struct td_client *client, int64_t used_ms)
+{
+    if (atomic_load(&client->kept_due_ms) > used_ms + KEPT_MS)
+        atomic_store(&client->kept_due_ms, used_ms + KEPT_MS);
+}
+
+void kept_open(struct td_client *client, struct kept_list *list)
+{
+    pthread_mutex_lock(&client->lock);
+    list->next = client->kept;
+    list->at = &client->kept;
+    if (list->next)
+        list->next->at = &list->next;
+    client->kept = list;
+    pthread_mutex_unlock(&client->lock);
+}
+
+void kept_close(struct td_client *client, struct kept_list *list)
+{
+    pthread_mutex_lock(&client->lock);
+    *list->at = list->next;
+    if (list->next)
+        list->next->at = list->at;
+    pthread_mutex_unlock(&client->lock);
+    kept_clear(client, list);
+}
+
 /* The caller holds the lock. */
 static bool last_is_old_locked(const struct kept_list *list)
 {
@@ -70,6 +98,7 @@ void kept_add(struct td_client *client, struct kept_list *list, struct storage_m
     if (grow_locked(list)) {
         list->kept[list->count++] = fresh;
         touch_locked(list, list->count - 1);
+        due_locked(client, list->kept[0].used_ms);
     } else {
         gone = fresh; /* no memory to note it in */
     }
@@ -78,35 +107,79 @@ void kept_add(struct td_client *client, struct kept_list *list, struct storage_m
         kept_free(client, &gone);
 }
 
-/* Lets go of the last ones, of all or of the old. */
-static bool let_go(struct td_client *client, struct kept_list *list, bool all)
+struct td_mapping *kept_swap_spare(struct td_client *client, struct kept_list *list,
+                                   struct td_mapping *spare)
 {
-    for (;;) {
-        struct kept gone = {0};
-        pthread_mutex_lock(&client->lock);
-        if (all ? list->count > 0 : last_is_old_locked(list))
-            gone = list->kept[--list->count];
-        bool left = list->count > 0;
-        pthread_mutex_unlock(&client->lock);
-        if (!gone.map)
-            return left;
-        kept_free(client, &gone);
+    pthread_mutex_lock(&client->lock);
+    struct td_mapping *before = list->spare;
+    list->spare = spare;
+    if (spare) {
+        list->spare_ms = now_ms();
+        due_locked(client, list->spare_ms);
     }
+    pthread_mutex_unlock(&client->lock);
+    return before;
 }
 
-bool kept_age(struct td_client *client, struct kept_list *list)
+/* Takes something out of the list that was used last before `until_ms`; false if there is none. The
+ * caller holds the lock, and then frees it without. */
+static bool take_locked(struct kept_list *list, int64_t until_ms, struct kept *out)
 {
-    return let_go(client, list, false);
+    *out = (struct kept){0};
+    if (list->spare && list->spare_ms < until_ms)
+        out->mapping = take(&list->spare);
+    else if (list->count && list->kept[list->count - 1].used_ms < until_ms)
+        *out = list->kept[--list->count];
+    return out->map || out->mapping;
+}
+
+/* When something of it is old; INT64_MAX: nothing is there. The caller holds the lock. */
+static int64_t due_of_locked(const struct kept_list *list)
+{
+    int64_t first = INT64_MAX - KEPT_MS;
+    if (list->count)
+        first = list->kept[list->count - 1].used_ms;
+    if (list->spare && list->spare_ms < first)
+        first = list->spare_ms;
+    return first + KEPT_MS;
+}
+
+bool kept_age(struct td_client *client)
+{
+    int64_t due_ms = atomic_load_explicit(&client->kept_due_ms, memory_order_relaxed);
+    if (due_ms == INT64_MAX)
+        return false;
+    int64_t now = now_ms();
+    for (bool more = now > due_ms; more;) {
+        struct kept gone = {0};
+        due_ms = INT64_MAX;
+        pthread_mutex_lock(&client->lock);
+        more = false;
+        for (struct kept_list *list = client->kept; list && !more; list = list->next) {
+            more = take_locked(list, now - KEPT_MS, &gone);
+            due_ms = due_of_locked(list) < due_ms ? due_of_locked(list) : due_ms;
+        }
+        if (!more)
+            atomic_store(&client->kept_due_ms, due_ms);
+        pthread_mutex_unlock(&client->lock);
+        kept_free(client, &gone);
+    }
+    return due_ms != INT64_MAX;
 }
 
 void kept_clear(struct td_client *client, struct kept_list *list)
 {
-    (void)let_go(client, list, true);
-    pthread_mutex_lock(&client->lock);
-    if (!list->count) {
-        free(list->kept);
-        list->kept = NULL;
-        list->room = 0;
+    struct kept gone;
+    bool more = true;
+    while (more) {
+        pthread_mutex_lock(&client->lock);
+        more = take_locked(list, INT64_MAX, &gone);
+        if (!more) {
+            free(list->kept);
+            list->kept = NULL;
+            list->room = 0;
+        }
+        pthread_mutex_unlock(&client->lock);
+        kept_free(client, &gone);
     }
-    pthread_mutex_unlock(&client->lock);
 }

@@ -231,7 +231,8 @@ void *td_mapping_data(const struct td_mapping *mapping)
 
 bool td_mapping_writable(const struct td_mapping *mapping)
 {
-    return mapping->writable;
+    const struct storage_map *storage = mapping->storage;
+    return mapping->writable && (!storage || storage->writable); /* not so after fork() */
 }
 
 const struct td_info *td_mapping_info(const struct td_mapping *mapping)

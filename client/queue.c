@@ -17,7 +17,6 @@ struct td_queue {
     atomic_uint refs;         /* the caller's, and those of items */
     struct td_client *client; /* a reference */
     struct kept_list filled, read;
-    _Atomic(struct td_mapping *) next; /* a segment that came with the reply to a push; or NULL */
     char name[];
 };
 
@@ -50,9 +49,8 @@ static void queue_unref(struct td_queue *queue)
 {
     if (atomic_fetch_sub_explicit(&queue->refs, 1, memory_order_acq_rel) != 1)
         return;
-    td_unmap(atomic_exchange(&queue->next, NULL));
-    kept_clear(queue->client, &queue->filled);
-    kept_clear(queue->client, &queue->read);
+    kept_close(queue->client, &queue->filled);
+    kept_close(queue->client, &queue->read);
     client_unref(queue->client);
     free(queue);
 }
@@ -88,6 +86,8 @@ enum td_status td_queue_open(struct td_client *client, const char *name,
     atomic_init(&queue->refs, 1);
     client_ref(client);
     queue->client = client;
+    kept_open(client, &queue->filled);
+    kept_open(client, &queue->read);
     *out = queue;
     return TD_OK;
 }
@@ -96,7 +96,6 @@ void td_queue_free(struct td_queue *queue)
 {
     if (!queue)
         return;
-    td_unmap(atomic_exchange(&queue->next, NULL));
     kept_clear(queue->client, &queue->filled);
     kept_clear(queue->client, &queue->read);
     queue_unref(queue);
@@ -178,7 +177,7 @@ static enum td_status allocate_once(struct td_queue *queue, const struct layout 
  */
 static struct td_mapping *take_next(struct td_queue *queue, const struct layout *layout)
 {
-    struct td_mapping *next = atomic_exchange(&queue->next, NULL);
+    struct td_mapping *next = kept_swap_spare(queue->client, &queue->filled, NULL);
     const struct td_info *info = next ? &next->info : NULL;
     if (next && info->dtype == layout->dtype && info->rank == layout->rank &&
         memcmp(info->shape, layout->shape, (size_t)info->rank * sizeof *info->shape) == 0 &&
@@ -199,7 +198,6 @@ enum td_status td_queue_allocate(struct td_queue *queue, enum td_dtype dtype, in
         *out = mapping;
         return TD_OK;
     }
-    kept_age(queue->client, &queue->filled);
     TRY(allocate_once(queue, &layout, timeout_ms, false, &mapping));
     if (!mapping->storage) { /* a segment whose mapping was let go: it cannot be mapped again */
         td_unmap(mapping);
@@ -291,7 +289,7 @@ static void keep_next(struct td_queue *queue, struct td_reply *reply)
     if (map_segment(queue, next) != TD_OK || !next->storage)
         td_unmap(next);
     else
-        td_unmap(atomic_exchange(&queue->next, next));
+        td_unmap(kept_swap_spare(queue->client, &queue->filled, next));
 }
 
 enum td_status td_push(struct td_queue *queue, size_t count, const struct td_push_tensor *tensors,
@@ -401,7 +399,7 @@ enum td_status td_pop(struct td_queue *queue, int64_t timeout_ms, struct td_item
     for (;;) {
         /* Who waits long must not hold, meanwhile, what producers are done with. */
         int left_ms = deadline_left(deadline);
-        bool in_turns = kept_age(queue->client, &queue->read) && (left_ms < 0 || left_ms > KEPT_MS);
+        bool in_turns = kept_age(queue->client) && (left_ms < 0 || left_ms > KEPT_MS);
         enum td_status status = pop(queue, in_turns ? KEPT_MS : left_ms, out);
         if (status != TD_EMPTY || (!in_turns && left_ms != INT32_MAX))
             return status;

@@ -150,6 +150,20 @@ static void *map_storage(int fd, size_t size_bytes, bool write, bool refilled)
     return base ? base : map_aligned(fd, size_bytes, PROT_READ, MAP_SHARED, 0);
 }
 
+void storages_after_fork(struct td_client *client)
+{
+    for (size_t i = 0; i < STORAGE_BUCKETS; i++)
+        for (struct storage_map *s = client->storages_by_id[i]; s; s = s->next_by_id) {
+            if (!s->writable || !s->refilled)
+                continue;
+            /* The parent goes on filling it, item after item: a write of the child's could come
+             * into one that was handed over long ago. In place, so that whoever unmaps it later
+             * unmaps nothing else. */
+            (void)mprotect(s->base, s->size_bytes, PROT_READ);
+            s->writable = false;
+        }
+}
+
 /* Maps the reply's descriptor, and keeps it when the mapping is writable. */
 static enum td_status storage_create(const char *name, bool write, const struct td_info *info,
                                      struct td_reply *reply, struct storage_map **out)

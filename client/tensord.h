@@ -5,7 +5,8 @@
  * No dependency beyond libc. Not to be used across fork(): a child connects anew (calls on a client
  * of the parent return TD_CONNECTION). Mappings of the parent can be read in a child, as long as it
  * likes; their leases are the parent's. What the parent may write to or is about to push is not the
- * child's to write to.
+ * child's to write to; memory of td_queue_allocate is read-only in a child, and the kernel ends one
+ * that writes to it.
  *
  * Every function that can fail returns an enum td_status (TD_OK is 0); td_last_error() then tells,
  * in words and per thread, what was wrong, what was expected and what to do. On failure outputs are
@@ -356,13 +357,20 @@ struct td_queue_options {
 TD_API enum td_status td_queue_open(struct td_client *client, const char *name,
                                     const struct td_queue_options *options, struct td_queue **out);
 /* Lets go of the mappings that were kept for it. Items and mappings that are still open stay good.
- * NULL is fine. */
+ * NULL is fine.
+ *
+ * What a td_queue filled and read stays mapped, so that later items cost less. What was not used
+ * for ten seconds goes with the next call of the client, whichever that is, and while it waits in
+ * td_pop. So a client that calls nothing at all, or waits for ever in another call, keeps it, and
+ * with it what a producer that has ended left in the daemon: free the td_queue then. */
 TD_API void td_queue_free(struct td_queue *queue);
 
 /* Memory for the elements of an item, in C order, not zeroed: to be filled in place, and pushed. It
  * is recycled: the daemon owns a few segments for each producer, which are mapped here once. Waits
  * while all of them are in use, at most timeout_ms (< 0: for ever; 0: not at all): TD_FULL then.
- * td_unmap gives memory back that was not pushed. TD_UNSUPPORTED unless td_is_local. */
+ * td_unmap gives memory back that was not pushed. Only this process may fill it: a child that is
+ * forked meanwhile inherits it read-only (td_mapping_writable is false there). TD_UNSUPPORTED
+ * unless td_is_local. */
 TD_API enum td_status td_queue_allocate(struct td_queue *queue, enum td_dtype dtype, int rank,
                                         const int64_t *shape, int64_t timeout_ms,
                                         struct td_mapping **out);

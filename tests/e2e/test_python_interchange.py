@@ -157,8 +157,16 @@ def set_device(kind):
     return change
 
 
-def set_version(tensor):
-    tensor.version.major = 2
+def set_version(major):
+    def change(tensor):
+        tensor.version.major, tensor.version.minor = major, 8
+
+    return change
+
+
+def stretch(tensor):
+    """One row, as often as 2**40 times."""
+    tensor.dl_tensor.shape[0], tensor.dl_tensor.strides[0] = 2**40, 0
 
 
 FOREIGN = {  # of DLPack 1.1, and the codes of what came later
@@ -191,14 +199,54 @@ def test_dlpack_in_of_dtypes_that_tensord_has_not(client, name):
 def test_dlpack_in_refuses_what_it_cannot_read(client):
     with pytest.raises(tensord.WrongDevice, match="DLPack device 2"):
         client.put("x", Changed(grid(), set_device(2)))
-    with pytest.raises(BufferError, match="DLPack 2 is newer"):
-        client.put("x", Changed(grid(), set_version))
+    for major in (0, 2):
+        with pytest.raises(BufferError, match=f"is of DLPack {major}.8; 1.x is understood"):
+            client.put("x", Changed(grid(), set_version(major)))
     for kind in (3, 11, 13):  # host memory of CUDA's and ROCm's
         assert client.put("x", Changed(grid(), set_device(kind))).shape == (3, 4, 5)
     taken = grid().__dlpack__()
     torch.utils.dlpack.from_dlpack(taken)
     with pytest.raises(BufferError, match="that can be used"):
         client.put("x", type("Taken", (), {"__dlpack__": lambda self, **_keywords: taken})())
+
+
+class Described:
+    """The array interface of 2**40 elements that are one."""
+
+    def __init__(self, array):
+        self.array = array
+        data = (array.ctypes.data, True)
+        self.__array_interface__ = dict(
+            version=3, shape=(2**40,), strides=(0,), typestr="<f4", data=data
+        )
+
+
+ENDLESS = {
+    "DLPack": lambda: Changed(grid().transpose(0, 2, 1), stretch),
+    "array interface": lambda: Described(grid()),
+    "NumPy": lambda: np.broadcast_to(np.zeros(1, "float32"), 2**40),
+    "NumPy, of the other byte order": lambda: np.broadcast_to(np.zeros(1, ">f4"), 2**40),
+    "PyTorch": lambda: torch.zeros(1).expand(2**40),
+    "memoryview": lambda: memoryview(np.broadcast_to(np.zeros(1, "float32"), 2**40)),
+}
+
+
+@pytest.mark.parametrize("made", ENDLESS)
+def test_elements_without_end_are_refused_before_they_are_gathered(client, made):
+    """A stride of 0 makes as many of one as the producer says."""
+    source = ENDLESS[made]()
+    uses = [
+        lambda: client.put("endless", source),
+        lambda: client.tensor(source),
+        lambda: client.as_tensor(source),
+        lambda: client.put_state_dict("endless", {"x": source}),
+        lambda: client.queue("endless").put(source),
+    ]
+    for use in uses:
+        with pytest.raises(tensord.TooLarge, match="daemon takes at most 1073741824; store what"):
+            use()
+    assert client.list("endless") == []
+    client.queue("endless").delete()
 
 
 # ---- DLPack, out ---------------------------------------------------------------------------------

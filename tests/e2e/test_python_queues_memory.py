@@ -247,6 +247,52 @@ def test_no_page_faults_in_the_steady_state(client, second):
     q.delete()
 
 
+def test_a_queue_object_for_each_call_costs_no_page_faults_either(daemon, usage):
+    """Each would map the memory anew, and fault it in."""
+    before, values = usage.now(), np.zeros(1 << 20, "uint8")  # below a huge page
+    with tensord.connect(daemon.url) as client:
+
+        def hand_over(turns):
+            for _ in range(turns):
+                client.queue("memory/inline").put(values)
+                with client.queue("memory/inline").get() as item:
+                    assert item.numpy().nbytes == values.nbytes
+
+        hand_over(10)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        hand_over(20)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults < 400  # not 20 * 256
+        assert client.queue("memory/inline").info()["segments"] <= 4
+        with pytest.raises(tensord.Exists):  # options are looked at all the same
+            client.queue("memory/inline", maxsize=3)
+        client.queue("memory/inline").delete()
+        client.queue("memory/inline", maxsize=3).put(values)  # as new
+        client.queue("memory/inline").get().done()
+        client.queue("memory/inline").delete()
+    usage.settles_at(before)  # nothing is left with the client
+
+
+def test_memory_of_a_queue_that_others_delete_is_no_trap(client, second):
+    second.run("q = c.queue('memory/trap')")
+    for i in range(5):
+        client.queue("memory/trap").put(np.full(BIG, i))
+        with client.queue("memory/trap").get() as item:
+            assert (item.numpy() == i).all()
+        second.run("c.queue('memory/trap').delete()")
+
+
+def test_not_more_than_some_queues_stay_mapped(client):
+    def maps():
+        return sum("memfd" in line for line in open("/proc/self/maps"))
+
+    before = maps()
+    for i in range(60):
+        client.queue(f"memory/many/{i}").put(np.zeros(BIG))
+    assert maps() - before <= 2 * 16
+    for i in range(60):
+        client.queue(f"memory/many/{i}").delete()
+
+
 def test_two_queue_objects_fill_the_same_memory(client):
     """They have the producer's segments in common, which the daemon hands out to either."""
     queues, used = [client.queue("memory/two", maxsize=2) for _ in range(2)], set()
@@ -323,4 +369,20 @@ if os.environ.get("TENSORD_TESTS_FULL"):  # for it takes longer than ten seconds
         assert not any(lease.kind == "read" for lease in client.leases())
         q.put(np.zeros(BIG))
         second.run("t.join()")
+        q.delete()
+
+    def test_who_does_something_else_holds_nothing(client, second):
+        """Neither what it read nor what it filled."""
+        q = client.queue("memory/else")
+        second.run("q = c.queue('memory/else'); q.put(np.zeros(20_000))")
+        second.run(CONSUMER)
+        second.run("consume(1)")
+        q.put(np.zeros(BIG))
+        second.run("consume(1)")
+        assert sum(lease.kind == "read" for lease in client.leases()) == 2
+        time.sleep(11)
+        client.ping()
+        second.run("c.ping()")
+        wait_until(lambda: not any(lease.kind == "read" for lease in client.leases()))
+        assert q.info()["items"] == 0
         q.delete()

@@ -47,6 +47,8 @@ c = tensord.connect(sys.argv[1])
 q = c.queue("fork", maxsize=4)
 for i in range(3):
     q.put(np.full(20_000, i))
+c.queue("fork/child").put(np.full(20_000, 8))
+c.queue("fork/child").get().done()
 held, segment = q.get(), q.allocate(20_000, "float64")
 array = held.numpy()
 segment.array[:] = 5
@@ -54,6 +56,9 @@ segment.array[:] = 5
 def child():
     assert (array == 0).all()          # what was mapped can be read
     uses = [lambda: q.put(segment), held.ack, held[0].tolist, held.numpy, held.torch]
+    uses += [lambda: segment.array.fill(1)]
+    c.queue("fork/child").put(array)   # memory of its own, of a queue that the parent uses, too
+    assert (c.queue("fork/child").get().numpy() == 0).all()
     for use in uses:
         try:
             use()
@@ -84,6 +89,9 @@ assert info["in_flight"] == 1 and info["acks"] == 1, info
 assert (array == 0).all() and (segment.array == 5).all()
 q.put(segment)
 held.ack()
+c.queue("fork/child").put(np.full(20_000, 7))
+assert (c.queue("fork/child").get().numpy() == 7).all()
+c.queue("fork/child").delete()
 assert [int(q.get().numpy()[0]) for _ in range(3)] == [2, 9, 5]
 q.delete()
 """

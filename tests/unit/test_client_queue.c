@@ -266,6 +266,37 @@ static void nothing_is_to_be_had_in_a_child(void **state)
     td_item_done(item);
 }
 
+static void ended(int signal_number)
+{
+    _exit(signal_number);
+}
+
+/* What it wrote after the parent's push would be in an item that others have read. */
+static void a_child_does_not_fill_what_the_parent_pushes(void **state)
+{
+    (void)state;
+    char seen[4] = {0};
+    struct td_mapping *segment = allocate();
+    char *data = td_mapping_data(segment);
+    memcpy(data, "old", 3);
+    pid_t pid = fork();
+    if (pid == 0) {
+        signal(SIGSEGV, ended);
+        if (td_mapping_writable(segment) || memcmp(data, "old", 3) != 0)
+            _exit(1);
+        *(volatile char *)data = 'c';
+        _exit(2);
+    }
+    int status = -1;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(WEXITSTATUS(status), SIGSEGV);
+    assert_true(td_mapping_writable(segment));
+    memcpy(data, "new", 3); /* here nothing has changed */
+    assert_int_equal(pread(memory, seen, 3, 0), 3);
+    assert_string_equal(seen, "new");
+    td_unmap(segment);
+}
+
 static void no_memory_of_a_client_that_is_closed(void **state)
 {
     (void)state;
@@ -276,6 +307,62 @@ static void no_memory_of_a_client_that_is_closed(void **state)
     assert_int_equal(td_queue_allocate(queue, TD_UINT8, 1, &shape, 0, &segment), TD_CONNECTION);
     assert_null(segment);
     client = NULL;
+}
+
+/* ---- what stays mapped ----------------------------------------------------------------------- */
+
+static void ten_seconds_pass(void)
+{
+    pthread_mutex_lock(&client->lock);
+    for (struct kept_list *list = client->kept; list; list = list->next) {
+        list->spare_ms -= KEPT_MS + 1;
+        for (size_t i = 0; i < list->count; i++)
+            list->kept[i].used_ms -= KEPT_MS + 1;
+    }
+    client->kept_due_ms -= client->kept_due_ms == INT64_MAX ? 0 : KEPT_MS + 1;
+    pthread_mutex_unlock(&client->lock);
+}
+
+static bool first_map_was_released(void)
+{
+    return atomic_load(&mock.last_released) == 901;
+}
+
+/* Who does not pop any more, but goes on calling, must not hold the memory of a producer that has
+ * ended. */
+static void any_call_lets_go_of_what_is_old(void **state)
+{
+    (void)state;
+    struct td_item *item = pop();
+    struct td_mapping *shown;
+    assert_int_equal(td_item_map(item, 0, 0, &shown), TD_OK);
+    td_unmap(shown);
+    td_item_done(item);
+    wait_for(item_was_released);
+    assert_int_equal(td_op(client, "ping", NULL, NULL, 0, NULL), TD_OK);
+    assert_true(item_was_released()); /* the item, and nothing since */
+    ten_seconds_pass();
+    assert_int_equal(td_op(client, "ping", NULL, NULL, 0, NULL), TD_OK);
+    wait_for(first_map_was_released);
+    assert_int_equal(client->kept_due_ms, INT64_MAX);
+    item = pop(); /* mapped again, and kept */
+    assert_int_equal(td_item_map(item, 0, 0, &shown), TD_OK);
+    assert_int_equal(atomic_load(&maps), 2);
+    assert_true(client->kept_due_ms < INT64_MAX);
+    td_unmap(shown);
+    td_item_done(item);
+}
+
+static void what_a_producer_fills_next_is_let_go_of_too(void **state)
+{
+    (void)state;
+    push_and_get_another();
+    assert_int_equal(td_op(client, "ping", NULL, NULL, 0, NULL), TD_OK);
+    assert_false(next_was_released());
+    ten_seconds_pass();
+    assert_int_equal(td_op(client, "ping", NULL, NULL, 0, NULL), TD_OK);
+    wait_for(next_was_released);
+    td_unmap(allocate());
 }
 
 /* ---- giving up ------------------------------------------------------------------------------- */
@@ -347,7 +434,10 @@ int main(void)
         CASE(a_connection_that_is_lost),
         CASE(a_session_that_is_lost),
         CASE(nothing_is_to_be_had_in_a_child),
+        CASE(a_child_does_not_fill_what_the_parent_pushes),
         CASE(no_memory_of_a_client_that_is_closed),
+        CASE(any_call_lets_go_of_what_is_old),
+        CASE(what_a_producer_fills_next_is_let_go_of_too),
         CASE(an_item_that_comes_too_late_is_given_back),
         CASE(memory_that_comes_too_late_is_given_back),
         CASE(memory_without_a_descriptor_to_spare_is_given_back),

@@ -393,6 +393,13 @@ class Session:
         arguments, key = _Arguments(fields), name.encode()
         check(lib.td_op_to_file(self.connection(), key, arguments.pointer, descriptor, ffi.NULL))
 
+    def memory_limit(self) -> int:
+        """Bytes that all tensors of the daemon may have."""
+        for entry in self.op("stats").entries():
+            if entry.text("name") == "memory_limit_bytes":
+                return entry.uint("count") or 0
+        return 2**64
+
     def put(self, name: str, source: Any, flags: int) -> None:
         dims = dims_argument(source.shape)
         check(

@@ -49,7 +49,16 @@ class Fillable:
         the memory any more, and good for as long as anybody holds it."""
         if self._array is None:
             self._array = mapping.to_numpy(self._mapped())
+        self._notice()
         return self._array
+
+    def _notice(self) -> None:
+        """What may not be written to any more is read-only from now on."""
+        mapped = self._mapping
+        if mapped is not None:
+            mapped.writable = bool(lib.td_mapping_writable(mapped.pointer))
+            if self._array is not None and not mapped.writable:
+                self._array.flags.writeable = False
 
     def torch(self) -> Any:
         """The memory as a PyTorch tensor. PyTorch has no read-only tensors: it must not be written
@@ -136,9 +145,7 @@ class Allocation(Fillable):
                 ttl_ms=ttl_argument(ttl), wait_ms=wait_argument(wait),
             )  # fmt: skip
         finally:
-            mapped.writable = bool(lib.td_mapping_writable(mapped.pointer))
-            if self._array is not None and not mapped.writable:
-                self._array.flags.writeable = False
+            self._notice()
         self._published = True
         return self._handle(name, reply.info())
 

@@ -16,6 +16,7 @@ from tensord.tensor import Tensor
 from tensord.waiting import Event
 
 _PAGE = 1000  # names in one reply to list
+_OPENED_MAX = 16  # queues whose memory stays mapped when no Queue is left
 
 
 class Lease(NamedTuple):
@@ -54,8 +55,12 @@ class Client(Files):
         timeout: "float | None" = 30.0,
     ):
         """See tensord.connect."""
-        self.session = Session(url, token, timeout)
+        self._begin(Session(url, token, timeout))
+
+    def _begin(self, session: Session) -> None:
+        self.session = session
         self._queues: "WeakValueDictionary[int, Queue]" = WeakValueDictionary()
+        self._opened: "OrderedDict[str, Any]" = OrderedDict()  # by name; used last, last
 
     # ---- the connection ----
 
@@ -66,6 +71,7 @@ class Client(Files):
             opened = reference()
             if opened is not None:
                 opened._forget()
+        self._opened.clear()
 
     @property
     def closed(self) -> bool:
@@ -273,8 +279,26 @@ class Client(Files):
         "block" (the default), "fail" or "drop_oldest"; visibility: seconds in which an item has to
         be acknowledged before it is handed out again (300). None: the default, or as the queue that
         is there has it; Exists if that differs from what is asked for.
+
+        What one Queue has mapped serves the next one of that name. What was not used for ten
+        seconds goes with the next call of this client, whichever that is.
         """
         return Queue(self, name, maxsize, maxbytes, when_full, visibility)
+
+    def _same(self, name: str, opened: tuple) -> tuple:
+        """Of Queues of a name one (connection, td_queue): the one that was opened first, whose
+        memory stays mapped also when the last of them is gone."""
+        known = self._opened
+        found: tuple = known.setdefault(name, opened)
+        if found[0] is not opened[0]:  # of the process that this one was forked from
+            found = known[name] = opened
+        try:
+            known.move_to_end(name)
+            while len(known) > _OPENED_MAX:
+                known.popitem(last=False)
+        except KeyError:  # another thread was faster
+            pass
+        return found
 
     def queues(self, prefix: str = "") -> "list[str]":
         """The names of the queues that begin with prefix, in byte order."""
@@ -333,7 +357,7 @@ class Client(Files):
         is removed after so many seconds; whoever holds the tensor keeps it.
         """
         if ttl is not None:
-            source = convert.source(_plain(value))
+            source = self._source(_plain(value))
             self.session.op(
                 "put", source.body, output=name, dtype=source.dtype, shape=source.shape,
                 mutable=mutable or None, requires_grad=requires_grad or None,
@@ -360,7 +384,7 @@ class Client(Files):
         return Allocation(self, self.session.allocate(element.code, _shapes.sizes((sizes,))))
 
     def _store(self, name: str, value: Any, flags: int) -> None:
-        self.session.put(name, convert.source(_plain(value)), flags)
+        self.session.put(name, self._source(_plain(value)), flags)
 
     def fetch(self, name: str, dtype: Any = None, out: Any = None) -> Any:
         """A copy of a tensor's elements as a NumPy array, or in `out`. See Tensor.fetch."""
@@ -399,7 +423,7 @@ class Client(Files):
         the first tensor is stored, so a value that is no tensor changes nothing.
         """
         sources = {
-            key: convert.source(_plain(value), contiguous=False)
+            key: self._source(_plain(value), contiguous=False)
             for key, value in state_dict.items()
         }
         names: dict = {}  # by what they show
@@ -407,7 +431,7 @@ class Client(Files):
             names.setdefault(_memory_of(key, source), []).append((key, source))
         for (key, source), *tied in names.values():
             name = f"{prefix}/{key}"
-            whole = source if source.is_contiguous() else convert.source(_plain(state_dict[key]))
+            whole = source if source.is_contiguous() else self._source(_plain(state_dict[key]))
             self.session.put(name, whole, lib.TD_PUT_MUTABLE if mutable else 0)
             stored = self[name] if tied else None
             for other, _source in tied:
@@ -445,8 +469,7 @@ def _restore(url: "str | None", token: "str | None", timeout: "float | None") ->
     client = _restored.get(key)
     if client is None or client.closed:
         client = Client.__new__(Client)
-        client.session = Session(url, token, timeout, lazily=True)
-        client._queues = WeakValueDictionary()
+        client._begin(Session(url, token, timeout, lazily=True))
         _restored[key] = client
     return client
 

@@ -10,19 +10,20 @@ import functools
 import importlib
 import struct
 import sys
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple
 
 from tensord import _shapes, dlpack
 from tensord._session import python_number
 from tensord._tensord import ffi
 from tensord.dtypes import DType, _find, dtype
-from tensord.errors import BadDtype
+from tensord.errors import BadDtype, TooLarge
 
 # The text of PyTorch's own error.
 _NUMPY_DTYPES = (
     "float64, float32, float16, complex64, complex128, int64, int32, int16, int8, uint64, uint32, "
     "uint16, uint8, and bool"
 )
+_LARGE = 64 << 20  # bytes, before which nobody asks whether they are too many
 _MAX_DEPTH = 32  # of nested lists: the highest rank
 
 
@@ -51,41 +52,60 @@ class Source(NamedTuple):
         return _shapes.is_contiguous(self.shape, self.strides)
 
 
-def source(value: Any, want: "DType | None" = None, contiguous: bool = True) -> Source:
+def source(
+    value: Any,
+    want: "DType | None" = None,
+    contiguous: bool = True,
+    limit: "Callable[[], int] | None" = None,
+) -> Source:
     """The memory of a value, gathered into C order if `contiguous` asks for that.
 
     `want` is a hint: lists and numbers are written in that dtype where Python can do it exactly,
-    and in float64 or complex128 where the daemon has to do the rounding.
+    and in float64 or complex128 where the daemon has to do the rounding. `limit` tells, when it is
+    called, how many bytes are too many to be gathered: strides of 0 make any number of so few.
     """
-    found = _library_source(value, contiguous)
+
+    def check(nbytes: int) -> None:
+        if limit is not None and nbytes > _LARGE and nbytes > (most := limit()):
+            raise TooLarge(
+                f"the elements are {nbytes} bytes in C order, and the daemon takes at most {most}; "
+                "store what they are made of, and expand that there"
+            )
+
+    found = _library_source(value, contiguous, check)
     if found is None:
-        found = _list_source(value, want)
+        found = _list_source(value, want, check)
     return found
 
 
-def _library_source(value: Any, contiguous: bool) -> "Source | None":
+_Check = Callable[[int], None]
+
+
+def _library_source(value: Any, contiguous: bool, check: _Check) -> "Source | None":
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
-        return _torch_source(torch, value, contiguous)
+        return _torch_source(torch, value, contiguous, check)
     if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
-        return _numpy_source(numpy, value, contiguous)
+        return _numpy_source(numpy, value, contiguous, check)
     if hasattr(value, "__dlpack__"):
-        return _dlpack_source(value, contiguous)
+        return _dlpack_source(value, contiguous, check)
     if hasattr(value, "__array_interface__") or hasattr(value, "__array__"):
-        return _numpy_source(importlib.import_module("numpy"), value, contiguous)
+        return _numpy_source(importlib.import_module("numpy"), value, contiguous, check)
     try:
         view = memoryview(value)
     except TypeError:
         return None
-    return _buffer_source(view)
+    return _buffer_source(view, check)
 
 
-def _torch_source(torch: Any, tensor: Any, contiguous: bool) -> Source:
+def _torch_source(torch: Any, tensor: Any, contiguous: bool, check: _Check) -> Source:
     element = _find(tensor.dtype)
     if element is None:
         raise BadDtype(f"tensord has no dtype like PyTorch's {tensor.dtype}")
     if tensor.layout != torch.strided:
         raise BadDtype(f"a {tensor.layout} tensor has no plain elements; use x.to_dense()")
+    if contiguous and not tensor.is_contiguous():
+        check(tensor.numel() * element.itemsize)
     plain = tensor.detach().resolve_conj().resolve_neg().cpu()
     if contiguous:
         plain = plain.contiguous()
@@ -101,9 +121,10 @@ def _torch_source(torch: Any, tensor: Any, contiguous: bool) -> Source:
     )
 
 
-def _numpy_source(numpy: Any, value: Any, contiguous: bool) -> Source:
+def _numpy_source(numpy: Any, value: Any, contiguous: bool, check: _Check) -> Source:
     values = given = numpy.asarray(value)
     if values.dtype.byteorder == ">":
+        check(values.nbytes)
         values = values.astype(values.dtype.newbyteorder("<"))
     element = _find(values.dtype)
     if element is None:
@@ -112,6 +133,7 @@ def _numpy_source(numpy: Any, value: Any, contiguous: bool) -> Source:
             f"{values.dtype.type.__name__}. The only supported types are: {_NUMPY_DTYPES}."
         )
     if _needs_gathering(values, contiguous):
+        check(values.nbytes)
         values = values.copy(order="C")
     return Source(
         element,
@@ -149,13 +171,14 @@ def _needs_gathering(values: Any, contiguous: bool) -> bool:
     return contiguous or any(step < 0 or step % values.itemsize for step in values.strides)
 
 
-def _dlpack_source(value: Any, contiguous: bool) -> Source:
+def _dlpack_source(value: Any, contiguous: bool, check: _Check) -> Source:
     view = dlpack.read(value)
     found = Source(
         view.dtype, view.shape, view.strides, view.address, view.owner, gathered=view.copied
     )
     if found.is_contiguous() or (not contiguous and min(found.strides, default=0) >= 0):
         return found
+    check(found.nbytes)
     return _gather(found)
 
 
@@ -203,9 +226,11 @@ def _buffer_dtype(view: memoryview) -> DType:
     return found
 
 
-def _buffer_source(view: memoryview) -> Source:
+def _buffer_source(view: memoryview, check: _Check) -> Source:
     element, shape = _buffer_dtype(view), tuple(view.shape or ())
     gathered = not view.c_contiguous
+    if gathered:
+        check(view.nbytes)
     memory = ffi.from_buffer(view.tobytes() if gathered else view)
     address = int(ffi.cast("uintptr_t", memory))
     return Source(element, shape, _shapes.c_strides(shape), address, memory, gathered=gathered)
@@ -214,14 +239,15 @@ def _buffer_source(view: memoryview) -> Source:
 # ---- Python's numbers and nested lists ---------------------------------------------------------
 
 
-def _list_source(value: Any, want: "DType | None") -> Source:
+def _list_source(value: Any, want: "DType | None", check: _Check) -> Source:
     flat: list = []
     shape = _shape_of(value)
     _flatten(value, shape, 0, flat)
     if any(hasattr(item, "__array__") or hasattr(item, "dtype") for item in flat):
         import numpy  # lists of arrays, and of NumPy's numbers, which have dtypes of their own
 
-        return _numpy_source(numpy, numpy.asarray(value), True)._replace(gathered=True, origin=0)
+        found = _numpy_source(numpy, numpy.asarray(value), True, check)
+        return found._replace(gathered=True, origin=0)
     numbers = [item if _is_number(item) else python_number(item) for item in flat]
     element = _written_as(want or _natural(numbers))
     return _own_source(element, shape, _pack(numbers, element))

@@ -157,9 +157,12 @@ class Creation:
             raise TypeError("a tensor, an array or a number was expected, not str")
         return self._upload(value)
 
+    def _source(self, value: Any, want: Any = None, contiguous: bool = True) -> convert.Source:
+        return convert.source(value, want, contiguous, self.session.memory_limit)
+
     def _upload(self, data: Any, want: Any = None) -> Tensor:
         """An anonymous, mutable copy of a value's elements."""
-        source = convert.source(data.detach() if isinstance(data, Tensor) else data, want)
+        source = self._source(data.detach() if isinstance(data, Tensor) else data, want)
         element, shape = source.dtype, source.shape
         return self._create("tensor", None, dtype=element, shape=shape, body=source.body)
 
@@ -207,7 +210,7 @@ class Creation:
             )
             made = self.handle(reply)
             return made.save(name) if name is not None else made
-        source = convert.source(data, want, contiguous=False)
+        source = self._source(data, want, contiguous=False)
         return self._finish(self._over(data, source), want, place, source.requires_grad, name)
 
     def from_numpy(
@@ -232,7 +235,7 @@ class Creation:
             (array,) = arguments
         if not type(array).__module__.startswith("numpy") or not hasattr(array, "flags"):
             raise TypeError(f"expected np.ndarray (got {type(array).__name__})")
-        source = convert.source(array, contiguous=False)
+        source = self._source(array, contiguous=False)
         return self._finish(self._over(array, source, require_shared), None, None, False, name)
 
     def _over(self, data: Any, source: convert.Source, require_shared: bool = False) -> Tensor:
@@ -254,7 +257,7 @@ class Creation:
         """The same of elements that have to be gathered first. They are sent: the copy may lie in
         memory that can be shared, but its only owner is this call."""
         if not source.is_contiguous():
-            source = convert.source(data)
+            source = self._source(data)
         made = self._create(
             "from_numpy", None, dtype=source.dtype, shape=source.shape, body=source.body
         )

@@ -65,7 +65,10 @@ def _tensor(owner: Any) -> tuple:
         pointer = _get(owner, b"dltensor_versioned")
         managed = ffi.cast("DLManagedTensorVersioned *", pointer)
         if managed.version.major != 1:
-            raise BufferError(f"DLPack {managed.version.major} is newer than tensord knows (1)")
+            raise BufferError(
+                f"the tensor is of DLPack {managed.version.major}.{managed.version.minor}; 1.x is "
+                "understood"
+            )
         return managed.dl_tensor, bool(managed.flags & _IS_COPIED)
     if _valid(owner, b"dltensor"):
         return ffi.cast("DLManagedTensor *", _get(owner, b"dltensor")).dl_tensor, False

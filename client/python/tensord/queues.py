@@ -71,6 +71,10 @@ class Segment(Fillable):
     the item's then, and later that of another one. So it is when a put was interrupted or lost its
     connection, for nobody knows then whether it was put; it can be put again, which says NotFound
     if it was.
+
+    Only the process that allocated it can fill it. A child that is forked meanwhile finds it
+    read-only; NumPy refuses to write to what is taken from here then, and the kernel ends a child
+    that writes through an array, a view or a PyTorch tensor that it inherited.
     """
 
     __slots__ = ("_put",)
@@ -82,6 +86,7 @@ class Segment(Fillable):
     def _mapped(self) -> mapping.Mapping:
         if self._put:
             raise ValueError("this memory was put; allocate anew")
+        self._notice()
         return super()._mapped()
 
     def _fill(self, source: convert.Source) -> None:
@@ -90,11 +95,7 @@ class Segment(Fillable):
 
     def _was_put(self, pushed: bool) -> None:
         """What is the item's, or may be (a put was interrupted), is not to be written to."""
-        mapped = self._mapping
-        if mapped is not None:
-            mapped.writable = bool(lib.td_mapping_writable(mapped.pointer))
-            if self._array is not None and not mapped.writable:
-                self._array.flags.writeable = False
+        self._notice()
         self._put = pushed
 
     def __repr__(self) -> str:
@@ -137,7 +138,8 @@ class Queue:
         connection = self._client.session.connection()
         opened = self._opened
         if opened is None or opened[0] is not connection:
-            opened = self._opened = (connection, self._open(connection))
+            opened = self._client._same(self.name, (connection, self._open(connection)))
+            self._opened = opened
             self._client._queues[id(self)] = self
             if self._client.closed:  # by another thread, which did not see this one
                 self._forget()
@@ -158,6 +160,7 @@ class Queue:
     def _forget(self) -> None:
         """Lets go of what stays mapped; the client is being closed."""
         self._opened = None
+        self._client._opened.pop(self.name, None)
 
     def __reduce__(self) -> tuple:
         return Queue, (self._client, self.name, *self._settings)
@@ -171,7 +174,8 @@ class Queue:
         and handing it over no copy. Not zeroed.
 
         Waits while all that this process may have is in use, for `timeout` seconds (None: for
-        ever), then Full. Over the Unix socket only (Unsupported).
+        ever), then Full. Over the Unix socket only (Unsupported). Not to be filled by a child that
+        is forked meanwhile: see Segment.
         """
         sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
         patience = _Patience(True, timeout)
@@ -233,7 +237,7 @@ class Queue:
             )
         if isinstance(part, str):
             raise TypeError("a tensor or an array was expected, not str")
-        source = convert.source(part)
+        source = self._client._source(part)
         segment = self._recycled(source, patience, first) if self._client.is_local else None
         if segment is None:
             return self._client._create(
@@ -355,6 +359,7 @@ class Queue:
     def delete(self) -> None:
         """Removes the queue and what waits in it. Whoever has an item in hand keeps its memory."""
         self._client.session.op("queue_delete", queue=self.name)
+        self._client._opened.pop(self.name, None)
 
     def __repr__(self) -> str:
         return f"<tensord.Queue {self.name!r}>"
