@@ -115,8 +115,8 @@ def test_meta_of_strangers_takes_no_memory(url):
 def test_large_meta_counts_as_memory():
     """While it is there; where it does not fit only its request is refused, and passed over."""
     meta = {"input": "n" * (MIB - 20) + "?"}
-    with Daemon("--memory-limit", "8700KiB") as daemon, daemon.unchanged(), \
-            daemon.connect() as client:  # fmt: skip
+    with Daemon("--memory-limit", "8700KiB", "--quota-bytes", "64MiB") as daemon, \
+            daemon.unchanged(), daemon.connect() as client:  # fmt: skip
         refused(client.request("info", meta), "invalid", text="512")
         halves = [plain.build_frame("info", i, meta)[:-1] for i in range(100, 110)]
         with contextlib.ExitStack() as stack:
