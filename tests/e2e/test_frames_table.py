@@ -105,7 +105,7 @@ EXAMPLES = {
     "requires_grad_": [({"input": "m", "requires_grad": False}, b"")],
     "grad": [({"input": "v"}, b"")],
     "set_grad": [({"input": "v", "other": "m"}, b""), ({"input": "v"}, b"")],
-    "print": [({"input": "m"}, b"")],
+    "print": [({"input": "m"}, b""), ({"input": "m", "dtype": "int8", **CAST}, b"")],
     "item": [({"input": "one"}, b"")],
     "queue_create": [({"queue": "NEWQ", "max_items": 3, "max_bytes": 1000, "when_full": "fail",
                        "visibility_ms": 1000, "create_only": True}, b"")],
