@@ -187,6 +187,11 @@ NODISCARD enum td_status request_create(struct connection *connection,
                                         const struct wire_header *header, struct request **out);
 /* Frees the memory that the loop keeps for requests. */
 void requests_forget(struct loop *loop);
+/* Whether the opcode is that of an operation that may be sent without wanting a reply. */
+static inline bool may_be_one_way(uint16_t opcode)
+{
+    return opcode < OP_END && (op_infos[opcode].traits & OP_ONE_WAY);
+}
 /* Its meta is complete. Sets connection->reading for the body. */
 void request_begin(struct request *request);
 /* Its body is complete. */

@@ -390,12 +390,12 @@ static enum td_status begin_op(struct request *request)
     uint16_t opcode = request->header.opcode;
     bool known = opcode < OP_END && op_infos[opcode].name;
     bool one_way = request->header.flags & WIRE_ONE_WAY;
-    if (!known || !(op_infos[opcode].traits & OP_ONE_WAY))
+    if (!may_be_one_way(opcode))
         request->header.flags = 0; /* so that the answer is sent */
     TRY(wire_fields_decode(request->meta, request->header.meta_length, WIRE_STRICT, &request->in));
     if (!known)
         return fail(TD_NOT_FOUND, "no operation has the opcode %u; ops lists them", opcode);
-    if (one_way && !(op_infos[opcode].traits & OP_ONE_WAY))
+    if (one_way && !may_be_one_way(opcode))
         return fail(TD_INVALID, "%s cannot be sent one way", op_infos[opcode].name);
     if (call->fd >= 0 && !(op_infos[opcode].traits & OP_FD_IN))
         return fail(TD_INVALID, "%s takes no descriptor", op_infos[opcode].name);

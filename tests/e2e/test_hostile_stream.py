@@ -128,6 +128,8 @@ def test_large_meta_counts_as_memory():
             with daemon.connect() as last:
                 request = last.send("from_numpy", meta, b"", fds=[fd])
                 refused(last.wait(request), "out_of_memory")
+                request = last.send("info", meta, flags=plain.ONE_WAY)  # which info cannot be
+                refused(last.wait(request), "out_of_memory")
                 assert last.request("ping", {}, b"stays")[2] == b"stays"
             os.close(fd)
             for i, other in enumerate(others):
