@@ -270,22 +270,35 @@ static enum td_status choose_temporary(struct new_file *file)
 
 /* What has no name goes by itself when the daemon is killed. Not every file system can do that, and
  * it gets a name by way of /proc, see open(2). */
-static int open_unnamed(int directory)
+static int open_unnamed(int directory, mode_t mode)
 {
     if (access("/proc/self/fd", X_OK) != 0)
         return -1;
-    return openat(directory, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+    return openat(directory, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, mode);
 }
 
-static enum td_status open_named(const struct file_roots *roots, struct new_file *file)
+static enum td_status open_named(const struct file_roots *roots, struct new_file *file, mode_t mode)
 {
     TRY(choose_temporary(file));
     file->fd = openat(file->directory, file->temporary,
-                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (file->fd >= 0)
         return TD_OK;
     file->temporary[0] = '\0';
     return path_failed(roots, file->name, errno);
+}
+
+/* Who could not read what was there cannot read what takes its place. */
+static bool keep_permissions(int fd, const struct stat *there)
+{
+    struct stat made;
+    mode_t mode = there->st_mode & 0777, both = mode >> 3 & mode & 07;
+    if (fstat(fd, &made) != 0)
+        return false;
+    /* The daemon may be in another group: what only one of group and others had, neither has. */
+    if (made.st_gid != there->st_gid && fchown(fd, (uid_t)-1, there->st_gid) != 0)
+        mode = (mode & 0700) | both << 3 | both;
+    return fchmod(fd, mode) == 0;
 }
 
 static enum td_status open_temporary(const struct file_roots *roots, struct new_file *file)
@@ -297,11 +310,11 @@ static enum td_status open_temporary(const struct file_roots *roots, struct new_
     if (found && !S_ISREG(there.st_mode))
         return fail(TD_FORBIDDEN, "'%.*s' is something else than a regular file",
                     SHOWN(file->name));
-    file->fd = open_unnamed(file->directory);
+    mode_t mode = found ? 0600 : 0666; /* nobody opens it before it has its permissions */
+    file->fd = open_unnamed(file->directory, mode);
     if (file->fd < 0)
-        TRY(open_named(roots, file));
-    /* Who could not read what was there cannot read what takes its place. */
-    if (found && fchmod(file->fd, there.st_mode & 0777) != 0)
+        TRY(open_named(roots, file, mode));
+    if (found && !keep_permissions(file->fd, &there))
         return path_failed(roots, file->name, errno);
     return TD_OK;
 }

@@ -29,8 +29,9 @@ NODISCARD enum td_status file_open(const struct file_roots *roots, struct text p
 /* Reads all of it. CONFLICT if it is not, or no longer, as *info says. */
 NODISCARD enum td_status file_read(int fd, const struct stat *info, unsigned char *to);
 
-/* A file that takes the place of what is at its path when it is complete. Its permissions are those
- * of what was there, else 0666 but for the umask. */
+/* A file that takes the place of what is at its path when it is complete. Its permissions and its
+ * group are those of what was there (with another group, no more than that), else 0666 but for the
+ * umask. */
 struct new_file;
 
 /* FORBIDDEN and NOT_FOUND as of file_open; OUT_OF_MEMORY where the disk is full. */

@@ -278,6 +278,9 @@ static enum td_status take_metadata(struct op_call *call)
     const struct fields *in = call->in;
     if (!FIELDS_HAS(in, metadata))
         return TD_OK;
+    if (in->metadata.length > BUNDLE_METADATA_MAX) /* or load would not take the file back */
+        return fail(TD_TOO_LARGE, "the metadata has %zu bytes; at most %zu are taken",
+                    in->metadata.length, BUNDLE_METADATA_MAX);
     if (memchr(in->metadata.data, '\0', in->metadata.length))
         return fail(TD_INVALID, "the metadata has a NUL");
     call->bundle.metadata = text_dup(in->metadata);

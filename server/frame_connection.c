@@ -244,6 +244,8 @@ static bool refuse(struct connection *connection, struct wire_header header, enu
     struct request *request;
     header.meta_length = 0;
     header.body_length = 0;
+    if (!may_be_one_way(header.opcode))
+        header.flags = 0; /* so that the answer is sent */
     if (request_create(connection, &header, &request) != TD_OK)
         return false;
     if (header.descriptors)

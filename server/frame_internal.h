@@ -18,7 +18,8 @@
 #include <uv.h>
 
 #define INPUT_BYTES 16384 /* read ahead of frames */
-/* More meta than this is reserved as memory, and taken only from who has said hello. */
+/* More meta than this is reserved as memory of the client's, and taken only from who has said
+ * hello. */
 #define META_FREE_BYTES 65536
 #define SPARE_META_BYTES 512 /* a request with more meta is not kept for reuse */
 #define SPARE_MAX 4          /* requests kept for reuse by a loop */
@@ -133,6 +134,7 @@ struct request {
     struct request *done_next;                  /* in loop->done */
     struct request *parked_next, **parked_link; /* in connection->parked or ->waiting */
     struct wire_header header;
+    struct account *payer; /* for its meta, a reference; NULL: that is free */
     uint64_t deadline_ms;  /* 0: none */
     enum td_status status; /* set once, by who completes it */
     bool waiting;          /* in connection->waiting */
@@ -180,11 +182,16 @@ void connection_free_if_done(struct connection *connection);
 int connection_claim(struct connection *connection);
 
 /* frame_request.c */
-/* The request for a header; NULL without memory. */
+/* The request for a header. OUT_OF_MEMORY also where there is none for its meta. */
 NODISCARD enum td_status request_create(struct connection *connection,
                                         const struct wire_header *header, struct request **out);
 /* Frees the memory that the loop keeps for requests. */
 void requests_forget(struct loop *loop);
+/* Whether the opcode is that of an operation that may be sent without wanting a reply. */
+static inline bool may_be_one_way(uint16_t opcode)
+{
+    return opcode < OP_END && (op_infos[opcode].traits & OP_ONE_WAY);
+}
 /* Its meta is complete. Sets connection->reading for the body. */
 void request_begin(struct request *request);
 /* Its body is complete. */

@@ -40,21 +40,41 @@ void requests_forget(struct loop *loop)
     }
 }
 
-static size_t meta_charged(const struct wire_header *header)
+/* Large meta is memory that the client holds, as a body is. *payer: NULL for meta that is free. */
+static enum td_status reserve_meta(const struct connection *connection, uint32_t bytes,
+                                   struct account **payer)
 {
-    return header->meta_length > META_FREE_BYTES ? header->meta_length : 0;
+    *payer = NULL;
+    if (bytes <= META_FREE_BYTES)
+        return TD_OK;
+    TRY(account_reserve(connection->account, QUOTA_BYTES, bytes));
+    enum td_status status =
+        ledger_reserve(&connection->loop->server->options.engine->ledger, bytes, 0, 0);
+    if (status != TD_OK)
+        account_release(connection->account, QUOTA_BYTES, bytes);
+    else
+        *payer = account_ref(connection->account);
+    return status;
+}
+
+static void release_meta(struct ledger *ledger, uint32_t bytes, struct account *payer)
+{
+    if (!payer)
+        return;
+    ledger_release(ledger, bytes, 0, 0);
+    account_release(payer, QUOTA_BYTES, bytes);
+    account_unref(payer);
 }
 
 enum td_status request_create(struct connection *connection, const struct wire_header *header,
                               struct request **out)
 {
     struct engine *engine = connection->loop->server->options.engine;
-    if (meta_charged(header))
-        TRY(ledger_reserve(&engine->ledger, meta_charged(header), 0, 0));
+    struct account *payer;
+    TRY(reserve_meta(connection, header->meta_length, &payer));
     struct request *request = *out = memory_take(connection->loop, header->meta_length);
     if (!request) {
-        if (meta_charged(header))
-            ledger_release(&engine->ledger, meta_charged(header), 0, 0);
+        release_meta(&engine->ledger, header->meta_length, payer);
         return fail(TD_OUT_OF_MEMORY, "no memory for a request");
     }
     /* The large parts (phases, message, call, in, head_inline) are filled when they are used. */
@@ -65,6 +85,7 @@ enum td_status request_create(struct connection *connection, const struct wire_h
     request->connection = connection;
     request->loop = connection->loop;
     request->header = *header;
+    request->payer = payer;
     request->message[0] = '\0';
     request->in.present = 0;
     op_init(&request->call, engine, NULL, 0, &request->in);
@@ -75,10 +96,11 @@ enum td_status request_create(struct connection *connection, const struct wire_h
 /* Lets go of what it holds. */
 static void release(struct request *request)
 {
-    size_t charged = request->list_room + meta_charged(&request->header);
+    struct ledger *ledger = &request->call.engine->ledger;
     session_unref(request->call.session);
-    if (charged)
-        ledger_release(&request->call.engine->ledger, charged, 0, 0);
+    if (request->list_room)
+        ledger_release(ledger, request->list_room, 0, 0);
+    release_meta(ledger, request->header.meta_length, request->payer);
     op_end(&request->call);
     free(request->list);
     if (request->head != request->head_inline)
@@ -368,12 +390,12 @@ static enum td_status begin_op(struct request *request)
     uint16_t opcode = request->header.opcode;
     bool known = opcode < OP_END && op_infos[opcode].name;
     bool one_way = request->header.flags & WIRE_ONE_WAY;
-    if (!known || !(op_infos[opcode].traits & OP_ONE_WAY))
+    if (!may_be_one_way(opcode))
         request->header.flags = 0; /* so that the answer is sent */
     TRY(wire_fields_decode(request->meta, request->header.meta_length, WIRE_STRICT, &request->in));
     if (!known)
         return fail(TD_NOT_FOUND, "no operation has the opcode %u; ops lists them", opcode);
-    if (one_way && !(op_infos[opcode].traits & OP_ONE_WAY))
+    if (one_way && !may_be_one_way(opcode))
         return fail(TD_INVALID, "%s cannot be sent one way", op_infos[opcode].name);
     if (call->fd >= 0 && !(op_infos[opcode].traits & OP_FD_IN))
         return fail(TD_INVALID, "%s takes no descriptor", op_infos[opcode].name);

@@ -82,7 +82,7 @@ struct option_row {
     X("max-inflight", max_inflight, COUNT, "64", "N", "requests of a connection at a time")        \
     X("max-queued", max_queued, COUNT, "4096", "N", "operations that wait for a job thread")       \
     X("max-watches", max_watches, COUNT, "4096", "N",                                              \
-      "requests that wait for names, or watch them, at a time")                                    \
+      "requests that wait for names, or watch them; of one user, all but a sixteenth")             \
     X("io-threads", io_threads, THREADS, "2", "N", "threads that serve connections")               \
     X("http-threads", http_threads, THREADS, "1", "N", "threads that serve HTTP")                  \
     X("threads", threads, THREADS, NULL, "N", "for casts and copies: one for each CPU, 2 to 16")   \

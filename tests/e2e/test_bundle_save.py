@@ -120,6 +120,17 @@ def test_many_at_a_time(client):
         assert client.wait(request)[2] == want
 
 
+def test_what_is_saved_can_be_loaded(client):
+    """Metadata has the limit that it has in load, although a request has room for more."""
+    load(client, save({"x": np.zeros(3)}), prefix="m")
+    fits = json.dumps({"k": "v" * ((512 << 10) - 9)})
+    assert len(fits) == 512 << 10
+    reply, _ = load(client, saved(client, prefix="m", metadata=fits), prefix="n")
+    assert json.loads(reply["metadata"]) == json.loads(fits)
+    refused(client.request("save", {"prefix": "m", "metadata": fits + " "}),
+            "too_large", text="524289 bytes")  # fmt: skip
+
+
 def test_metadata(client):
     load(client, save({"x": np.ones(2)}), prefix="m")
     body = saved(client, prefix="m", metadata='{"a": "b"}')

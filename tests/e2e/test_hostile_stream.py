@@ -115,8 +115,8 @@ def test_meta_of_strangers_takes_no_memory(url):
 def test_large_meta_counts_as_memory():
     """While it is there; where it does not fit only its request is refused, and passed over."""
     meta = {"input": "n" * (MIB - 20) + "?"}
-    with Daemon("--memory-limit", "8700KiB") as daemon, daemon.unchanged(), \
-            daemon.connect() as client:  # fmt: skip
+    with Daemon("--memory-limit", "8700KiB", "--quota-bytes", "64MiB") as daemon, \
+            daemon.unchanged(), daemon.connect() as client:  # fmt: skip
         refused(client.request("info", meta), "invalid", text="512")
         halves = [plain.build_frame("info", i, meta)[:-1] for i in range(100, 110)]
         with contextlib.ExitStack() as stack:
@@ -127,6 +127,8 @@ def test_large_meta_counts_as_memory():
             (fd,) = memfds(1)
             with daemon.connect() as last:
                 request = last.send("from_numpy", meta, b"", fds=[fd])
+                refused(last.wait(request), "out_of_memory")
+                request = last.send("info", meta, flags=plain.ONE_WAY)  # which info cannot be
                 refused(last.wait(request), "out_of_memory")
                 assert last.request("ping", {}, b"stays")[2] == b"stays"
             os.close(fd)

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import plain_client
 import pytest
-from harness import (OPEN, OTHER_UID, SMALL, UNKNOWN_UID, Daemon, Filling, Mapping, Peer, as_root,
-                     eventually, get, is_silent, make_memfd, ok, principals, put, refused,
+from harness import (MIB, OPEN, OTHER_UID, SMALL, UNKNOWN_UID, Daemon, Filling, Mapping, Peer,
+                     as_root, eventually, get, is_silent, make_memfd, ok, principals, put, refused,
                      run_tensord, used)  # fmt: skip
 from http_client import Http
 from plain_client import PlainClient, Refused
@@ -53,6 +53,23 @@ def test_bytes():
             put(client, "mine", bytes(1000000))
             peer.run("ok(c.request('release', {'lease': m.reply['lease']}))")
             peer.run("ok(c.request('zeros', {'shape': [1000]}))")
+
+
+@as_root
+def test_large_requests_count():
+    """Else a few that wait would take what others may store."""
+    watch = f"'watch', {{'prefix': 'n' * {MIB - 100}, 'timeout_ms': 60_000}}"
+    with open_daemon("--quota-bytes", 4 * MIB) as daemon, daemon.connect() as client:
+        before = daemon.state()
+        with Peer(daemon.url, OTHER_UID) as peer:
+            peer.run(f"for _ in range(4): c.send({watch})")
+            theirs = f"uid:{OTHER_UID}"
+            eventually(lambda: used(client, theirs, "bytes") > 3.9 * MIB, "they wait")
+            peer_refused(peer, f"c.request({watch})", "of the 4194304 bytes of tensors that it may")
+            peer.run("ok(c.request('ping'))")
+            put(client, "mine", bytes(3 * MIB))
+            ok(client.request("delete", {"input": "mine"}))
+        daemon.settle(before)
 
 
 @as_root

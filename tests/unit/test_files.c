@@ -39,6 +39,18 @@ int __wrap_access(const char *path, int mode)
     return -1;
 }
 
+static bool no_group;
+
+int __real_fchown(int fd, uid_t owner, gid_t group);
+int __wrap_fchown(int fd, uid_t owner, gid_t group);
+int __wrap_fchown(int fd, uid_t owner, gid_t group)
+{
+    if (!no_group)
+        return __real_fchown(fd, owner, group);
+    errno = EPERM;
+    return -1;
+}
+
 static void fail_with(int error, int times)
 {
     failing = error;
@@ -215,6 +227,44 @@ static void writing(void **state)
     no_proc = false;
 }
 
+static struct stat replaced(mode_t mode, gid_t group)
+{
+    struct new_file *file = NULL;
+    struct stat info;
+    char path[96];
+    snprintf(path, sizeof path, "%s/x", folder);
+    assert_int_equal(chown(path, (uid_t)-1, group), 0);
+    assert_int_equal(chmod(path, mode), 0);
+    assert_ok(file_create(roots, text_of("x"), &file));
+    assert_ok(file_publish(file));
+    file_destroy(file);
+    assert_int_equal(stat(path, &info), 0);
+    return info;
+}
+
+/* Who could not read what was there cannot read what takes its place: not in either group. */
+static void permissions(void **state)
+{
+    static const struct {
+        mode_t there, in_another_group;
+    } rows[] = {{0600, 0600}, {0640, 0600}, {0644, 0644}, {0664, 0644}, {0604, 0600}};
+    (void)state;
+    if (geteuid() != 0)
+        skip(); /* who may give files to any group */
+    for (size_t i = 0; i < COUNT(rows); i++)
+        for (int named = 0; named < 2; named++) {
+            no_proc = named;
+            struct stat info = replaced(rows[i].there, 7);
+            assert_int_equal(info.st_gid, 7);
+            assert_int_equal(info.st_mode & 0777, rows[i].there);
+            no_group = true;
+            info = replaced(rows[i].there, 7);
+            no_group = no_proc = false;
+            assert_int_equal(info.st_gid, getegid());
+            assert_int_equal(info.st_mode & 0777, rows[i].in_another_group);
+        }
+}
+
 static void what_cannot_be_written(void **state)
 {
     struct new_file *file = NULL;
@@ -237,6 +287,7 @@ int main(void)
         TEST(lists_of_directories),
         TEST(reading),
         TEST(writing),
+        TEST(permissions),
         TEST(what_cannot_be_written),
     };
     return cmocka_run_group_tests_name("files", tests, NULL, NULL);

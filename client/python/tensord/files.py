@@ -147,9 +147,10 @@ class Files(Creation):
 
         NotFound if there are no such tensors, OSError for a path that cannot be opened, Invalid
         when writing fails (the disk is full) and for more than 1 MiB of names and metadata,
-        Cancelled when nobody reads the pipe that it is written to, RequiresGrad, Unsupported for a
-        dtype that the format has not (complex128 of safetensors), Forbidden for a path where the
-        daemon may not write.
+        TooLarge for more than 512 KiB of metadata, which load would not take back, Cancelled when
+        nobody reads the pipe that it is written to, RequiresGrad, Unsupported for a dtype that the
+        format has not (complex128 of safetensors), Forbidden for a path where the daemon may not
+        write.
         """
         by_path = isinstance(target, (str, os.PathLike))
         if not by_path and not hasattr(target, "write"):
