@@ -335,7 +335,7 @@ def test_a_killed_daemon_leaves_nothing(files, folder, tmp_path):
     daemon = Daemon("--memory-limit", "256MiB", "--load-dir", str(folder / "in"),
                     "--save-dir", str(save_dir))  # fmt: skip
 
-    def writes():
+    def unnamed():
         for fd in os.listdir(f"/proc/{daemon.pid}/fd"):
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
                 info = os.stat(f"/proc/{daemon.pid}/fd/{fd}")
@@ -343,14 +343,18 @@ def test_a_killed_daemon_leaves_nothing(files, folder, tmp_path):
                     return True
         return False
 
+    caught = False
     try:
         with daemon.connect(timeout=60) as client:
             load(client, path="long", prefix="m")
-            client.send("save", {"path": "x", "prefix": "m", "format": "npz"})
-            eventually(writes, "it writes")
+            for i in range(20):  # until it is caught while it writes
+                client.send("save", {"path": f"x{i}", "prefix": "m", "format": "npz"})
+                eventually(lambda: unnamed() or (save_dir / f"x{i}").exists(), "it writes")
+                if caught := unnamed():
+                    break
     finally:
         daemon.kill()
-    assert left_in(save_dir) == []
+    assert caught and all(name.startswith("x") for name in left_in(save_dir))
 
 
 def test_a_full_disk_leaves_nothing(folder, daemon, client, out):
