@@ -16,8 +16,8 @@
 #define WIRE_VERSION 1
 #define WIRE_HEADER_SIZE 40
 #define WIRE_META_MAX (1 << 20)
-#define WIRE_DESCRIPTORS_MAX 1      /* with one frame */
-#define WIRE_SMALL_BODY_MAX 65536   /* of ping */
+#define WIRE_DESCRIPTORS_MAX 1    /* with one frame */
+#define WIRE_SMALL_BODY_MAX 65536 /* of ping */
 
 enum wire_flag {
     WIRE_REPLY = 1,   /* from the daemon */
