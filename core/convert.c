@@ -11,6 +11,8 @@
 #define ELEMENT_BYTES_MAX 16
 #define SHORT_BYTES 4096
 #define FETCHED_BYTES_MAX 1024
+#define VECTOR_BYTES 16
+#define SHORT_ROW_BYTES 256
 
 static int64_t size_of(enum td_dtype dtype)
 {
@@ -31,7 +33,8 @@ static int64_t smaller(int64_t a, int64_t b)
  * would not stay in it, and what is there would have to go. Where a cache is larger it is shared by
  * many. */
 #define STREAM_BYTES_MAX (INT64_C(32) << 20)
-#define STREAM_LINES_BYTES (INT64_C(16) << 20) /* the same, where follow_source gains by it */
+/* The same, where more is gained by it: of tiles, and of rows that follow the source. */
+#define STREAM_SOON_BYTES (INT64_C(16) << 20)
 
 static int64_t stream_bytes(void)
 {
@@ -164,7 +167,7 @@ static void follow_source(struct convert_plan *plan, int64_t bytes)
     bool lines = plan->out_offset % LINE_BYTES == 0;
     for (int d = 0; d < last; d++)
         lines = lines && plan->out_steps[d] % LINE_BYTES == 0;
-    bool large = bytes >= STREAM_LINES_BYTES || plan->flags & CAST_STREAM;
+    bool large = bytes >= STREAM_SOON_BYTES || plan->flags & CAST_STREAM;
     if (last < 2 || plan->way != CONVERT_ROWS || !large || !lines || !rows_are_packed(plan) ||
         plan->sizes[last] * plan->out_steps[last] % LINE_BYTES != 0)
         return;
@@ -203,6 +206,8 @@ void convert_plan(const struct layout *src, const struct layout *dst, unsigned f
     if (out->rank == 0)
         insert_dim(out, 0, dst->elements, size_of(out->in_dtype), size_of(out->out_dtype));
     choose_way(out);
+    if (out->way == CONVERT_TILES && bytes >= STREAM_SOON_BYTES)
+        out->flags |= CAST_STREAM;
     follow_source(out, bytes);
 }
 
@@ -285,6 +290,12 @@ struct tile {
 #define TILE_BYTES (TILE_ROWS_MAX * (TILE_COUNT_BYTES + LINE_BYTES))
 #define TILE_NARROW_BYTES 8192
 
+/* So that the next tile does not begin in the middle of a line. */
+static int64_t whole_lines(int64_t elements, int64_t size)
+{
+    return elements * size < LINE_BYTES ? elements : elements - elements % (LINE_BYTES / size);
+}
+
 static struct tile tile_of(const struct work *work)
 {
     const int64_t *sizes = &work->plan->sizes[work->plan->rank - 2];
@@ -292,7 +303,7 @@ static struct tile tile_of(const struct work *work)
     int64_t count = TILE_COUNT_BYTES / work->in_size, narrow = TILE_NARROW_BYTES / work->in_size;
     struct tile tile = {smaller(sizes[0], rows), smaller(sizes[1], count)};
     if (sizes[0] * count < narrow)
-        tile.count = smaller(sizes[1], narrow / sizes[0]);
+        tile.count = smaller(sizes[1], whole_lines(narrow / sizes[0], work->out_size));
     if (sizes[1] * rows < narrow)
         tile.rows = smaller(sizes[0], narrow / sizes[1]);
     return tile;
@@ -340,11 +351,35 @@ static void fetch_ahead(const struct convert_plan *plan, const unsigned char *in
         __builtin_prefetch((const void *)(ahead + (uintptr_t)i));
 }
 
+/* A call for each would take longer than the copying. */
+static bool rows_are_short(const struct work *work, int64_t count)
+{
+    int64_t bytes = count * work->out_size;
+    return work->same && !work->stream && rows_are_packed(work->plan) && bytes <= SHORT_ROW_BYTES &&
+           bytes % VECTOR_BYTES == 0;
+}
+
+static void copy_short_rows(const struct convert_plan *plan, const unsigned char *in,
+                            unsigned char *out, int64_t rows, int64_t bytes)
+{
+    int last = plan->rank - 1;
+    for (int64_t i = 0; i < rows; i++) {
+        for (int64_t j = 0; j < bytes; j += VECTOR_BYTES)
+            memcpy(out + j, in + j, VECTOR_BYTES);
+        in += plan->in_steps[last - 1];
+        out += plan->out_steps[last - 1];
+    }
+}
+
 static void convert_block(const struct work *work, struct tile tile, const unsigned char *in,
                           unsigned char *out)
 {
     const struct convert_plan *plan = work->plan;
     int last = plan->rank - 1;
+    if (rows_are_short(work, tile.count)) {
+        copy_short_rows(plan, in, out, tile.rows, tile.count * work->out_size);
+        return;
+    }
     struct row row = {in, out, plan->in_steps[last], plan->out_steps[last], tile.count};
     bool fetches = rows_need_fetching(plan);
     for (int64_t i = 0; i < tile.rows; i++) {

@@ -135,6 +135,19 @@ def test_transposes_of_every_size(size):
             check(source, source.T, target, target, STREAM * (rows % 2))
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_short_rows_change_places(size):
+    """As heads and positions of attention do; around the sizes that are copied without a call."""
+    for nbytes in (16, 32, 48, 64, 80, 128, 240, 256, 272):
+        shape = (3, 17, 5, nbytes // size)
+        base = np.random.default_rng(4).integers(0, 256, 3 * 17 * 5 * nbytes + size, np.uint8)
+        for offset in (0, size):  # in lines, and not
+            source = base[offset:][: 3 * 17 * 5 * nbytes].view(SIZES[size]).reshape(shape)
+            target = np.zeros((3, 5, 17, nbytes // size), SIZES[size])
+            for flags in (0, STREAM):
+                check(base.view(np.uint8), source.transpose(0, 2, 1, 3), target, target, flags)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 16, 19])
 def test_channels_last_and_first(dtype, channels):
