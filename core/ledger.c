@@ -20,14 +20,17 @@ void ledger_finish(struct ledger *ledger)
 }
 
 /* Whether it fits; if not, what of. */
-static bool fits(const struct ledger *ledger, const uint64_t wanted[3], enum ledger_resource *what)
+static bool fits(const struct ledger *ledger, const uint64_t wanted[3], uint64_t over_bytes,
+                 enum ledger_resource *what)
 {
     const struct ledger_limits *limits = &ledger->limits, *used = &ledger->used;
     const uint64_t in_use[3] = {used->memory_bytes, used->descriptors, used->names};
-    const uint64_t most[3] = {limits->memory_bytes, limits->descriptors, limits->names};
+    uint64_t room = UINT64_MAX - limits->memory_bytes;
+    const uint64_t most[3] = {limits->memory_bytes + (over_bytes < room ? over_bytes : room),
+                              limits->descriptors, limits->names};
     for (int i = 0; i < 3; i++) {
         *what = (enum ledger_resource)i;
-        if (wanted[i] > most[i] || in_use[i] > most[i] - wanted[i])
+        if (wanted[i] && (wanted[i] > most[i] || in_use[i] > most[i] - wanted[i]))
             return false;
     }
     return true;
@@ -71,15 +74,16 @@ static bool reclaim_helps(const struct ledger *ledger, uint64_t bytes, uint64_t 
            needed <= limits->memory_bytes - bytes && ledger->used.names + names <= limits->names;
 }
 
-enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
-                              uint64_t names)
+/* over_bytes: of memory, above the limit. */
+static enum td_status reserve(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
+                              uint64_t names, uint64_t over_bytes)
 {
     const uint64_t wanted[3] = {bytes, descriptors, names};
     enum ledger_resource what;
     for (;;) {
         pthread_mutex_lock(&ledger->lock);
         bool refused_for_a_test = ledger->fail_after && --ledger->fail_after == 0;
-        bool good = !refused_for_a_test && fits(ledger, wanted, &what);
+        bool good = !refused_for_a_test && fits(ledger, wanted, over_bytes, &what);
         if (good) {
             ledger->used.memory_bytes += bytes;
             ledger->used.descriptors += descriptors;
@@ -100,6 +104,17 @@ enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t de
                         "a reservation of %" PRIu64 " bytes was refused for a test", bytes);
         return refuse(ledger, wanted, what);
     }
+}
+
+enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
+                              uint64_t names)
+{
+    return reserve(ledger, bytes, descriptors, names, 0);
+}
+
+enum td_status ledger_reserve_answer(struct ledger *ledger, uint64_t bytes)
+{
+    return reserve(ledger, bytes, 0, 0, LEDGER_ANSWERS_BYTES);
 }
 
 void ledger_release(struct ledger *ledger, uint64_t bytes, uint64_t descriptors, uint64_t names)

@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define LEDGER_ANSWERS_BYTES ((uint64_t)8 << 20)
+
 struct ledger_limits {
     uint64_t memory_bytes;
     uint64_t descriptors; /* memfds held, each with its mapping */
@@ -47,6 +49,9 @@ void ledger_finish(struct ledger *ledger);
  * what is in use. */
 NODISCARD enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
                                         uint64_t names);
+/* Bytes of an answer that tells what there is. Whoever looks for what to delete must get one when
+ * the memory is full: such answers may go over the limit, by LEDGER_ANSWERS_BYTES all together. */
+NODISCARD enum td_status ledger_reserve_answer(struct ledger *ledger, uint64_t bytes);
 void ledger_release(struct ledger *ledger, uint64_t bytes, uint64_t descriptors, uint64_t names);
 /* Moves bytes between "in use" and "pool"; positive puts them into the pool. */
 void ledger_pool(struct ledger *ledger, int64_t bytes);

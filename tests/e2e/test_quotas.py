@@ -2,15 +2,17 @@
 
 import contextlib
 import os
+import subprocess
 
 import numpy as np
 import plain_client
 import pytest
 from harness import (MIB, OPEN, OTHER_UID, SMALL, UNKNOWN_UID, Daemon, Filling, Mapping, Peer,
-                     as_root, eventually, get, is_silent, make_memfd, ok, principals, put, refused,
-                     run_tensord, used)  # fmt: skip
+                     all_names, as_root, eventually, get, is_silent, make_memfd, ok, principals,
+                     put, refused, run_tensord, used)  # fmt: skip
 from http_client import Http
 from plain_client import PlainClient, Refused
+from test_tensorctl import binary
 
 ME = f"uid:{os.getuid()}"
 KIB = 1024
@@ -320,6 +322,33 @@ def test_every_quota_has_a_number_by_default():
 def test_queue_bytes_are_listed():
     with Daemon(*SMALL, "--quota-queue-bytes", "5k") as daemon, daemon.connect() as client:
         assert principals(client)[ME]["queue_bytes"] == (0, 5000)
+
+
+def test_a_full_memory_tells_what_is_in_it():
+    """Whoever looks for what to delete is answered, by every door."""
+    with Daemon("--memory-limit", "4MiB", "--pool-limit", "0") as daemon, \
+            daemon.connect() as client:  # fmt: skip
+        for i in range(1100):
+            ok(client.request("zeros", {"shape": [1], "output": f"a name among many others/{i}"}))
+        size = 1 << 20
+        for i in range(100):  # to the last byte
+            fields = {"shape": [size], "dtype": "uint8", "output": f"fill/{i}"}
+            size = size if client.request("zeros", fields)[0] == "ok" else max(1, size // 2)
+        refused(client.request("zeros", {"shape": [100]}), "out_of_memory")
+        for op in ("stats", "principals", "devices", "ops", "leases", "queues"):
+            ok(client.request(op))
+        assert len(all_names(client)) >= 1100
+        environment = {**os.environ, "TENSORD_URL": daemon.url}
+        for command in ("ls", "stats"):
+            assert tensorctl(environment, command).returncode == 0
+        with Http(daemon.http_url) as http:
+            assert len(http.send("GET", "/v1/tensors").json["entries"]) == 1000
+        assert tensorctl(environment, "rm", "--yes", "--prefix", "fill/").returncode == 0
+        ok(client.request("zeros", {"shape": [100]}))
+
+
+def tensorctl(environment, *words):
+    return subprocess.run([binary(), *words], env=environment, capture_output=True, timeout=60)
 
 
 def test_nothing_is_left_over():

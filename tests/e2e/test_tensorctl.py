@@ -50,6 +50,11 @@ class Ctl:
         assert done.returncode == code, (words, done.returncode, done.stderr.decode())
         return done
 
+    def any(self, *words):
+        """Whatever the exit code."""
+        return subprocess.run([binary(), *map(str, words)], capture_output=True,
+                              timeout=PATIENCE_S, env=environment(self.url))  # fmt: skip
+
     def text(self, *words, **how):
         """What it prints to standard output."""
         return self(*words, **how).stdout.decode()

@@ -79,6 +79,19 @@ static void overflow(void **state)
     }
 }
 
+/* What tells what to delete has room when there is none. */
+static void answers_when_it_is_full(void **state)
+{
+    (void)state;
+    assert_ok(ledger_reserve(&ledger, 1000, 0, 0));
+    assert_ok(ledger_reserve_answer(&ledger, LEDGER_ANSWERS_BYTES));
+    assert_refused(ledger_reserve_answer(&ledger, 1), TD_OUT_OF_MEMORY, "of 1000 bytes");
+    assert_refused(ledger_reserve(&ledger, 1, 0, 0), TD_OUT_OF_MEMORY, "");
+    assert_ok(ledger_reserve(&ledger, 0, 1, 1));
+    ledger_release(&ledger, LEDGER_ANSWERS_BYTES + 1000, 1, 1);
+    assert_used(0, 0, 0);
+}
+
 static void unlimited(void **state)
 {
     (void)state;
@@ -86,6 +99,7 @@ static void unlimited(void **state)
         (struct ledger_limits){.memory_bytes = UINT64_MAX, .descriptors = 1, .names = 1};
     assert_ok(ledger_reserve(&ledger, UINT64_MAX, 0, 0));
     assert_refused(ledger_reserve(&ledger, 1, 0, 0), TD_OUT_OF_MEMORY, "do not fit");
+    assert_refused(ledger_reserve_answer(&ledger, 1), TD_OUT_OF_MEMORY, "do not fit");
     ledger_release(&ledger, UINT64_MAX, 0, 0);
     assert_used(0, 0, 0);
 }
@@ -140,6 +154,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(limits, open_ledger, close_ledger),
         cmocka_unit_test_setup_teardown(all_or_nothing, open_ledger, close_ledger),
         cmocka_unit_test_setup_teardown(overflow, open_ledger, close_ledger),
+        cmocka_unit_test_setup_teardown(answers_when_it_is_full, open_ledger, close_ledger),
         cmocka_unit_test_setup_teardown(unlimited, open_ledger, close_ledger),
         cmocka_unit_test_setup_teardown(fail_after, open_ledger, close_ledger),
         cmocka_unit_test_setup_teardown(pool, open_ledger, close_ledger),
