@@ -4,6 +4,7 @@ import operator
 from typing import TYPE_CHECKING, Any, Iterator, cast
 
 from tensord import _shapes
+from tensord.dtypes import is_dtype
 from tensord.errors import BadIndex
 from tensord.handle import Handle
 
@@ -53,6 +54,8 @@ class Views(Handle):
     def view(self, *shape: Any) -> "Tensor":
         """The same memory in another shape; one size may be -1. BadShape (a RuntimeError) if the
         strides do not allow it: reshape copies then."""
+        if len(shape) == 1 and is_dtype(shape[0]):
+            raise TypeError("view takes a shape; for other dtypes there is x.torch().view(dtype)")
         return self._make("view", shape=_shapes.sizes(shape))
 
     def reshape(self, *shape: Any) -> "Tensor":
