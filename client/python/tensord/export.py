@@ -5,6 +5,7 @@ capsules show the daemon's own memory, and stay good when the handle and the cli
 TCP they are copies. `memory` and `reason` of the handle say which it was, after each of these.
 """
 
+import builtins
 from typing import TYPE_CHECKING, Any
 
 from tensord import _shapes, convert, dlpack, mapping
@@ -74,7 +75,7 @@ class Exports(Handle):
         result = mapping.to_torch(self._open_mapping())
         return result.requires_grad_(True) if requires_grad else result
 
-    def memoryview(self) -> memoryview:
+    def memoryview(self) -> builtins.memoryview:
         """Python's own view of the memory, without NumPy. Read-only if the tensor is frozen. Of
         bytes, in one dimension, for float16, bfloat16, float8 and complex numbers.
 
@@ -153,7 +154,7 @@ class Exports(Handle):
             raise AttributeError(str(error)) from error
         return mapping.array_interface(self._exported)
 
-    def __buffer__(self, flags: int) -> memoryview:
+    def __buffer__(self, flags: int) -> builtins.memoryview:
         """For memoryview(x) and whatever reads buffers, from Python 3.12 on: the tensor's own
         memory, read-only if it is frozen. BufferError where that could only be a copy, as
         x.memoryview() and x.tobytes() make it, and for bfloat16 and float8. Needs NumPy."""
