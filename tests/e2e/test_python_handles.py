@@ -404,3 +404,14 @@ def test_the_default_client(default, monkeypatch, daemon):
     assert tensord.cuda.is_available() is False
     with pytest.raises(tensord.ConnectionError):
         tensord.zeros(2)
+
+
+def test_a_handle_of_a_closed_client_is_shown(daemon):
+    with tensord.connect(daemon.url) as client:
+        x, anonymous = client.put("handles/shown", np.zeros((2, 3))), client.zeros(2)
+    shown = "<tensord.Tensor 'handles/shown' float64[2, 3]: this client is closed"
+    assert repr(x).startswith(shown)
+    assert repr([anonymous]).startswith("[<tensord.Tensor float32[2]: this client is closed")
+    for text in (str, "{}".format):
+        with pytest.raises(tensord.ConnectionError):
+            text(x)

@@ -6,7 +6,7 @@ from typing import Any
 from tensord._session import Info, Reply, ttl_argument, wait_argument
 from tensord.arithmetic import Arithmetic
 from tensord.casts import Casts
-from tensord.errors import NotFound, Precondition
+from tensord.errors import Error, NotFound, Precondition
 from tensord.export import Exports
 from tensord.handle import NOT_HELD
 from tensord.views import Views
@@ -132,8 +132,18 @@ class Tensor(Views, Casts, Arithmetic, Exports):
 
     # ---- text ----
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return self._run("print").text("text") or ""
+
+    def __repr__(self) -> str:
+        """As PyTorch prints it. Where the daemon cannot be asked any more it says why instead:
+        debuggers and tracebacks show handles, too."""
+        try:
+            return str(self)
+        except Error as error:
+            shown = "" if self._name is None else f" {self._name!r}"
+            kind = f"{self.dtype.name}{list(self.shape)}"
+            return f"<tensord.{type(self).__name__}{shown} {kind}: {error}>"
 
     def __format__(self, spec: str) -> str:
         return object.__format__(self, spec) if self.shape else format(self.item(), spec)
