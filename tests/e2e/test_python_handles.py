@@ -406,6 +406,16 @@ def test_the_default_client(default, monkeypatch, daemon):
         tensord.zeros(2)
 
 
+def test_what_a_handle_has_not_is_told_where_it_is(client):
+    x = client.zeros(2)
+    with pytest.raises(AttributeError, match=r"'Tensor' object has no attribute 'sum'; .*x\.numpy"):
+        x.sum()
+    assert not hasattr(x, "astype") and not hasattr(x, "__cuda_array_interface__")
+    assert not hasattr(client.zeros(2, dtype="bfloat16"), "__array_interface__")
+    with pytest.raises(AttributeError, match="NumPy has no bfloat16"):
+        client.zeros(2, dtype="bfloat16").__array_interface__
+
+
 def test_a_handle_of_a_closed_client_is_shown(daemon):
     with tensord.connect(daemon.url) as client:
         x, anonymous = client.put("handles/shown", np.zeros((2, 3))), client.zeros(2)

@@ -1,7 +1,7 @@
 """Handles: tensors that live in the daemon, with PyTorch's words for them."""
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensord._session import Info, Reply, ttl_argument, wait_argument
 from tensord.arithmetic import Arithmetic
@@ -32,6 +32,17 @@ class Tensor(Views, Casts, Arithmetic, Exports):
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> "Tensor":
         raise TypeError("handles come from a client: c['x'], c.tensor(data), tensord.tensor(data)")
+
+    if not TYPE_CHECKING:  # to which every name would be one of Any
+
+        def __getattr__(self, name: str) -> Any:
+            """Says where the methods are that a handle has not."""
+            if name.startswith("_"):
+                return object.__getattribute__(self, name)  # raises, also what a property raised
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}; arrays over its "
+                "memory, with all that theirs have, are x.numpy() and x.torch()"
+            )
 
     # ---- grad ----
 
