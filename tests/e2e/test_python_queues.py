@@ -46,7 +46,7 @@ def later():
 def test_first_in_first_out(q):
     for i in range(5):
         q.put(np.full(BIG, i))
-    assert (q.qsize(), len(q), q.empty(), q.full()) == (5, 5, False, False)
+    assert (q.qsize(), len(q), q.empty(), q.full(), q.maxsize) == (5, 5, False, False, 8)
     for i in range(5):
         item = q.get()
         assert (item.shape, item.dtype, len(item)) == ((BIG,), "int64", 1)

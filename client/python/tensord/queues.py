@@ -328,6 +328,11 @@ class Queue:
         return bool(info["items"] >= info["max_items"] or info["bytes"] >= info["max_bytes"])
 
     @property
+    def maxsize(self) -> int:
+        """How many items may wait."""
+        return int(self.info()["max_items"])
+
+    @property
     def closed(self) -> bool:
         """Whether the queue takes no more items."""
         return bool(self.info()["closed"])
