@@ -425,3 +425,16 @@ def test_a_handle_of_a_closed_client_is_shown(daemon):
     for text in (str, "{}".format):
         with pytest.raises(tensord.ConnectionError):
             text(x)
+
+
+def test_a_notebook_completes_names(client, tmp_path):
+    client["complete/a"], client["complete/b"] = np.zeros(2), np.ones(3)
+    assert {"complete/a", "complete/b"} <= set(client._ipython_key_completions_())
+    client.save(tmp_path / "two.npz", "complete")
+    loaded = client.load(tmp_path / "two.npz", "complete/again")
+    assert loaded._ipython_key_completions_() == ["a", "b"]
+    queue = client.queue("complete")
+    queue.put({"image": np.zeros(2)})
+    with queue.get() as item:
+        assert item._ipython_key_completions_() == ["image"]
+    queue.delete()

@@ -123,6 +123,10 @@ class Client(Files):
 
     # ---- names ----
 
+    def _ipython_key_completions_(self) -> "list[str]":
+        """What IPython and Jupyter offer behind c["."""
+        return self.list(limit=1000)
+
     def __getitem__(self, name: str) -> Tensor:
         """A handle on the tensor that has the name now. NotFound (a KeyError) if none has."""
         return self.handle(self.session.op("as_tensor", input=name), name)

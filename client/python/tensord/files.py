@@ -59,6 +59,10 @@ class Loaded(Mapping[str, Tensor]):
     def __contains__(self, key: object) -> bool:
         return key in self._names
 
+    def _ipython_key_completions_(self) -> "list[str]":
+        """What IPython and Jupyter offer behind model["."""
+        return list(self._names)
+
     def __repr__(self) -> str:
         return f"<tensord.Loaded {list(self._names)}>"
 

@@ -141,6 +141,8 @@ class Item:
         """The keys, those that were not given as the position."""
         return [key or str(i) for i, key in enumerate(self._keys)]
 
+    _ipython_key_completions_ = keys
+
     def items(self) -> "Iterator[tuple[str, ItemTensor]]":
         """(key, tensor) of each."""
         return zip(self.keys(), self)
