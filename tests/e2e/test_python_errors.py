@@ -234,6 +234,15 @@ def test_no_daemon():
         tensord.connect("gopher://x")
 
 
+def test_to_what_is_neither_device_nor_dtype(client):
+    for what in ("float99", "mps"):
+        with pytest.raises(tensord.NoDevice, match=f"'{what}'; .*or a dtype such as float16"):
+            client.zeros(2).to(what)
+    with pytest.raises(tensord.NoDevice, match="cuda:x"):
+        client.zeros(2).to("cuda:x")
+    assert client.zeros(2).to("cpu").dtype == "float32"
+
+
 SIZES = "sizes and dimensions are integers"
 SECONDS = "is a time in seconds, such as 0.5, not"
 VALUE = "an array, a tensor, a number or a nested list of numbers was expected, not"
