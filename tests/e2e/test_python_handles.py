@@ -222,7 +222,8 @@ def test_a_closed_client(daemon):
     client = tensord.connect(daemon.url)
     x = client.ones(3)
     array = x.numpy()
-    assert "local" in repr(client) and client.is_local and not client.closed
+    assert repr(client) == f"<tensord.Client local {daemon.url}>"
+    assert client.is_local and not client.closed
     client.close()
     client.close()
     assert client.closed and "closed" in repr(client)

@@ -459,8 +459,10 @@ class Client(Files):
         return found
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "local" if self.is_local else "remote"
-        return f"<tensord.Client {state}>"
+        if self.closed:
+            return "<tensord.Client closed>"
+        where = "local" if self.is_local else "remote"
+        return f"<tensord.Client {where} {self.session.arguments()[0]}>"
 
 
 # Clients out of pickles, so that many pickles of one client make one connection.
