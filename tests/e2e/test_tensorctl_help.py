@@ -45,6 +45,10 @@ def test_the_command_line(ctl, client):
     for words, said in (
         ([], "no command was given"),
         (["sl"], "did you mean 'ls'"),
+        (["list"], "did you mean 'ls'?"),
+        (["delete", "x"], "did you mean 'rm'?"),
+        (["queues"], "did you mean 'queue ls'?"),
+        (["expire", "x"], "did you mean 'op expire'?"),
         (["--josn", "ls"], "did you mean '--json'"),
         (["ls", "--falt"], "did you mean '--flat'"),
         (["ls", "a", "b"], "'b' is one argument too many"),
