@@ -30,7 +30,8 @@ class Exports(Handle):
         """A NumPy array over the tensor's memory.
 
         Writable if the tensor is mutable: then writes on either side show on the other (and
-        `touch()` tells the daemon that there were some). Read-only if it is frozen.
+        `touch()` tells the daemon that there were some). Read-only if it is frozen. Over TCP it is
+        a copy (`memory` says so), and writes stay in it.
 
         Raises PyTorch's errors: RequiresGrad (a RuntimeError) for a tensor that requires grad,
         WrongDevice (a TypeError) on a GPU; `force=True` does x.detach().cpu() first. bfloat16 and
@@ -64,9 +65,9 @@ class Exports(Handle):
     def torch(self) -> Any:
         """A PyTorch tensor over the tensor's memory, of any dtype. Imports PyTorch.
 
-        A mutable tensor is shared: writes on either side show on the other. PyTorch has no
-        read-only tensors, so a frozen one comes as a private copy-on-write map: reads are shared,
-        writes stay in this process, and `memory` then says "private".
+        A mutable tensor is shared: writes on either side show on the other (over TCP it is a
+        copy). PyTorch has no read-only tensors, so a frozen one comes as a private copy-on-write
+        map: reads are shared, writes stay in this process, and `memory` then says "private".
 
         A tensor that requires grad gives a PyTorch leaf that does; for integers that is PyTorch's
         own RuntimeError.
