@@ -265,6 +265,8 @@ FILE = "expected a path, an open binary file or the bytes of one, not"
     (lambda c: c.put("x", None), f"{VALUE} NoneType"),
     (lambda c: c.put("x", object()), f"{VALUE} object"),
     (lambda c: c.put("x", {"a": 1}), f"{VALUE} dict; c.update and c.put_state_dict"),
+    (lambda c: c.put_state_dict("sd", {"a": 1, "b": {}}), "dict's 'b' is no tensor but a dict"),
+    (lambda c: c.put_state_dict("sd", {"b": "x"}), "dict's 'b' is no tensor but a str"),
     (lambda c: c.load(5), f"{FILE} int"),
     (lambda c: c.load(io.StringIO("x")), f"{FILE} a file opened as text"),
     (lambda c: c.save(io.StringIO()), "an open binary file, not a file opened as text"),

@@ -426,10 +426,15 @@ class Client(Files):
         memory under several keys) are one tensor under several names. Everything is read before
         the first tensor is stored, so a value that is no tensor changes nothing.
         """
-        sources = {
-            key: self._source(_plain(value), contiguous=False)
-            for key, value in state_dict.items()
-        }
+        sources = {}
+        for key, value in state_dict.items():
+            try:
+                sources[key] = self._source(_plain(value), contiguous=False)
+            except TypeError as error:
+                if type(error) is not TypeError:
+                    raise
+                found = type(value).__name__
+                raise TypeError(f"the state dict's {key!r} is no tensor but a {found}") from error
         names: dict = {}  # by what they show
         for key, source in sources.items():
             names.setdefault(_memory_of(key, source), []).append((key, source))
