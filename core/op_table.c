@@ -1,5 +1,6 @@
 #include "core/op_table.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,6 +71,18 @@ const char *field_type_name(enum field_type type)
     return names[type];
 }
 
+/* The names of the fields of a set, with commas between them; what has no room is left out. */
+static const char *names_of(field_set set, char *out, size_t size)
+{
+    size_t used = 0;
+    out[0] = '\0';
+    for (int field = 1; field < FIELD_END && used < size; field++)
+        if (field_infos[field].name && (set & field_bit(field)))
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? ", " : "",
+                                     field_infos[field].name);
+    return out;
+}
+
 enum td_status op_check_fields(enum op op, const struct fields *fields)
 {
     const struct op_info *info = &op_infos[op];
@@ -78,9 +91,10 @@ enum td_status op_check_fields(enum op op, const struct fields *fields)
         return fail(TD_INVALID, "%s needs the field '%s': %s", info->name,
                     field_infos[field_first(missing)].name,
                     field_infos[field_first(missing)].meaning);
-    field_set surplus = fields->present & ~(info->required | info->optional);
+    field_set known = info->required | info->optional, surplus = fields->present & ~known;
+    char names[512];
     if (surplus)
-        return fail(TD_INVALID, "%s does not take the field '%s'; see the operations table",
-                    info->name, field_infos[field_first(surplus)].name);
+        return fail(TD_INVALID, "%s does not take the field '%s'; it takes %s", info->name,
+                    field_infos[field_first(surplus)].name, names_of(known, names, sizeof names));
     return TD_OK;
 }

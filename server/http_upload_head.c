@@ -1,6 +1,7 @@
 /* What stands before the elements of a body, and tells what they are. */
 #include "core/byte_order.h"
 #include "proto/format/npy.h"
+#include "proto/format/npz.h"
 #include "proto/format/safetensors.h"
 #include "server/http_upload.h"
 
@@ -97,6 +98,10 @@ enum td_status upload_recognise(struct upload *upload)
         upload->format = FORMAT_SAFETENSORS; /* before JSON: its length may look like a bracket */
     else if (blanks < length && (head[blanks] == '{' || head[blanks] == '['))
         upload->format = FORMAT_JSON;
+    else if (npz_recognise(head, length))
+        return fail(TD_UNSUPPORTED,
+                    "the body is an npz archive, and this is for one tensor; PUT it to "
+                    "/v1/bundle?prefix=NAME, which stores all that are in it");
     else
         return fail(TD_UNSUPPORTED,
                     "the body is not recognised as npy, safetensors or JSON; raw bytes need "

@@ -39,11 +39,22 @@ static bool matches(const struct filter *filter, const struct td_info *info)
            (uint64_t)info->nbytes >= filter->min_size;
 }
 
+static bool is_device(const char *text)
+{
+    static const char gpu[] = "cuda:";
+    if (strncmp(text, gpu, strlen(gpu)) != 0)
+        return strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0;
+    const char *number = text + strlen(gpu);
+    return *number && number[strspn(number, "0123456789")] == '\0';
+}
+
 static enum td_status filter_read(struct cli *cli, struct filter *filter)
 {
     filter->device = cli->options[OPTION_DEVICE];
     filter->kind = cli->options[OPTION_KIND];
     filter->glob = cli->options[OPTION_GLOB];
+    if (filter->device && !is_device(filter->device))
+        return cli_misused(cli, "--device is cpu, cuda or cuda:N, not '%s'", filter->device);
     if (filter->kind && strcmp(filter->kind, "tensor") != 0 &&
         strcmp(filter->kind, "variable") != 0)
         return cli_misused(cli, "--kind is tensor or variable, not '%s'", filter->kind);

@@ -185,7 +185,9 @@ static enum td_status read_arguments(struct cli *cli, const struct td_op_descrip
 
 static bool is_list(const struct td_op_description *op)
 {
-    return op->returns_body && has_word("stats devices ops list", op->name, strlen(op->name));
+    return has_word("stats devices ops list load leases principals watch queues queue_info "
+                    "queue_get queue_peek",
+                    op->name, strlen(op->name));
 }
 
 /* The body as values, if it is the elements of the tensor that the reply describes, and small; the
@@ -295,7 +297,7 @@ static enum td_status print_result(struct cli *cli, const struct td_op_descripti
     if (values)
         printf("\n%s\n", values);
     else if (td_reply_body(reply, &size))
-        cli_note(cli, "tensorctl: %zu bytes of elements came along; tensorctl get writes them",
+        cli_note(cli, "tensorctl: %zu bytes came along; tensorctl get writes elements, save files",
                  size);
     if (op->makes_tensor && !td_reply_text(reply, "name", &name))
         return print_anonymous(cli, reply);

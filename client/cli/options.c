@@ -57,13 +57,40 @@ static enum td_status unknown_option(struct cli *cli, const char *flag)
                        suggestions_text(&near, text));
 }
 
+/* What others call a command, the daemon's own messages among them ("list shows ..."). */
+static const char *const other_words[][2] = {
+    {"list", "ls"},     {"queues", "queue ls"}, {"delete", "rm"},   {"del", "rm"},
+    {"remove", "rm"},   {"rename", "mv"},       {"move", "mv"},     {"cat", "show"},
+    {"print", "show"},  {"describe", "info"},   {"freeze", "seal"}, {"upload", "put"},
+    {"download", "get"}};
+
+/* A command that is not far from the name, or what does the same, or the operation of that name. */
+static void suggest_commands(struct suggestions *near, const char *name)
+{
+    struct td_op_description op;
+    char words[SUGGESTION_SIZE];
+    suggestions_begin(near, name);
+    for (const struct command *c = commands; c->name; c++)
+        suggestions_offer(near, c->name);
+    for (size_t i = 0; i < sizeof other_words / sizeof *other_words; i++)
+        if (strcmp(name, other_words[i][0]) == 0) {
+            suggestions_begin(near, other_words[i][1]);
+            suggestions_offer(near, other_words[i][1]);
+            return;
+        }
+    for (int i = 0; near->count == 0 && td_op_info(i, &op); i++)
+        if (strcmp(name, op.name) == 0) {
+            snprintf(words, sizeof words, "op %s", name);
+            suggestions_begin(near, words);
+            suggestions_offer(near, words);
+        }
+}
+
 enum td_status command_unknown(struct cli *cli, const char *name)
 {
     struct suggestions near;
     char text[SUGGESTIONS_TEXT_SIZE];
-    suggestions_begin(&near, name);
-    for (const struct command *c = commands; c->name; c++)
-        suggestions_offer(&near, c->name);
+    suggest_commands(&near, name);
     return cli_misused(cli, "there is no command '%s' (tensorctl --help lists them)%s", name,
                        suggestions_text(&near, text));
 }

@@ -418,7 +418,7 @@ static enum td_status member_read(const cJSON *node, struct fields *out)
     int field = field_find(node->string, strlen(node->string));
     if (field == 0) {
         char excerpt[JSON_EXCERPT_SIZE];
-        return fail(TD_INVALID, "there is no field '%s'; see the table of fields",
+        return fail(TD_INVALID, "there is no field '%s'; GET /openapi.json lists them",
                     json_excerpt(node->string, strlen(node->string), excerpt));
     }
     if (cJSON_IsNull(node))

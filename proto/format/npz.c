@@ -232,6 +232,13 @@ static enum td_status restore_backslashes(struct npz_reader *reader, const char 
     return TD_OK;
 }
 
+/* A file of torch.save is an archive, too: its first member is ARCHIVE/data.pkl. */
+static bool is_of_torch_save(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash && strcmp(slash, "/data.pkl") == 0;
+}
+
 /* The name in the archive without its suffix, which the caller frees. */
 static enum td_status member_name(struct npz_reader *reader, struct archive_entry *entry,
                                   char **out)
@@ -245,8 +252,11 @@ static enum td_status member_name(struct npz_reader *reader, struct archive_entr
         strcmp(path + length - SUFFIX_BYTES, SUFFIX) != 0)
         return fail(TD_INVALID,
                     "member '%s' of the .npz archive is no array: expected a file "
-                    "whose name ends in " SUFFIX,
-                    SHOWN(path));
+                    "whose name ends in " SUFFIX "%s",
+                    SHOWN(path),
+                    is_of_torch_save(path) ? "; this is what torch.save writes: torch.load it, and "
+                                             "store its tensors or write them as safetensors"
+                                           : "");
     *out = strndup(path, length - SUFFIX_BYTES);
     if (!*out)
         return fail(TD_OUT_OF_MEMORY, "no memory for the name of an array");

@@ -46,6 +46,12 @@ def test_the_pipeline(daemon, client, usage, language):
     usage.settles_at(before)
 
 
+def test_the_pipeline_explains_itself():
+    done = subprocess.run([sys.executable, EXAMPLES / "pipeline.py", "--help"], capture_output=True)
+    assert done.returncode == 1 and b"python3 pipeline.py 2000" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_the_tours(daemon, client):
     assert "nothing was copied" in run(daemon, sys.executable, EXAMPLES / "tour.py")
     assert "element [2, 3] is 2003" in run(daemon, in_c("share"))

@@ -1,5 +1,6 @@
 """Tensors over HTTP: every format both ways, conditions, ranges, lists, and what is refused."""
 
+import io
 import json
 import urllib.parse
 
@@ -130,6 +131,10 @@ def test_safetensors_of_many_is_refused_with_what_to_do(http):
     file = safetensors.numpy.save({"a": np.zeros(2), "b": np.zeros(3)})
     refused = http.put("many", file)
     assert refused.status == 415 and "2 tensors" in refused.json["detail"]
+    archive = io.BytesIO()
+    np.savez(archive, a=np.zeros(2))
+    refused = http.put("npz", archive.getvalue())
+    assert refused.status == 415 and "/v1/bundle?prefix=NAME" in refused.json["detail"]
     assert http.tensor("many").status == 404
 
 

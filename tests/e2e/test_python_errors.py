@@ -1,5 +1,8 @@
 """The errors of handles are PyTorch's, word for word: each is raised by both and compared."""
 
+import datetime
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -229,3 +232,46 @@ def test_no_daemon():
         tensord.connect("tcp://127.0.0.1:1", timeout=5)
     with pytest.raises(ValueError):
         tensord.connect("gopher://x")
+
+
+def test_to_what_is_neither_device_nor_dtype(client):
+    for what in ("float99", "mps"):
+        with pytest.raises(tensord.NoDevice, match=f"'{what}'; .*or a dtype such as float16"):
+            client.zeros(2).to(what)
+    with pytest.raises(tensord.NoDevice, match="cuda:x"):
+        client.zeros(2).to("cuda:x")
+    assert client.zeros(2).to("cpu").dtype == "float32"
+
+
+SIZES = "sizes and dimensions are integers"
+SECONDS = "is a time in seconds, such as 0.5, not"
+VALUE = "an array, a tensor, a number or a nested list of numbers was expected, not"
+FILE = "expected a path, an open binary file or the bytes of one, not"
+
+
+@pytest.mark.parametrize("call, text", [
+    (lambda c: c.zeros("a"), f"{SIZES}.* not str 'a'"),
+    (lambda c: c.zeros(2.5), f"{SIZES}.* not float 2.5"),
+    (lambda c: c.zeros((2, "a")), f"{SIZES}.* not str 'a'"),
+    (lambda c: c.allocate((2, 1.5)), f"{SIZES}.* not float 1.5"),
+    (lambda c: c.zeros(4).reshape(None), f"{SIZES}.* not NoneType None"),
+    (lambda c: c.zeros(4).view(torch.int32), r"view takes a shape; .*x\.torch\(\)\.view\(dtype\)"),
+    (lambda c: tensord.connect("none", timeout="1"), f"timeout {SECONDS} str"),
+    (lambda c: c.wait("x", timeout=datetime.timedelta(1)), f"timeout {SECONDS} timedelta"),
+    (lambda c: c.put("x", 1, ttl="5m"), f"ttl {SECONDS} str"),
+    (lambda c: c.seal("x", wait=[1]), f"wait {SECONDS} list"),
+    (lambda c: c.queue("errors").get(timeout="1"), f"timeout {SECONDS} str"),
+    (lambda c: c.queue("errors", visibility="1m"), f"visibility {SECONDS} str"),
+    (lambda c: c.put("x", None), f"{VALUE} NoneType"),
+    (lambda c: c.put("x", object()), f"{VALUE} object"),
+    (lambda c: c.put("x", {"a": 1}), f"{VALUE} dict; c.update and c.put_state_dict"),
+    (lambda c: c.put_state_dict("sd", {"a": 1, "b": {}}), "dict's 'b' is no tensor but a dict"),
+    (lambda c: c.put_state_dict("sd", {"b": "x"}), "dict's 'b' is no tensor but a str"),
+    (lambda c: c.load(5), f"{FILE} int"),
+    (lambda c: c.load(io.StringIO("x")), f"{FILE} a file opened as text"),
+    (lambda c: c.save(io.StringIO()), "an open binary file, not a file opened as text"),
+])  # fmt: skip
+def test_wrong_arguments_are_named(client, call, text):
+    with pytest.raises(TypeError, match=text):
+        call(client)
+    assert "x" not in client

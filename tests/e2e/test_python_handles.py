@@ -222,7 +222,8 @@ def test_a_closed_client(daemon):
     client = tensord.connect(daemon.url)
     x = client.ones(3)
     array = x.numpy()
-    assert "local" in repr(client) and client.is_local and not client.closed
+    assert repr(client) == f"<tensord.Client local {daemon.url}>"
+    assert client.is_local and not client.closed
     client.close()
     client.close()
     assert client.closed and "closed" in repr(client)
@@ -404,3 +405,37 @@ def test_the_default_client(default, monkeypatch, daemon):
     assert tensord.cuda.is_available() is False
     with pytest.raises(tensord.ConnectionError):
         tensord.zeros(2)
+
+
+def test_what_a_handle_has_not_is_told_where_it_is(client):
+    x = client.zeros(2)
+    with pytest.raises(AttributeError, match=r"'Tensor' object has no attribute 'sum'; .*x\.numpy"):
+        x.sum()
+    assert not hasattr(x, "astype") and not hasattr(x, "__cuda_array_interface__")
+    assert not hasattr(client.zeros(2, dtype="bfloat16"), "__array_interface__")
+    with pytest.raises(AttributeError, match="NumPy has no bfloat16"):
+        client.zeros(2, dtype="bfloat16").__array_interface__
+
+
+def test_a_handle_of_a_closed_client_is_shown(daemon):
+    with tensord.connect(daemon.url) as client:
+        x, anonymous = client.put("handles/shown", np.zeros((2, 3))), client.zeros(2)
+    shown = "<tensord.Tensor 'handles/shown' float64[2, 3]: this client is closed"
+    assert repr(x).startswith(shown)
+    assert repr([anonymous]).startswith("[<tensord.Tensor float32[2]: this client is closed")
+    for text in (str, "{}".format):
+        with pytest.raises(tensord.ConnectionError):
+            text(x)
+
+
+def test_a_notebook_completes_names(client, tmp_path):
+    client["complete/a"], client["complete/b"] = np.zeros(2), np.ones(3)
+    assert {"complete/a", "complete/b"} <= set(client._ipython_key_completions_())
+    client.save(tmp_path / "two.npz", "complete")
+    loaded = client.load(tmp_path / "two.npz", "complete/again")
+    assert loaded._ipython_key_completions_() == ["a", "b"]
+    queue = client.queue("complete")
+    queue.put({"image": np.zeros(2)})
+    with queue.get() as item:
+        assert item._ipython_key_completions_() == ["image"]
+    queue.delete()

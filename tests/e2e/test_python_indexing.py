@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -161,3 +162,15 @@ def test_a_copy_of_a_frozen_tensor_is_mutable(client):
     assert part[0].tolist() == np.ones(SHAPE[1:], int).tolist()
     with pytest.raises(tensord.Frozen):
         client["frozen"][::-1] = 1
+
+
+def test_what_is_no_basic_index_is_told_where_it_works(client):
+    x = client.put("index/told", numbers())
+    mask = x.numpy() > 3
+    arrays = (mask, torch.from_numpy(mask), np.arange(2), torch.arange(2), client.arange(3))
+    bools = (True, np.bool_(True), torch.tensor(True), (0, mask[0]))
+    for key in (*arrays, *bools, [0, 1], "a"):
+        with pytest.raises(TypeError, match=r"for lists, arrays and masks use x\.numpy\(\)\["):
+            x[key]
+    for one in (np.int64(1), np.array(1), torch.tensor(1), client.tensor(1)):
+        assert (x[one].numpy() == x.numpy()[1]).all()

@@ -4,6 +4,7 @@ import array as arrays
 import ctypes
 import gc
 import mmap
+import typing
 import weakref
 
 import numpy as np
@@ -27,6 +28,11 @@ VIEWS = {
     "empty": lambda a: a[:, 4:],
     "column": lambda a: a[:, 1, 2],
 }
+
+
+def test_what_hands_out_a_memoryview_says_so():
+    for method in (tensord.Tensor.memoryview, tensord.Tensor.__buffer__):
+        assert typing.get_type_hints(method)["return"] is memoryview  # not the method of that name
 
 
 def managed(capsule):

@@ -46,7 +46,7 @@ def later():
 def test_first_in_first_out(q):
     for i in range(5):
         q.put(np.full(BIG, i))
-    assert (q.qsize(), len(q), q.empty(), q.full()) == (5, 5, False, False)
+    assert (q.qsize(), len(q), q.empty(), q.full(), q.maxsize) == (5, 5, False, False, 8)
     for i in range(5):
         item = q.get()
         assert (item.shape, item.dtype, len(item)) == ((BIG,), "int64", 1)
@@ -88,6 +88,7 @@ def test_dicts_and_tuples(client, q, bytes_each):
     assert item["by name"].storage_id == named.storage_id
     assert item["filled"].numpy().tolist() == [[7, 7], [7, 7]]
     assert [key for key, tensor in item.items()] == item.keys() and len(list(item)) == 4
+    assert "image" in item and "depth" not in item
     with pytest.raises(KeyError, match="no 'depth'.*image"):
         item["depth"]
     with pytest.raises(IndexError, match="no number 4"):
@@ -97,6 +98,10 @@ def test_dicts_and_tuples(client, q, bytes_each):
     item.done()
     item = q.get()
     assert item.keys() == ["0", "1", "2"] and item.meta == ""
+    assert "1" in item and "3" not in item and item["1"].storage_id == item[1].storage_id
+    assert [tensor.id for tensor in dict(item).values()] == [tensor.id for tensor in item]
+    with pytest.raises(KeyError, match="no ''"):
+        item[""]
     assert np.array_equal(item[0].numpy(), image) and (item[1].numpy() == 5).all()
     assert item[-1].tolist() == [1, 2]
     item.done()

@@ -523,6 +523,16 @@ def test_op_prints_what_has_no_name(ctl, client):
     assert client["y"].numpy().tolist() == [1, 2, 3]
 
 
+def test_op_prints_every_list(ctl, client):
+    client.queue("ops").put({"image": np.zeros(3)})
+    for op in ("queues", "queue_info queue=ops", "queue_peek queue=ops", "queue_get queue=ops",
+               "principals"):  # fmt: skip
+        assert ctl.json("op", *op.split())["entries"], op
+    done = ctl("op", "queue_get", "queue=ops")
+    assert "image" in done.stdout.decode() and not done.stderr
+    client.queue("ops").delete()
+
+
 @pytest.mark.parametrize(
     "words, code, said",
     [

@@ -45,6 +45,10 @@ def test_the_command_line(ctl, client):
     for words, said in (
         ([], "no command was given"),
         (["sl"], "did you mean 'ls'"),
+        (["list"], "did you mean 'ls'?"),
+        (["delete", "x"], "did you mean 'rm'?"),
+        (["queues"], "did you mean 'queue ls'?"),
+        (["expire", "x"], "did you mean 'op expire'?"),
         (["--josn", "ls"], "did you mean '--json'"),
         (["ls", "--falt"], "did you mean '--flat'"),
         (["ls", "a", "b"], "'b' is one argument too many"),
@@ -53,6 +57,7 @@ def test_the_command_line(ctl, client):
         (["ls", "--dtype", "flaot32"], "did you mean 'float32'"),
         (["ls", "--min-size", "1KX"], "takes a size"),
         (["ls", "--kind", "view"], "tensor or variable"),
+        (["ls", "--device", "gpu"], "--device is cpu, cuda or cuda:N, not 'gpu'"),
         (["put", "x"], "put NAME FILE|-"),
         (["ping", "-c", "-1"], "a number from 1"),
         (["watch", "-i", "1ms"], "-i"),

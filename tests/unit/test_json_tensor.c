@@ -47,7 +47,7 @@ static const struct document objects[] = {
     {TD_INT8, NULL, "{\"shape\":[2],\"data\":[1,2]}", "int8 [2]: 1 2"},
     {0, "2", "{\"dtype\":\"int8\",\"data\":[1,2]}", "int8 [2]: 1 2"},
     {0, NULL, "{\"dtype\":\"int8\",\"shape\":[1],\"dtype2\":null,\"data\":[1]}",
-     "invalid: there is no field 'dtype2'; see the table of fields"},
+     "invalid: there is no field 'dtype2'; GET /openapi.json lists them"},
     {0, NULL,
      "{\"name\":\"\\u0064ata\",\"\\u0073hape\":[1],\"dtype\":\"int8\",\"\\u0064\\u0061t\\u0061\":"
      "[1]}",

@@ -150,7 +150,7 @@ static const struct document bad_members[] = {
      "nested lists"},
     {0, NULL, "{\"dtype\":\"int8\",\"shape\":[1]}",
      "invalid: the document has no member 'data'; expected were the elements as nested lists"},
-    {0, NULL, "{\"Data\":[1]}", "invalid: there is no field 'Data'; see the table of fields"},
+    {0, NULL, "{\"Data\":[1]}", "invalid: there is no field 'Data'; GET /openapi.json lists them"},
     {0, NULL, "{\"data\":{}}",
      "invalid: the data begins with '{' (byte 8); expected was '[' or a number"},
     {0, NULL, "{\"data\": }",

@@ -395,6 +395,10 @@ static void refuses_members(void **state)
         {"x.npy", 0, 0, 1, "member 'x.npy' of the .npz archive cannot be read: ..."},
         {"x.txt", 2, 8, 0,
          "member 'x.txt' of the .npz archive is no array: expected a file whose name ends in .npy"},
+        {"model/data.pkl", 2, 8, 0,
+         "member 'model/data.pkl' of the .npz archive is no array: expected a file whose name ends "
+         "in .npy; this is what torch.save writes: torch.load it, and store its tensors or write "
+         "them as safetensors"},
         {"x.npy/", 2, 8, 0, "member 'x.npy/' of the .npz archive is no array: ..."},
         {"npy", 2, 8, 0, "member 'npy' of the .npz archive is no array: ..."},
         {"\xC3(.npy", 2, 8, 0, "..."},

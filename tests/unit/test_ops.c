@@ -46,8 +46,9 @@ static void fields_are_checked(void **state)
 {
     (void)state;
     REFUSED(zeros, TD_INVALID, "zeros needs the field 'shape'", 0);
-    REFUSED(zeros, TD_INVALID, "zeros does not take the field 'input'", SET(shape, SHAPE(1)),
-            SET(input, text_of("x")));
+    REFUSED(zeros, TD_INVALID,
+            "zeros does not take the field 'input'; it takes output, dtype, device, shape, ",
+            SET(shape, SHAPE(1)), SET(input, text_of("x")));
     REFUSED(info, TD_INVALID, "does not take the field 'output'", SET(input, text_of("x")),
             SET(output, text_of("y")));
     REFUSED(zeros, TD_INVALID, "segment", SET(shape, SHAPE(1)), SET(output, text_of("a//b")));

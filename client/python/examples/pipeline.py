@@ -91,7 +91,10 @@ def consume(count):
 
 
 def main():
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+    arguments = sys.argv[1:] or ["400"]
+    if len(arguments) != 1 or not arguments[0].isdecimal():
+        sys.exit(__doc__)
+    count = int(arguments[0])
     with tensord.connect() as client:
         if not client.is_local:
             sys.exit("this example fills the daemon's memory in place, which needs the Unix socket")

@@ -179,11 +179,18 @@ def dims_argument(values: Any) -> Any:
     return ffi.new("int64_t[]", values)
 
 
+def seconds(value: Any, what: str) -> float:
+    """A time as a number. TypeError for all else, such as texts and timedeltas."""
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise TypeError(f"{what} is a time in seconds, such as 0.5, not {type(value).__name__}")
+    return float(value)
+
+
 def wait_argument(wait: "float | None", what: str = "wait") -> "int | None":
     """The field wait_ms, or timeout_ms, of a time in seconds; None for the daemon's default."""
     if wait is None:
         return None
-    if not 0 <= wait < math.inf:
+    if not 0 <= (wait := seconds(wait, what)) < math.inf:
         raise ValueError(f"{what} is a time in seconds, 0 or more, or None for a default: {wait}")
     return round(wait * 1000)
 
@@ -192,7 +199,7 @@ def ttl_argument(ttl: "float | None") -> "int | None":
     """The field ttl_ms of a time to live in seconds, at least a millisecond; None for none."""
     if ttl is None:
         return None
-    if not 0 < ttl < math.inf:
+    if not 0 < (ttl := seconds(ttl, "ttl")) < math.inf:
         raise ValueError(f"ttl is a time in seconds above 0, or None for a name that stays: {ttl}")
     return max(1, round(ttl * 1000))
 
@@ -282,6 +289,8 @@ def _connect(url: "str | None", token: "str | None", timeout: "float | None") ->
     options = ffi.new("struct td_options *")
     texts = [ffi.NULL if token is None else ffi.new("char[]", text_argument(token, "token"))]
     options.token = texts[0]
+    if timeout is not None and not 0 <= (timeout := seconds(timeout, "timeout")) < math.inf:
+        raise ValueError(f"timeout is a time in seconds, or None for ever: {timeout}")
     options.timeout_ms = -1 if timeout is None else max(1, round(timeout * 1000))
     options.interrupted = ffi.addressof(lib, "tdpy_interrupted")
     address = ffi.NULL if url is None else ffi.new("char[]", text_argument(url, "url"))

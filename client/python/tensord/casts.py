@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensord.dtypes import dtype as find_dtype
 from tensord.dtypes import is_dtype
+from tensord.errors import NoDevice
 from tensord.handle import Handle
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ def _to_arguments(args: tuple) -> "dict[str, Any]":
         names: tuple = ("dtype" if found else "other", "non_blocking", "copy")
     else:
         names = ("device", "dtype", "non_blocking", "copy")
+        if isinstance(args[0], str) and args[0].partition(":")[0] not in ("cpu", "cuda"):
+            raise NoDevice(
+                f"Invalid device string: {args[0]!r}; expected cpu, cuda or cuda:N, or a dtype "
+                "such as float16"
+            )
     given = dict(zip(names, args))
     flags = [given.get("non_blocking", False), given.get("copy", False)]
     if len(args) > len(names) or not all(isinstance(flag, builtins.bool) for flag in flags):

@@ -123,6 +123,10 @@ class Client(Files):
 
     # ---- names ----
 
+    def _ipython_key_completions_(self) -> "list[str]":
+        """What IPython and Jupyter offer behind c["."""
+        return self.list(limit=1000)
+
     def __getitem__(self, name: str) -> Tensor:
         """A handle on the tensor that has the name now. NotFound (a KeyError) if none has."""
         return self.handle(self.session.op("as_tensor", input=name), name)
@@ -422,10 +426,15 @@ class Client(Files):
         memory under several keys) are one tensor under several names. Everything is read before
         the first tensor is stored, so a value that is no tensor changes nothing.
         """
-        sources = {
-            key: self._source(_plain(value), contiguous=False)
-            for key, value in state_dict.items()
-        }
+        sources = {}
+        for key, value in state_dict.items():
+            try:
+                sources[key] = self._source(_plain(value), contiguous=False)
+            except TypeError as error:
+                if type(error) is not TypeError:
+                    raise
+                found = type(value).__name__
+                raise TypeError(f"the state dict's {key!r} is no tensor but a {found}") from error
         names: dict = {}  # by what they show
         for key, source in sources.items():
             names.setdefault(_memory_of(key, source), []).append((key, source))
@@ -455,8 +464,10 @@ class Client(Files):
         return found
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "local" if self.is_local else "remote"
-        return f"<tensord.Client {state}>"
+        if self.closed:
+            return "<tensord.Client closed>"
+        where = "local" if self.is_local else "remote"
+        return f"<tensord.Client {where} {self.session.arguments()[0]}>"
 
 
 # Clients out of pickles, so that many pickles of one client make one connection.

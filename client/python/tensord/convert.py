@@ -240,6 +240,7 @@ def _buffer_source(view: memoryview, check: _Check) -> Source:
 
 
 def _list_source(value: Any, want: "DType | None", check: _Check) -> Source:
+    _check_value(value)
     flat: list = []
     shape = _shape_of(value)
     _flatten(value, shape, 0, flat)
@@ -259,6 +260,17 @@ def _is_number(value: Any) -> bool:
 
 def _is_sequence(value: Any) -> bool:
     return isinstance(value, (list, tuple, range))
+
+
+def _check_value(value: Any) -> None:
+    """A TypeError for what is neither elements nor one of them."""
+    if _is_number(value) or _is_sequence(value) or isinstance(value, str) or hasattr(value, "item"):
+        return
+    several = "; c.update and c.put_state_dict store several by name"
+    raise TypeError(
+        "an array, a tensor, a number or a nested list of numbers was expected, not "
+        f"{type(value).__name__}{several if hasattr(value, 'keys') else ''}"
+    )
 
 
 def _shape_of(value: Any) -> tuple:

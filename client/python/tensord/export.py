@@ -5,6 +5,7 @@ capsules show the daemon's own memory, and stay good when the handle and the cli
 TCP they are copies. `memory` and `reason` of the handle say which it was, after each of these.
 """
 
+import builtins
 from typing import TYPE_CHECKING, Any
 
 from tensord import _shapes, convert, dlpack, mapping
@@ -29,7 +30,8 @@ class Exports(Handle):
         """A NumPy array over the tensor's memory.
 
         Writable if the tensor is mutable: then writes on either side show on the other (and
-        `touch()` tells the daemon that there were some). Read-only if it is frozen.
+        `touch()` tells the daemon that there were some). Read-only if it is frozen. Over TCP it is
+        a copy (`memory` says so), and writes stay in it.
 
         Raises PyTorch's errors: RequiresGrad (a RuntimeError) for a tensor that requires grad,
         WrongDevice (a TypeError) on a GPU; `force=True` does x.detach().cpu() first. bfloat16 and
@@ -63,9 +65,9 @@ class Exports(Handle):
     def torch(self) -> Any:
         """A PyTorch tensor over the tensor's memory, of any dtype. Imports PyTorch.
 
-        A mutable tensor is shared: writes on either side show on the other. PyTorch has no
-        read-only tensors, so a frozen one comes as a private copy-on-write map: reads are shared,
-        writes stay in this process, and `memory` then says "private".
+        A mutable tensor is shared: writes on either side show on the other (over TCP it is a
+        copy). PyTorch has no read-only tensors, so a frozen one comes as a private copy-on-write
+        map: reads are shared, writes stay in this process, and `memory` then says "private".
 
         A tensor that requires grad gives a PyTorch leaf that does; for integers that is PyTorch's
         own RuntimeError.
@@ -74,7 +76,7 @@ class Exports(Handle):
         result = mapping.to_torch(self._open_mapping())
         return result.requires_grad_(True) if requires_grad else result
 
-    def memoryview(self) -> memoryview:
+    def memoryview(self) -> builtins.memoryview:
         """Python's own view of the memory, without NumPy. Read-only if the tensor is frozen. Of
         bytes, in one dimension, for float16, bfloat16, float8 and complex numbers.
 
@@ -153,7 +155,7 @@ class Exports(Handle):
             raise AttributeError(str(error)) from error
         return mapping.array_interface(self._exported)
 
-    def __buffer__(self, flags: int) -> memoryview:
+    def __buffer__(self, flags: int) -> builtins.memoryview:
         """For memoryview(x) and whatever reads buffers, from Python 3.12 on: the tensor's own
         memory, read-only if it is frozen. BufferError where that could only be a copy, as
         x.memoryview() and x.tobytes() make it, and for bfloat16 and float8. Needs NumPy."""

@@ -59,6 +59,10 @@ class Loaded(Mapping[str, Tensor]):
     def __contains__(self, key: object) -> bool:
         return key in self._names
 
+    def _ipython_key_completions_(self) -> "list[str]":
+        """What IPython and Jupyter offer behind model["."""
+        return list(self._names)
+
     def __repr__(self) -> str:
         return f"<tensord.Loaded {list(self._names)}>"
 
@@ -155,6 +159,8 @@ class Files(Creation):
         by_path = isinstance(target, (str, os.PathLike))
         if not by_path and not hasattr(target, "write"):
             raise TypeError(f"expected a path or an open binary file, not {type(target).__name__}")
+        if isinstance(target, io.TextIOBase):
+            raise TypeError("expected a path or an open binary file, not a file opened as text")
         if by_path and format is None:
             format = _ENDINGS.get(os.path.splitext(os.fspath(target))[1].lower())
         lines, uploaded = self._lines(tensors)
@@ -220,6 +226,13 @@ def _bytes_of(source: Any) -> Any:
         data = source.read()
     else:
         data = source
+    try:
+        memoryview(data)
+    except TypeError:
+        raise TypeError(
+            "expected a path, an open binary file or the bytes of one, not "
+            + (f"{type(source).__name__}" if data is source else "a file opened as text")
+        ) from None
     if not memoryview(data).nbytes:
         raise Invalid(f"{source!r} has no bytes; expected a safetensors, npz or npy file")
     return data

@@ -121,13 +121,18 @@ class Item:
 
     def _index(self, key: "int | str") -> int:
         if isinstance(key, str):
-            if key not in self._keys:
-                raise KeyError(f"the item has no {key!r}; it has {', '.join(self.keys())}")
-            return self._keys.index(key)
+            keys = self.keys()
+            if key not in keys:
+                raise KeyError(f"the item has no {key!r}; it has {', '.join(keys)}")
+            return keys.index(key)
         index = key.__index__()
         if not -len(self) <= index < len(self):
             raise IndexError(f"the item has {len(self)} tensors, and no number {index}")
         return index % len(self)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether it is one of the keys."""
+        return key in self.keys()
 
     def __iter__(self) -> Iterator[ItemTensor]:
         return (self[i] for i in range(len(self)))
@@ -135,6 +140,8 @@ class Item:
     def keys(self) -> "list[str]":
         """The keys, those that were not given as the position."""
         return [key or str(i) for i, key in enumerate(self._keys)]
+
+    _ipython_key_completions_ = keys
 
     def items(self) -> "Iterator[tuple[str, ItemTensor]]":
         """(key, tensor) of each."""

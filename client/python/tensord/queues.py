@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any, Iterator, NamedTuple
 
 from tensord import _shapes, convert, mapping
-from tensord._session import dims_argument, text_argument
+from tensord._session import dims_argument, seconds, text_argument
 from tensord._tensord import ffi, lib
 from tensord.allocation import Fillable
 from tensord.dtypes import DType
@@ -125,7 +125,7 @@ class Queue:
         for what, most in (("maxsize", maxsize), ("maxbytes", maxbytes)):
             if most is not None and not 1 <= most.__index__() < 2**64:
                 raise ValueError(f"{what} is 1 or more, or None for the default, not {most}")
-        if visibility is not None and not 0 < visibility < math.inf:
+        if visibility is not None and not 0 < seconds(visibility, "visibility") < math.inf:
             raise ValueError(f"visibility is a time in seconds above 0, not {visibility}")
         self.name = name
         self._client = client
@@ -326,6 +326,11 @@ class Queue:
     def full(self) -> bool:
         info = self.info()
         return bool(info["items"] >= info["max_items"] or info["bytes"] >= info["max_bytes"])
+
+    @property
+    def maxsize(self) -> int:
+        """How many items may wait."""
+        return int(self.info()["max_items"])
 
     @property
     def closed(self) -> bool:

@@ -1,12 +1,12 @@
 """Handles: tensors that live in the daemon, with PyTorch's words for them."""
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensord._session import Info, Reply, ttl_argument, wait_argument
 from tensord.arithmetic import Arithmetic
 from tensord.casts import Casts
-from tensord.errors import NotFound, Precondition
+from tensord.errors import Error, NotFound, Precondition
 from tensord.export import Exports
 from tensord.handle import NOT_HELD
 from tensord.views import Views
@@ -32,6 +32,17 @@ class Tensor(Views, Casts, Arithmetic, Exports):
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> "Tensor":
         raise TypeError("handles come from a client: c['x'], c.tensor(data), tensord.tensor(data)")
+
+    if not TYPE_CHECKING:  # to which every name would be one of Any
+
+        def __getattr__(self, name: str) -> Any:
+            """Says where the methods are that a handle has not."""
+            if name.startswith("_"):
+                return object.__getattribute__(self, name)  # raises, also what a property raised
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}; arrays over its "
+                "memory, with all that theirs have, are x.numpy() and x.torch()"
+            )
 
     # ---- grad ----
 
@@ -132,8 +143,18 @@ class Tensor(Views, Casts, Arithmetic, Exports):
 
     # ---- text ----
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return self._run("print").text("text") or ""
+
+    def __repr__(self) -> str:
+        """As PyTorch prints it. Where the daemon cannot be asked any more it says why instead:
+        debuggers and tracebacks show handles, too."""
+        try:
+            return str(self)
+        except Error as error:
+            shown = "" if self._name is None else f" {self._name!r}"
+            kind = f"{self.dtype.name}{list(self.shape)}"
+            return f"<tensord.{type(self).__name__}{shown} {kind}: {error}>"
 
     def __format__(self, spec: str) -> str:
         return object.__format__(self, spec) if self.shape else format(self.item(), spec)

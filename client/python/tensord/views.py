@@ -1,8 +1,10 @@
 """The methods of a handle that look at the same memory in another way. Shapes count elements."""
 
+import operator
 from typing import TYPE_CHECKING, Any, Iterator, cast
 
 from tensord import _shapes
+from tensord.dtypes import is_dtype
 from tensord.errors import BadIndex
 from tensord.handle import Handle
 
@@ -13,22 +15,30 @@ if TYPE_CHECKING:
 def index_items(key: Any) -> tuple:
     """The items of x[key]. TypeError for what is not NumPy's basic indexing."""
     items = key if isinstance(key, tuple) else (key,)
-    for item in items:
-        if isinstance(item, slice):
-            _check_slice(item)
-        elif isinstance(item, float):
-            raise BadIndex(
-                "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables "
-                f"are valid indices (got {type(item).__name__})"
-            )
-        elif isinstance(item, bool) or not (
-            item is None or item is Ellipsis or hasattr(item, "__index__")
-        ):
-            raise TypeError(
-                f"tensord indexes with integers, slices, ... and None, not with "
-                f"{type(item).__name__}; for lists and masks use x.numpy()[...]"
-            )
-    return items or (Ellipsis,)
+    return tuple(map(_index_item, items)) or (Ellipsis,)
+
+
+def _index_item(item: Any) -> Any:
+    if item is None or item is Ellipsis:
+        return item
+    if isinstance(item, slice):
+        _check_slice(item)
+        return item
+    if isinstance(item, float):
+        raise BadIndex(
+            "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables "
+            f"are valid indices (got {type(item).__name__})"
+        )
+    try:
+        # Arrays have an __index__ as well, which those of one integer answer. Bools are masks.
+        if not isinstance(item, bool) and "bool" not in str(getattr(item, "dtype", "")):
+            return operator.index(item)
+    except TypeError:
+        pass
+    raise TypeError(
+        f"tensord indexes with integers, slices, ... and None, not with {type(item).__name__}; "
+        "for lists, arrays and masks use x.numpy()[...]"
+    )
 
 
 def _check_slice(item: slice) -> None:
@@ -44,6 +54,8 @@ class Views(Handle):
     def view(self, *shape: Any) -> "Tensor":
         """The same memory in another shape; one size may be -1. BadShape (a RuntimeError) if the
         strides do not allow it: reshape copies then."""
+        if len(shape) == 1 and is_dtype(shape[0]):
+            raise TypeError("view takes a shape; for other dtypes there is x.torch().view(dtype)")
         return self._make("view", shape=_shapes.sizes(shape))
 
     def reshape(self, *shape: Any) -> "Tensor":

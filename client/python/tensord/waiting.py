@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any, Iterator, NamedTuple
 
-from tensord._session import Session
+from tensord._session import Session, seconds
 from tensord.errors import NotFound
 
 
@@ -24,7 +24,7 @@ class Event(NamedTuple):
 
 def timeout_argument(timeout: "float | None") -> "int | None":
     """The field timeout_ms of a time in seconds, rounded up; None for ever."""
-    if timeout is None or timeout == math.inf:
+    if timeout is None or (timeout := seconds(timeout, "timeout")) == math.inf:
         return None
     if not timeout >= 0:
         raise ValueError(f"timeout is a time in seconds, or None for ever: {timeout}")
