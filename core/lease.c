@@ -105,7 +105,7 @@ static enum td_status begin_locked(struct lease_table *table, struct lease_owner
 static enum td_status reserve(struct lease_table *table, const struct lease_owner *owner)
 {
     TRY(account_reserve(owner->account, QUOTA_LEASES, 1));
-    enum td_status status = ledger_reserve(table->ledger, LEASE_BYTES, 0, 0);
+    enum td_status status = ledger_reserve_over(table->ledger, LEASE_BYTES, LEDGER_LEASES_BYTES);
     if (status != TD_OK)
         account_release(owner->account, QUOTA_LEASES, 1);
     return status;

@@ -73,7 +73,7 @@ static enum td_status charge_answer(struct exchange *x, uint64_t bytes)
 {
     uint64_t beyond = beyond_free(x, bytes);
     if (beyond)
-        TRY(ledger_reserve_answer(&x->server->options.engine->ledger, beyond));
+        TRY(ledger_reserve_over(&x->server->options.engine->ledger, beyond, LEDGER_ANSWERS_BYTES));
     x->charged_bytes += beyond;
     return TD_OK;
 }

@@ -9,7 +9,7 @@ import plain_client
 import pytest
 from harness import (MIB, OPEN, OTHER_UID, SMALL, UNKNOWN_UID, Daemon, Filling, Mapping, Peer,
                      all_names, as_root, eventually, get, is_silent, make_memfd, ok, principals,
-                     put, refused, run_tensord, used)  # fmt: skip
+                     put, read_stats, refused, run_tensord, used)  # fmt: skip
 from http_client import Http
 from plain_client import PlainClient, Refused
 from test_tensorctl import binary
@@ -345,6 +345,50 @@ def test_a_full_memory_tells_what_is_in_it():
             assert len(http.send("GET", "/v1/tensors").json["entries"]) == 1000
         assert tensorctl(environment, "rm", "--yes", "--prefix", "fill/").returncode == 0
         ok(client.request("zeros", {"shape": [100]}))
+
+
+def fill_to_the_last_byte(client):
+    """With anonymous tensors, then with items of the queue "rest" (of the tensor "small")."""
+    def free():
+        stats = read_stats(client)
+        return stats["memory_limit_bytes"] - stats["memory_used_bytes"]
+
+    while free() > 4096:
+        ok(client.request("zeros", {"shape": [min(1 << 20, free() // 2)], "dtype": "uint8"}))
+    for length in (1024, 256, 64, 16, 4, 1, 0):
+        text = {"queue": "rest", "tensors": "small", "meta": "m" * length}
+        while client.request("queue_put", text)[0] == "ok":
+            pass
+    assert free() < 200
+
+
+def test_a_full_memory_is_handed_out_and_drained(tmp_path):
+    """Consumers, and who saves what is there before it is deleted, need a little of it, too."""
+    with Daemon("--memory-limit", "4MiB", "--pool-limit", "0") as daemon, \
+            daemon.connect() as client, Http(daemon.http_url) as http:  # fmt: skip
+        for queue in ("rest", "q"):
+            ok(client.request("queue_create", {"queue": queue, "max_items": 10000}))
+        put(client, "small", b"small")
+        put(client, "large", bytes(100_000))
+        for _ in range(3):
+            ok(client.request("queue_put", {"queue": "q", "tensors": "small\nlarge"}))
+        fill_to_the_last_byte(client)
+        item = ok(client.request("queue_get", {"queue": "q"}))
+        Mapping(client, "large").close()
+        assert "115" in ok(client.request("print", {"input": "small"}))["text"]
+        assert http.send("GET", "/v1/tensors/small?format=text").status == 200
+        assert http.send("POST", "/v1/ops/queue_get", b'{"queue": "q"}').status == 200
+        environment = {**os.environ, "TENSORD_URL": daemon.url}
+        assert tensorctl(environment, "show", "small").returncode == 0
+        assert tensorctl(environment, "get", "large", "-o", tmp_path / "l.npy").returncode == 0
+        for i in range(10_000):  # who hoards gets no end of it, and does not shut out consumers
+            if client.request("getitem", {"input": "small", "index": [i % 5]})[0] != "ok":
+                break
+        assert 1000 < i < 9_999
+        again = ok(client.request("queue_get", {"queue": "q"}))
+        for lease in (item["lease"], again["lease"]):
+            ok(client.request("queue_ack", {"lease": lease}))
+        refused(client.request("zeros", {"shape": [1]}), "out_of_memory")
 
 
 def tensorctl(environment, *words):
