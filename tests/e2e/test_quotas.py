@@ -324,6 +324,22 @@ def test_queue_bytes_are_listed():
         assert principals(client)[ME]["queue_bytes"] == (0, 5000)
 
 
+def test_queues_that_fill_the_memory_are_named():
+    """Who lists names, or leases, does not find it."""
+    with Daemon("--memory-limit", "4MiB", "--pool-limit", "0") as daemon, \
+            daemon.connect() as client:  # fmt: skip
+        ok(client.request("queue_create", {"queue": "q"}))
+        put(client, "x", bytes(3 * MIB))
+        large = {"shape": [2 * MIB], "dtype": "uint8"}
+        assert "in queues" not in refused(client.request("zeros", large), "out_of_memory")
+        ok(client.request("queue_put", {"queue": "q", "tensors": "x"}))
+        ok(client.request("delete", {"input": "x"}))
+        refused(client.request("zeros", large), "out_of_memory",
+                text="has items of 3145728 in queues")  # fmt: skip
+        ok(client.request("queue_drain", {"queue": "q"}))
+        ok(client.request("zeros", large))
+
+
 def test_a_full_memory_tells_what_is_in_it():
     """Whoever looks for what to delete is answered, by every door."""
     with Daemon("--memory-limit", "4MiB", "--pool-limit", "0") as daemon, \
