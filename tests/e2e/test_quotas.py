@@ -225,6 +225,18 @@ def test_watches():
             peer.run("for one in waits: ok(c.wait(one))")
 
 
+def test_a_connection_too_many_is_told_so():
+    """Also where the daemon was faster than the client, and has closed when that says hello."""
+    with Daemon(*SMALL, "--max-connections", "4") as daemon:
+        held = [daemon.connect() for _ in range(4)]
+        for url in (daemon.url, daemon.tcp_url):
+            for _ in range(20):
+                done = tensorctl({**os.environ, "TENSORD_URL": url}, "stats")
+                assert (done.returncode, b"--max-connections" in done.stderr) == (6, True), done
+        for client in held:
+            client.close()
+
+
 @as_root
 def test_connections():
     with open_daemon("--quota-connections", "6") as daemon:
