@@ -1,6 +1,7 @@
 """Quotas: what one user takes from the daemon it does not take from another one."""
 
 import contextlib
+import json
 import os
 import subprocess
 
@@ -398,6 +399,8 @@ def test_a_full_memory_is_handed_out_and_drained(tmp_path):
             ok(client.request("queue_create", {"queue": queue, "max_items": 10000}))
         put(client, "small", b"small")
         put(client, "large", bytes(100_000))
+        for i in range(100):
+            put(client, f"many/{i}", b"x")
         for _ in range(3):
             ok(client.request("queue_put", {"queue": "q", "tensors": "small\nlarge"}))
         fill_to_the_last_byte(client)
@@ -417,6 +420,10 @@ def test_a_full_memory_is_handed_out_and_drained(tmp_path):
         for lease in (item["lease"], again["lease"]):
             ok(client.request("queue_ack", {"lease": lease}))
         refused(client.request("zeros", {"shape": [1]}), "out_of_memory")
+        many = [{"op": "delete", "input": f"many/{i}"} for i in range(100)]
+        batch = json.dumps({"operations": many}).encode()
+        assert http.send("POST", "/v1/batch", batch).status == 200
+        assert len(all_names(client)) == 2
 
 
 def tensorctl(environment, *words):
