@@ -242,7 +242,7 @@ static void describe_locked(const struct lease *lease, uint64_t now_ms, struct l
     *out = (struct lease_entry){
         .id = lease->id,
         .session = owner->session,
-        .bytes = lease->bytes,
+        .bytes = lease->measure ? lease->measure(lease) : lease->bytes,
         .age_ms = now_ms - lease->since_ms,
         .ttl_ms = lease->expires_ms > now_ms ? lease->expires_ms - now_ms : 0,
         .kind = lease->kind,
