@@ -19,10 +19,10 @@
 /* How far above the limit goes what only shows, hands out or takes away what there is: whoever
  * makes room must be able to when there is none. Each has some that those before it cannot use up.
  */
-#define LEDGER_VIEWS_BYTES ((uint64_t)2 << 20)  /* other tensors over the same memory */
-#define LEDGER_LEASES_BYTES ((uint64_t)4 << 20) /* mapping it, taking a queue's item in hand */
-#define LEDGER_REQUESTS_BYTES ((uint64_t)6 << 20)
-#define LEDGER_ANSWERS_BYTES ((uint64_t)8 << 20) /* lists, and printed texts */
+#define LEDGER_VIEWS_BYTES ((uint64_t)2 << 20)    /* other tensors over the same memory */
+#define LEDGER_LEASES_BYTES ((uint64_t)4 << 20)   /* mapping it, taking a queue's item in hand */
+#define LEDGER_REQUESTS_BYTES ((uint64_t)6 << 20) /* of HTTP, of saves, while they run */
+#define LEDGER_ANSWERS_BYTES ((uint64_t)8 << 20)  /* lists, and printed texts */
 
 struct ledger_limits {
     uint64_t memory_bytes;

@@ -412,6 +412,7 @@ def test_a_full_memory_is_handed_out_and_drained(tmp_path):
         environment = {**os.environ, "TENSORD_URL": daemon.url}
         assert tensorctl(environment, "show", "small").returncode == 0
         assert tensorctl(environment, "get", "large", "-o", tmp_path / "l.npy").returncode == 0
+        assert tensorctl(environment, "save", tmp_path / "m.safetensors").returncode == 0
         for i in range(10_000):  # who hoards gets no end of it, and does not shut out consumers
             if client.request("getitem", {"input": "small", "index": [i % 5]})[0] != "ok":
                 break
