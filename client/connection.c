@@ -330,7 +330,9 @@ enum td_status connection_exchange(struct connection *connection, const struct c
     if (sent == IO_DONE)
         return receive_listening(connection, call, deadline, reply, exchange);
 
-    bool may_have_answer = sent == IO_EARLY_REPLY || (sent == IO_CLOSED && exchange->request_begun);
+    /* A connection too many is told so before it has said hello, and closed. */
+    bool may_have_answer = sent == IO_EARLY_REPLY ||
+                           (sent == IO_CLOSED && (exchange->request_begun || call->op == OP_hello));
     if (!may_have_answer) {
         exchange->state = sent == IO_CLOSED ? CONNECTION_LOST : CONNECTION_DESYNC;
         return connection_fail(connection, call, sent);

@@ -118,10 +118,15 @@ void account_unref(struct account *account)
 static enum td_status refuse(struct account *account, enum quota quota, uint64_t amount,
                              unsigned long long used)
 {
-    uint64_t deleted = quota == QUOTA_BYTES ? atomic_load(&account->deleted_bytes) : 0;
-    char also[80] = "";
+    bool of_memory = quota == QUOTA_BYTES;
+    uint64_t deleted = of_memory ? atomic_load(&account->deleted_bytes) : 0;
+    uint64_t queued = of_memory ? atomic_load(&account->used[QUOTA_QUEUE_BYTES]) : 0;
+    char also[128] = "";
     if (deleted)
         snprintf(also, sizeof also, ", %" PRIu64 " of them deleted but still held", deleted);
+    if (queued)
+        snprintf(also + strlen(also), sizeof also - strlen(also),
+                 ", and has items of %" PRIu64 " in queues", queued);
     return fail(TD_OUT_OF_MEMORY,
                 "%s holds %llu of the %" PRIu64 " %s that it may%s; %" PRIu64
                 " more do not fit: release or delete some, or raise %s",

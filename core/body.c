@@ -95,7 +95,7 @@ enum td_status body_add_bytes(struct body *body, void *bytes, size_t length)
     struct ledger *ledger = body->cpu->ledger;
     if (length == 0)
         return TD_OK;
-    TRY(ledger_reserve(ledger, length, 0, 0));
+    TRY(ledger_reserve_over(ledger, length, LEDGER_REQUESTS_BYTES));
     enum td_status status = add(body, &part, length);
     if (status == TD_OK)
         owned = NULL;

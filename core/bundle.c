@@ -21,7 +21,7 @@ void bundle_finish(struct bundle *bundle)
 
 static enum td_status charge(struct bundle *bundle, uint64_t bytes)
 {
-    TRY(ledger_reserve(bundle->ledger, bytes, 0, 0));
+    TRY(ledger_reserve_over(bundle->ledger, bytes, LEDGER_REQUESTS_BYTES));
     bundle->charged_bytes += bytes;
     return TD_OK;
 }

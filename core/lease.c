@@ -105,7 +105,7 @@ static enum td_status begin_locked(struct lease_table *table, struct lease_owner
 static enum td_status reserve(struct lease_table *table, const struct lease_owner *owner)
 {
     TRY(account_reserve(owner->account, QUOTA_LEASES, 1));
-    enum td_status status = ledger_reserve(table->ledger, LEASE_BYTES, 0, 0);
+    enum td_status status = ledger_reserve_over(table->ledger, LEASE_BYTES, LEDGER_LEASES_BYTES);
     if (status != TD_OK)
         account_release(owner->account, QUOTA_LEASES, 1);
     return status;
@@ -242,7 +242,7 @@ static void describe_locked(const struct lease *lease, uint64_t now_ms, struct l
     *out = (struct lease_entry){
         .id = lease->id,
         .session = owner->session,
-        .bytes = lease->bytes,
+        .bytes = lease->measure ? lease->measure(lease) : lease->bytes,
         .age_ms = now_ms - lease->since_ms,
         .ttl_ms = lease->expires_ms > now_ms ? lease->expires_ms - now_ms : 0,
         .kind = lease->kind,

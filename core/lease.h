@@ -46,9 +46,10 @@ enum lease_kind {
 struct lease {
     /* From who hands out. */
     enum lease_kind kind;
-    struct storage *storage; /* a reference, or NULL */
-    uint64_t bytes;          /* for the list */
-    uint64_t expires_ms;     /* of clock_now_ms; 0: never; stays as it was at lease_begin */
+    struct storage *storage;                        /* a reference, or NULL */
+    uint64_t bytes;                                 /* for the list */
+    uint64_t (*measure)(const struct lease *lease); /* if not NULL, tells them: they change */
+    uint64_t expires_ms; /* of clock_now_ms; 0: never; stays as it was at lease_begin */
     void (*end)(struct lease *lease); /* lets go of what it stands for, and frees it */
 
     /* The table's. */

@@ -112,9 +112,9 @@ enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t de
     return reserve(ledger, bytes, descriptors, names, 0);
 }
 
-enum td_status ledger_reserve_answer(struct ledger *ledger, uint64_t bytes)
+enum td_status ledger_reserve_over(struct ledger *ledger, uint64_t bytes, uint64_t over_bytes)
 {
-    return reserve(ledger, bytes, 0, 0, LEDGER_ANSWERS_BYTES);
+    return reserve(ledger, bytes, 0, 0, over_bytes);
 }
 
 void ledger_release(struct ledger *ledger, uint64_t bytes, uint64_t descriptors, uint64_t names)

@@ -16,7 +16,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LEDGER_ANSWERS_BYTES ((uint64_t)8 << 20)
+/* How far above the limit goes what only shows, hands out or takes away what there is: whoever
+ * makes room must be able to when there is none. Each has some that those before it cannot use up.
+ */
+#define LEDGER_VIEWS_BYTES ((uint64_t)2 << 20)    /* other tensors over the same memory */
+#define LEDGER_LEASES_BYTES ((uint64_t)4 << 20)   /* mapping it, taking a queue's item in hand */
+#define LEDGER_REQUESTS_BYTES ((uint64_t)6 << 20) /* of HTTP, of saves, while they run */
+#define LEDGER_ANSWERS_BYTES ((uint64_t)8 << 20)  /* lists, and printed texts */
 
 struct ledger_limits {
     uint64_t memory_bytes;
@@ -49,9 +55,9 @@ void ledger_finish(struct ledger *ledger);
  * what is in use. */
 NODISCARD enum td_status ledger_reserve(struct ledger *ledger, uint64_t bytes, uint64_t descriptors,
                                         uint64_t names);
-/* Bytes of an answer that tells what there is. Whoever looks for what to delete must get one when
- * the memory is full: such answers may go over the limit, by LEDGER_ANSWERS_BYTES all together. */
-NODISCARD enum td_status ledger_reserve_answer(struct ledger *ledger, uint64_t bytes);
+/* Bytes that may go over the limit, by over_bytes (see above) with all that is in use. */
+NODISCARD enum td_status ledger_reserve_over(struct ledger *ledger, uint64_t bytes,
+                                             uint64_t over_bytes);
 void ledger_release(struct ledger *ledger, uint64_t bytes, uint64_t descriptors, uint64_t names);
 /* Moves bytes between "in use" and "pool"; positive puts them into the pool. */
 void ledger_pool(struct ledger *ledger, int64_t bytes);

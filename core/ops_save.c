@@ -47,7 +47,7 @@ static enum td_status want_names(struct op_call *call, const struct bundle_forma
 {
     struct ledger *ledger = &call->engine->ledger;
     uint64_t bytes = (room + 1) * sizeof(struct store_entry);
-    TRY(ledger_reserve(ledger, bytes, 0, 0));
+    TRY(ledger_reserve_over(ledger, bytes, LEDGER_REQUESTS_BYTES));
     struct store_entry *entries = malloc(bytes);
     size_t found =
         entries ? store_list(call->engine->store, prefix, text_of(""), room + 1, entries) : 0;

@@ -346,7 +346,7 @@ enum td_status op_run_print(struct op_call *call)
         .grad_fn = casts ? cast_by : made_by,
     };
     TRY(print_tensor(&printed, &print_defaults, &call->text));
-    TRY(ledger_reserve(&call->engine->ledger, strlen(call->text), 0, 0));
+    TRY(ledger_reserve_over(&call->engine->ledger, strlen(call->text), LEDGER_ANSWERS_BYTES));
     call->text_charged = strlen(call->text);
     FIELDS_SET(&call->out, text, text_of(call->text));
     return TD_OK;

@@ -105,6 +105,13 @@ static void lease_ended(struct lease *lease)
     free(of);
 }
 
+static uint64_t measure(const struct lease *lease)
+{
+    uint64_t segments, bytes;
+    ring_count(((const struct ring_lease *)(const void *)lease)->ring, &segments, &bytes);
+    return bytes;
+}
+
 enum td_status ring_create(struct session *session, uint64_t max_segments,
                            void (*ended)(struct ring *ring, void *argument), void *argument,
                            struct ring **out)
@@ -125,6 +132,7 @@ enum td_status ring_create(struct session *session, uint64_t max_segments,
     pthread_mutex_init(&ring->lock, NULL);
     of->ring = ring;
     of->lease.kind = LEASE_PRODUCER;
+    of->lease.measure = measure;
     of->lease.end = lease_ended;
     enum td_status status = session_lease_begin(session, &of->lease, &ring->lease);
     if (status != TD_OK) {

@@ -279,7 +279,8 @@ static enum td_status hold(struct session *session, struct tensor *tensor, bool 
 {
     bool charged = false;
     /* Before the lock: reserving may give pooled memory back to the kernel. */
-    TRY(ledger_reserve(session->table->ledger, ENTRY_BYTES, 0, 0));
+    TRY(ledger_reserve_over(session->table->ledger, ENTRY_BYTES,
+                            pin ? LEDGER_LEASES_BYTES : LEDGER_VIEWS_BYTES));
     pthread_mutex_lock(&session->lock);
     enum td_status status = hold_locked(session, tensor, pin, &charged);
     pthread_mutex_unlock(&session->lock);

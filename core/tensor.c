@@ -36,10 +36,11 @@ static void counter_unref(struct version_counter *counter)
 
 /* Takes over the reference to the counter, which may be NULL: no memory. */
 static enum td_status tensor_new(struct storage *storage, const struct layout *layout,
-                                 struct version_counter *counter, struct tensor **out)
+                                 struct version_counter *counter, uint64_t over_bytes,
+                                 struct tensor **out)
 {
     struct ledger *ledger = storage->device->ledger;
-    enum td_status status = ledger_reserve(ledger, TENSOR_BYTES, 0, 0);
+    enum td_status status = ledger_reserve_over(ledger, TENSOR_BYTES, over_bytes);
     if (status != TD_OK) {
         counter_unref(counter);
         return status;
@@ -64,13 +65,13 @@ static enum td_status tensor_new(struct storage *storage, const struct layout *l
 enum td_status tensor_create(struct storage *storage, const struct layout *layout,
                              struct tensor **out)
 {
-    return tensor_new(storage, layout, counter_create(), out);
+    return tensor_new(storage, layout, counter_create(), 0, out);
 }
 
 enum td_status tensor_view(struct tensor *base, const struct layout *layout, struct tensor **out)
 {
     atomic_fetch_add(&base->version->refs, 1);
-    return tensor_new(base->storage, layout, base->version, out);
+    return tensor_new(base->storage, layout, base->version, LEDGER_VIEWS_BYTES, out);
 }
 
 struct tensor *tensor_ref(struct tensor *tensor)

@@ -45,6 +45,8 @@ struct loop {
     uv_prepare_t before; /* the same after timers, before the loop sleeps */
     uv_poll_t accepting[2];
     bool accept_paused, draining;
+    int spare_fd;           /* given up for a moment to refuse who comes when there is no other */
+    uint64_t tell_spare_ms; /* the log is told of that again from then on */
     uint64_t drain_until_ms;
     struct connection *connections;
     struct connection *unsettled[UNSETTLED_MAX]; /* read from, and not settled yet */
@@ -66,6 +68,7 @@ struct loop {
 struct frame_server {
     struct frame_options options;
     atomic_uint connections;
+    pthread_mutex_t accepting;
     unsigned loop_count;
     struct loop loops[];
 };

@@ -155,7 +155,7 @@ static enum td_status emit(void *sink, const struct fields *entry)
     if (needed > request->list_room) {
         size_t room = needed < 4096 ? 8192 : 2 * needed, more = room - request->list_room;
         struct ledger *ledger = &request->call.engine->ledger;
-        TRY(ledger_reserve_answer(ledger, more));
+        TRY(ledger_reserve_over(ledger, more, LEDGER_ANSWERS_BYTES));
         unsigned char *larger = realloc(request->list, room);
         if (!larger) {
             ledger_release(ledger, more, 0, 0);

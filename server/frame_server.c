@@ -4,10 +4,12 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 #define ACCEPT_ROUNDS 64
 #define DRAIN_TICK_MS 20
+#define TELL_AGAIN_MS 60000
 #define EXPIRE_A_TICK 1024 /* names: other connections of the loop wait meanwhile */
 
 /* ---- accepting ---------------------------------------------------------------------------------
@@ -52,6 +54,37 @@ static void refuse(int fd)
     close(fd);
 }
 
+static void keep_spare(struct loop *loop)
+{
+    if (loop->spare_fd < 0)
+        loop->spare_fd = eventfd(0, EFD_CLOEXEC);
+}
+
+/* There is no descriptor for who comes. It would wait for an answer in vain, so it is told so,
+ * through the descriptor that is kept for that. 0, or why nobody was. */
+static int refuse_without_descriptor(struct loop *loop, int listening)
+{
+    if (loop->spare_fd < 0)
+        return EMFILE;
+    close(loop->spare_fd);
+    int fd = accept4(listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int error = fd < 0 ? errno : 0;
+    if (fd >= 0) {
+        (void)fail(TD_UNAVAILABLE,
+                   "the daemon has as many files open as it may; close connections, delete "
+                   "tensors, give it more open files (ulimit -n), or lower --max-connections and "
+                   "--max-descriptors");
+        refuse(fd);
+    }
+    loop->spare_fd = -1;
+    keep_spare(loop);
+    if (fd >= 0 && uv_now(&loop->uv) >= loop->tell_spare_ms) {
+        loop->tell_spare_ms = uv_now(&loop->uv) + TELL_AGAIN_MS;
+        log_line(LOG_WARNING, "refusing connections: %s", fail_detail());
+    }
+    return error;
+}
+
 /* Who is at the other end: by the kernel's word on a Unix socket. */
 static enum td_status account_of(const struct frame_server *server, int fd, bool local,
                                  struct account **account, int32_t *pid)
@@ -89,6 +122,19 @@ static enum td_status admit(const struct frame_server *server, int fd, bool loca
     return status;
 }
 
+/* 0, with the connection or -1 in *fd: who came was refused; or an error. The threads take turns,
+ * else one would take the descriptor that another has just given up. */
+static int accept_one(struct loop *loop, int listening, int *fd)
+{
+    pthread_mutex_lock(&loop->server->accepting);
+    *fd = accept4(listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int error = *fd < 0 ? errno : 0;
+    if (error == EMFILE || error == ENFILE)
+        error = refuse_without_descriptor(loop, listening);
+    pthread_mutex_unlock(&loop->server->accepting);
+    return error;
+}
+
 static void on_listening(uv_poll_t *poll, int status, int events)
 {
     struct loop *loop = poll->data;
@@ -98,16 +144,16 @@ static void on_listening(uv_poll_t *poll, int status, int events)
     (void)status;
     (void)events;
     for (int i = 0; i < ACCEPT_ROUNDS && !loop->accept_paused; i++) {
-        int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd, error = accept_one(loop, listener->fd, &fd);
         struct account *account;
         int32_t pid;
         if (fd >= 0 && admit(server, fd, listener->local, &account, &pid) != TD_OK)
             refuse(fd);
         else if (fd >= 0)
             connection_open(loop, fd, listener->local, account, pid);
-        else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-            accept_pause(loop, strerror(errno));
-        else if (errno != EINTR && errno != ECONNABORTED)
+        else if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM)
+            accept_pause(loop, strerror(error));
+        else if (error && error != EINTR && error != ECONNABORTED)
             return;
     }
 }
@@ -150,6 +196,7 @@ static void on_tick(uv_timer_t *timer)
         else if (loop->draining && connection_is_idle(c))
             connection_close(c);
     }
+    keep_spare(loop);
     if (loop->accept_paused && !loop->draining)
         accept_start(loop);
     if (loop == loop->server->loops && !loop->draining) /* nobody waits for that any more */
@@ -321,6 +368,8 @@ static int loop_init(struct loop *loop)
     loop->woken_last = &loop->woken;
     loop->wake.data = loop->tick.data = loop->deadline.data = loop->check.data = loop;
     loop->before.data = loop;
+    loop->spare_fd = -1;
+    keep_spare(loop);
     uv_prepare_init(&loop->uv, &loop->before);
     uv_prepare_start(&loop->before, before_sleep);
     uv_check_init(&loop->uv, &loop->check);
@@ -347,6 +396,7 @@ enum td_status frame_server_start(const struct frame_options *options, struct fr
     if (!server)
         return fail(TD_OUT_OF_MEMORY, "no memory for %u threads", options->threads);
     server->options = *options;
+    pthread_mutex_init(&server->accepting, NULL);
     for (unsigned i = 0; i < options->threads; i++) {
         server->loops[i].server = server;
         int error = loop_init(&server->loops[i]);
@@ -373,7 +423,10 @@ void frame_server_stop(struct frame_server *server)
         pthread_join(loop->thread, NULL);
         uv_loop_close(&loop->uv);
         requests_forget(loop);
+        if (loop->spare_fd >= 0)
+            close(loop->spare_fd);
         pthread_mutex_destroy(&loop->lock);
     }
+    pthread_mutex_destroy(&server->accepting);
     free(server);
 }

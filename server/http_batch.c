@@ -150,7 +150,7 @@ static enum td_status batch_open(struct exchange *x)
     if (count > BATCH_MAX)
         return fail(TD_TOO_LARGE, "a batch has at most %d operations; this one has %d", BATCH_MAX,
                     count);
-    TRY(exchange_charge(x, (uint64_t)count * RESULT_BYTES));
+    TRY(exchange_charge(x, (uint64_t)count * RESULT_BYTES, LEDGER_REQUESTS_BYTES));
     struct batch *batch = x->batch = calloc(1, sizeof *batch);
     if (!batch)
         return fail(TD_OUT_OF_MEMORY, "no memory for a batch");

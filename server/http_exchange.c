@@ -51,30 +51,14 @@ void exchange_unref(struct exchange *x)
     atomic_fetch_sub(&server->held, 1); /* which may be the last that keeps the server */
 }
 
-/* The part that is free, and the rest, which is to be reserved. */
-static uint64_t beyond_free(struct exchange *x, uint64_t bytes)
+enum td_status exchange_charge(struct exchange *x, uint64_t bytes, uint64_t over_bytes)
 {
     uint64_t given = bytes < x->free_bytes ? bytes : x->free_bytes;
+    struct ledger *ledger = &x->server->options.engine->ledger;
     x->free_bytes -= given;
-    return bytes - given;
-}
-
-enum td_status exchange_charge(struct exchange *x, uint64_t bytes)
-{
-    uint64_t beyond = beyond_free(x, bytes);
-    if (beyond)
-        TRY(ledger_reserve(&x->server->options.engine->ledger, beyond, 0, 0));
-    x->charged_bytes += beyond;
-    return TD_OK;
-}
-
-/* The same for a list of what there is. */
-static enum td_status charge_answer(struct exchange *x, uint64_t bytes)
-{
-    uint64_t beyond = beyond_free(x, bytes);
-    if (beyond)
-        TRY(ledger_reserve_answer(&x->server->options.engine->ledger, beyond));
-    x->charged_bytes += beyond;
+    if (bytes > given)
+        TRY(ledger_reserve_over(ledger, bytes - given, over_bytes));
+    x->charged_bytes += bytes - given;
     return TD_OK;
 }
 
@@ -286,7 +270,8 @@ static enum td_status emit(void *sink, const struct fields *entry)
     uint64_t texts = (FIELDS_HAS(entry, meta) ? entry->meta.length : 0) +
                      (FIELDS_HAS(entry, tensors) ? entry->tensors.length : 0);
     uint64_t about = FIELDS_HAS(entry, shape) ? ENTRY_BYTES : COUNTER_BYTES;
-    TRY(charge_answer(x, about + 2 * texts)); /* as a tree, and printed */
+    /* As a tree, and printed. */
+    TRY(exchange_charge(x, about + 2 * texts, LEDGER_ANSWERS_BYTES));
     cJSON *value = answer_fields_value(entry);
     if (!value || !cJSON_AddItemToArray(x->list, value)) {
         cJSON_Delete(value);

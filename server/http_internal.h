@@ -155,9 +155,9 @@ struct exchange {
 struct exchange *exchange_create(struct http_server *server, struct MHD_Connection *connection,
                                  const char *uri);
 void exchange_unref(struct exchange *x);
-/* Charges memory that the exchange will use to the ledger, past HTTP_FREE_BYTES, until it ends.
- * OUT_OF_MEMORY. */
-NODISCARD enum td_status exchange_charge(struct exchange *x, uint64_t bytes);
+/* Charges memory that the exchange will use to the ledger, past HTTP_FREE_BYTES, until it ends: as
+ * ledger_reserve_over. OUT_OF_MEMORY. */
+NODISCARD enum td_status exchange_charge(struct exchange *x, uint64_t bytes, uint64_t over_bytes);
 /* Notes an error that is answered when the body has been swallowed. */
 void exchange_note(struct exchange *x, enum td_status status);
 

@@ -36,7 +36,7 @@ enum td_status document_body(struct exchange *x, const char *data, size_t *lengt
     TRY(check_length(x, needed));
     if (needed > x->document_room) {
         size_t room = needed < 4096 ? 4096 : 2 * needed;
-        TRY(exchange_charge(x, room - x->document_room));
+        TRY(exchange_charge(x, room - x->document_room, LEDGER_REQUESTS_BYTES));
         char *larger = realloc(x->document, room);
         if (!larger)
             return fail(TD_OUT_OF_MEMORY, "no memory for a document");
@@ -52,7 +52,7 @@ enum td_status document_body(struct exchange *x, const char *data, size_t *lengt
 enum td_status document_parse(struct exchange *x)
 {
     static const char nothing[] = "{}";
-    TRY(exchange_charge(x, TREE_FACTOR * (uint64_t)x->document_length));
+    TRY(exchange_charge(x, TREE_FACTOR * (uint64_t)x->document_length, LEDGER_REQUESTS_BYTES));
     if (!x->document_length)
         return json_parse(nothing, sizeof nothing - 1, &x->tree);
     return json_parse(x->document, x->document_length, &x->tree);

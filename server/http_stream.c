@@ -129,7 +129,7 @@ static enum td_status open_json(struct stream *stream, const struct elements *wh
     stream->json = true;
     stream->is_short = layout->elements <= INLINE_ELEMENTS;
     stream->buffer_bytes = stream->is_short ? INLINE_BYTES : BUFFER_BYTES;
-    TRY(exchange_charge(stream->x, 2 * stream->buffer_bytes));
+    TRY(exchange_charge(stream->x, 2 * stream->buffer_bytes, 0));
     stream->texts = malloc(prefix.length + suffix.length + 1);
     stream->text = malloc(stream->buffer_bytes);
     if (!stream->texts || !stream->text)
@@ -148,7 +148,7 @@ static enum td_status open_bytes(struct stream *stream)
     stream->buffer_bytes = BUFFER_BYTES;
     if (body_total_bytes(stream->body) < BUFFER_BYTES)
         stream->buffer_bytes = (size_t)body_total_bytes(stream->body) + 1;
-    return exchange_charge(stream->x, stream->buffer_bytes);
+    return exchange_charge(stream->x, stream->buffer_bytes, 0);
 }
 
 /* Everything that could fail for want of memory is done before the answer's head leaves. Takes over

@@ -116,7 +116,7 @@ static enum td_status head_reserve(struct exchange *x, size_t room)
         return TD_OK;
     if (room > HEAD_MAX)
         return fail(TD_TOO_LARGE, "the file's header has over %zu bytes", HEAD_MAX);
-    TRY(exchange_charge(x, room - upload->head_room));
+    TRY(exchange_charge(x, room - upload->head_room, 0));
     char *larger = realloc(upload->head, room);
     if (!larger)
         return fail(TD_OUT_OF_MEMORY, "no memory for the file's header");

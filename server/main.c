@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 
 _Static_assert(sizeof(void *) == 8 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
@@ -26,6 +27,7 @@ struct daemon {
     struct frame_server *frames;
     struct http_server *http;
     int unix_fd, tcp_fd, http_fd;
+    bool given[3];           /* of these: handed over, others will listen on them */
     struct stat socket_file; /* of a socket that the daemon made; else st_ino is 0 */
     char socket_path[128], tcp_address[128], http_address[128];
 };
@@ -100,6 +102,9 @@ static enum td_status take_sockets(struct daemon *daemon)
     daemon->unix_fd = sockets.unix_fd;
     daemon->tcp_fd = sockets.tcp_fd;
     daemon->http_fd = sockets.http_fd;
+    daemon->given[0] = daemon->unix_fd >= 0;
+    daemon->given[1] = daemon->tcp_fd >= 0;
+    daemon->given[2] = daemon->http_fd >= 0;
     if (!*o->socket && !*o->tcp && !*o->http && daemon->unix_fd < 0 && daemon->tcp_fd < 0 &&
         daemon->http_fd < 0)
         return fail(TD_INVALID, "there is neither a socket nor an address to listen on");
@@ -185,9 +190,19 @@ static enum td_status open_frames(struct daemon *daemon)
     return frame_server_start(&frames, &daemon->frames);
 }
 
+/* Who comes while the rest is finished is turned away by the kernel, and does not wait for that. */
+static void turn_away(const struct daemon *daemon)
+{
+    const int listening[] = {daemon->unix_fd, daemon->tcp_fd, daemon->http_fd};
+    for (int i = 0; i < 3; i++)
+        if (listening[i] >= 0 && !daemon->given[i])
+            shutdown(listening[i], SHUT_RDWR);
+}
+
 static void close_all(struct daemon *daemon)
 {
     http_server_drain(daemon->http);
+    turn_away(daemon);
     if (daemon->frames)
         frame_server_stop(daemon->frames);
     http_server_stop(daemon->http);

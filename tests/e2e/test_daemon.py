@@ -470,6 +470,29 @@ def test_signals_again_and_again_while_draining():
     client.close()
 
 
+def test_who_comes_while_it_stops_is_turned_away_at_once():
+    """Else such a client waits, for what others have in flight, and gets no answer in the end."""
+    daemon = Daemon(*SMALL, "--drain-timeout-ms", "5000")
+    port = int(daemon.http_url.rsplit(":", 1)[1])
+    client = daemon.connect()
+    client.send("put", {"output": "x", "dtype": "uint8", "shape": [MIB]}, b"", body_length=MIB)
+    time.sleep(0.1)
+    daemon.signal()
+    time.sleep(0.3)
+    for come in (daemon.connect, lambda: PlainClient(daemon.tcp_url),
+                 lambda: socket.create_connection(("127.0.0.1", port), 10)):  # fmt: skip
+        with pytest.raises(ConnectionRefusedError):
+            come()
+    with Daemon(*SMALL, "--socket", daemon.socket, "--no-tcp", bare=True):  # takes its place
+        PlainClient(f"unix://{daemon.socket}").close()
+        client.send_raw(bytes(MIB))
+        assert client.receive().header.status == 0
+        client.close()
+        assert daemon.process.wait(10) == 0
+        PlainClient(f"unix://{daemon.socket}").close()
+    daemon.wait()
+
+
 def test_a_daemon_that_is_told_to_stop_at_once():
     for _ in range(3):
         Daemon(*SMALL).stop()

@@ -385,6 +385,7 @@ def test_giving_the_ring_back(daemon, local):
     get(local).done()
     (lease,) = [entry for entry in plain.read_list(local.request("leases")[2])
                 if entry["kind"] == "producer"]  # fmt: skip
+    assert lease["nbytes"] >= SIZE  # what an idle producer keeps is found there
     ok(local.request("release", {"lease": lease["lease"]}))
     assert info(local)["segments"] == 0
     assert producer.send(bytes(SIZE)) != first

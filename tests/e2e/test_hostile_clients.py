@@ -4,6 +4,7 @@ nothing leaks. Well-aimed bad bytes are in test_hostile_stream.py."""
 import contextlib
 import os
 import random
+import resource
 import socket
 import struct
 import threading
@@ -11,7 +12,8 @@ import time
 
 import plain_client as plain
 import pytest
-from harness import MIB, SMALL, Daemon, daemon, get, ok, put, refused  # noqa: F401
+from harness import (MIB, SMALL, Daemon, daemon, eventually, get, ok, put,  # noqa: F401
+                     refused)  # fmt: skip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_client import PlainClient
@@ -218,6 +220,28 @@ def test_the_limit_of_connections():
                 assert time.monotonic() < deadline
         for client in held:
             client.close()
+
+
+def test_who_comes_when_no_file_can_be_opened_is_told_so():
+    """Nobody waits for an answer that does not come, and the log is not filled with it."""
+    with Daemon(*SMALL) as daemon, daemon.connect() as client:
+        highest = max(int(fd) for fd in os.listdir(f"/proc/{daemon.pid}/fd"))
+        hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (highest + 4, hard))
+        held = []
+        with pytest.raises((plain.Refused, plain.Disconnected, ConnectionError)):
+            while len(held) < 100:
+                held.append(PlainClient(daemon.url, timeout=5))
+        assert held
+        for url in (daemon.url, daemon.tcp_url) * 20:
+            with PlainClient(url, hello=False) as late:
+                refused(late.wait(0), "unavailable", text="ulimit -n")
+        assert client.request("ping", {}, b"x")[2] == b"x"
+        assert 1 <= daemon.log().count("refusing connections: ") <= 2  # once for each thread
+        for one in held:
+            one.close()
+        eventually(lambda: daemon.stats()["connections"] == 2, "they are gone")
+        daemon.connect().close()
 
 
 @pytest.mark.threads

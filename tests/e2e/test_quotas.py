@@ -1,6 +1,7 @@
 """Quotas: what one user takes from the daemon it does not take from another one."""
 
 import contextlib
+import json
 import os
 import subprocess
 
@@ -9,7 +10,7 @@ import plain_client
 import pytest
 from harness import (MIB, OPEN, OTHER_UID, SMALL, UNKNOWN_UID, Daemon, Filling, Mapping, Peer,
                      all_names, as_root, eventually, get, is_silent, make_memfd, ok, principals,
-                     put, refused, run_tensord, used)  # fmt: skip
+                     put, read_stats, refused, run_tensord, used)  # fmt: skip
 from http_client import Http
 from plain_client import PlainClient, Refused
 from test_tensorctl import binary
@@ -226,6 +227,18 @@ def test_watches():
             peer.run("for one in waits: ok(c.wait(one))")
 
 
+def test_a_connection_too_many_is_told_so():
+    """Also where the daemon was faster than the client, and has closed when that says hello."""
+    with Daemon(*SMALL, "--max-connections", "4") as daemon:
+        held = [daemon.connect() for _ in range(4)]
+        for url in (daemon.url, daemon.tcp_url):
+            for _ in range(20):
+                done = tensorctl({**os.environ, "TENSORD_URL": url}, "stats")
+                assert (done.returncode, b"--max-connections" in done.stderr) == (6, True), done
+        for client in held:
+            client.close()
+
+
 @as_root
 def test_connections():
     with open_daemon("--quota-connections", "6") as daemon:
@@ -325,6 +338,22 @@ def test_queue_bytes_are_listed():
         assert principals(client)[ME]["queue_bytes"] == (0, 5000)
 
 
+def test_queues_that_fill_the_memory_are_named():
+    """Who lists names, or leases, does not find it."""
+    with Daemon("--memory-limit", "4MiB", "--pool-limit", "0") as daemon, \
+            daemon.connect() as client:  # fmt: skip
+        ok(client.request("queue_create", {"queue": "q"}))
+        put(client, "x", bytes(3 * MIB))
+        large = {"shape": [2 * MIB], "dtype": "uint8"}
+        assert "in queues" not in refused(client.request("zeros", large), "out_of_memory")
+        ok(client.request("queue_put", {"queue": "q", "tensors": "x"}))
+        ok(client.request("delete", {"input": "x"}))
+        refused(client.request("zeros", large), "out_of_memory",
+                text="has items of 3145728 in queues")  # fmt: skip
+        ok(client.request("queue_drain", {"queue": "q"}))
+        ok(client.request("zeros", large))
+
+
 def test_a_full_memory_tells_what_is_in_it():
     """Whoever looks for what to delete is answered, by every door."""
     with Daemon("--memory-limit", "4MiB", "--pool-limit", "0") as daemon, \
@@ -346,6 +375,57 @@ def test_a_full_memory_tells_what_is_in_it():
             assert len(http.send("GET", "/v1/tensors").json["entries"]) == 1000
         assert tensorctl(environment, "rm", "--yes", "--prefix", "fill/").returncode == 0
         ok(client.request("zeros", {"shape": [100]}))
+
+
+def fill_to_the_last_byte(client):
+    """With anonymous tensors, then with items of the queue "rest" (of the tensor "small")."""
+    def free():
+        stats = read_stats(client)
+        return stats["memory_limit_bytes"] - stats["memory_used_bytes"]
+
+    while free() > 4096:
+        ok(client.request("zeros", {"shape": [min(1 << 20, free() // 2)], "dtype": "uint8"}))
+    for length in (1024, 256, 64, 16, 4, 1, 0):
+        text = {"queue": "rest", "tensors": "small", "meta": "m" * length}
+        while client.request("queue_put", text)[0] == "ok":
+            pass
+    assert free() < 200
+
+
+def test_a_full_memory_is_handed_out_and_drained(tmp_path):
+    """Consumers, and who saves what is there before it is deleted, need a little of it, too."""
+    with Daemon("--memory-limit", "4MiB", "--pool-limit", "0") as daemon, \
+            daemon.connect() as client, Http(daemon.http_url) as http:  # fmt: skip
+        for queue in ("rest", "q"):
+            ok(client.request("queue_create", {"queue": queue, "max_items": 10000}))
+        put(client, "small", b"small")
+        put(client, "large", bytes(100_000))
+        for i in range(100):
+            put(client, f"many/{i}", b"x")
+        for _ in range(3):
+            ok(client.request("queue_put", {"queue": "q", "tensors": "small\nlarge"}))
+        fill_to_the_last_byte(client)
+        item = ok(client.request("queue_get", {"queue": "q"}))
+        Mapping(client, "large").close()
+        assert "115" in ok(client.request("print", {"input": "small"}))["text"]
+        assert http.send("GET", "/v1/tensors/small?format=text").status == 200
+        assert http.send("POST", "/v1/ops/queue_get", b'{"queue": "q"}').status == 200
+        environment = {**os.environ, "TENSORD_URL": daemon.url}
+        assert tensorctl(environment, "show", "small").returncode == 0
+        assert tensorctl(environment, "get", "large", "-o", tmp_path / "l.npy").returncode == 0
+        assert tensorctl(environment, "save", tmp_path / "m.safetensors").returncode == 0
+        for i in range(10_000):  # who hoards gets no end of it, and does not shut out consumers
+            if client.request("getitem", {"input": "small", "index": [i % 5]})[0] != "ok":
+                break
+        assert 1000 < i < 9_999
+        again = ok(client.request("queue_get", {"queue": "q"}))
+        for lease in (item["lease"], again["lease"]):
+            ok(client.request("queue_ack", {"lease": lease}))
+        refused(client.request("zeros", {"shape": [1]}), "out_of_memory")
+        many = [{"op": "delete", "input": f"many/{i}"} for i in range(100)]
+        batch = json.dumps({"operations": many}).encode()
+        assert http.send("POST", "/v1/batch", batch).status == 200
+        assert len(all_names(client)) == 2
 
 
 def tensorctl(environment, *words):

@@ -84,8 +84,9 @@ static void answers_when_it_is_full(void **state)
 {
     (void)state;
     assert_ok(ledger_reserve(&ledger, 1000, 0, 0));
-    assert_ok(ledger_reserve_answer(&ledger, LEDGER_ANSWERS_BYTES));
-    assert_refused(ledger_reserve_answer(&ledger, 1), TD_OUT_OF_MEMORY, "of 1000 bytes");
+    assert_ok(ledger_reserve_over(&ledger, LEDGER_ANSWERS_BYTES, LEDGER_ANSWERS_BYTES));
+    assert_refused(ledger_reserve_over(&ledger, 1, LEDGER_ANSWERS_BYTES), TD_OUT_OF_MEMORY,
+                   "of 1000 bytes");
     assert_refused(ledger_reserve(&ledger, 1, 0, 0), TD_OUT_OF_MEMORY, "");
     assert_ok(ledger_reserve(&ledger, 0, 1, 1));
     ledger_release(&ledger, LEDGER_ANSWERS_BYTES + 1000, 1, 1);
@@ -99,7 +100,8 @@ static void unlimited(void **state)
         (struct ledger_limits){.memory_bytes = UINT64_MAX, .descriptors = 1, .names = 1};
     assert_ok(ledger_reserve(&ledger, UINT64_MAX, 0, 0));
     assert_refused(ledger_reserve(&ledger, 1, 0, 0), TD_OUT_OF_MEMORY, "do not fit");
-    assert_refused(ledger_reserve_answer(&ledger, 1), TD_OUT_OF_MEMORY, "do not fit");
+    assert_refused(ledger_reserve_over(&ledger, 1, LEDGER_ANSWERS_BYTES), TD_OUT_OF_MEMORY,
+                   "do not fit");
     ledger_release(&ledger, UINT64_MAX, 0, 0);
     assert_used(0, 0, 0);
 }
