@@ -147,6 +147,7 @@ def test_a_request_under_way_keeps_it(daemon):
 def test_an_ended_session_does_not_wait(daemon):
     with daemon.connect() as client:
         put(client, "there", b"1")
+    eventually(lambda: daemon.stats()["sessions"] == 1, "the client's own has ended")
     for name in ("never", "there"):
         answer = ask(daemon, "GET", f"/v1/tensors/{name}?wait=20s", tensord_session=KEY)
         assert answer.status == 404 and "the session has ended" in answer.json["detail"]
@@ -179,3 +180,4 @@ def test_sealing_a_name_opens_no_session(daemon):
             answer = ask(daemon, "POST", "/v1/ops/seal", {"input": "sealed"})
             assert answer.status == 200 and not answer.key
         client.request("delete", {"input": "sealed"})
+    eventually(lambda: daemon.stats()["sessions"] == 1, "the client's own has ended")
