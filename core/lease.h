@@ -46,9 +46,11 @@ enum lease_kind {
 struct lease {
     /* From who hands out. */
     enum lease_kind kind;
-    struct storage *storage;                        /* a reference, or NULL */
-    uint64_t bytes;                                 /* for the list */
-    uint64_t (*measure)(const struct lease *lease); /* if not NULL, tells them: they change */
+    struct storage *storage; /* a reference, or NULL */
+    uint64_t bytes;          /* for the list */
+    /* If not NULL, tells them instead, for they change. With the table locked: it takes no lock
+     * under which leases begin or end. */
+    uint64_t (*measure)(const struct lease *lease);
     uint64_t expires_ms; /* of clock_now_ms; 0: never; stays as it was at lease_begin */
     void (*end)(struct lease *lease); /* lets go of what it stands for, and frees it */
 

@@ -21,7 +21,7 @@
  */
 #define LEDGER_VIEWS_BYTES ((uint64_t)2 << 20)    /* other tensors over the same memory */
 #define LEDGER_LEASES_BYTES ((uint64_t)4 << 20)   /* mapping it, taking a queue's item in hand */
-#define LEDGER_REQUESTS_BYTES ((uint64_t)6 << 20) /* of HTTP, of saves, while they run */
+#define LEDGER_REQUESTS_BYTES ((uint64_t)6 << 20) /* of HTTP, and what loads and saves note */
 #define LEDGER_ANSWERS_BYTES ((uint64_t)8 << 20)  /* lists, and printed texts */
 
 struct ledger_limits {

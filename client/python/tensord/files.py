@@ -227,13 +227,13 @@ def _bytes_of(source: Any) -> Any:
     else:
         data = source
     try:
-        memoryview(data)
+        size = memoryview(data).nbytes
     except TypeError:
         raise TypeError(
             "expected a path, an open binary file or the bytes of one, not "
             + (f"{type(source).__name__}" if data is source else "a file opened as text")
         ) from None
-    if not memoryview(data).nbytes:
+    if not size:
         raise Invalid(f"{source!r} has no bytes; expected a safetensors, npz or npy file")
     return data
 
